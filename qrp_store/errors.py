@@ -1,0 +1,61 @@
+"""What can go wrong, grouped by what the reader does next.
+
+QrpStoreError              something failed; the message says what
+├── NotFound               (also LookupError)  check the name
+├── InvalidInput           (also ValueError)   change the option or the file
+├── Busy                   someone else is writing this; wait or look
+├── SchemaMismatch         run the command in the message
+├── Unavailable            retry: the database, the object store or a package cannot be reached
+├── Corrupt                restore, repair or ingest again
+└── Interrupted            stopped after a checkpoint; the same command goes on
+
+A message names the thing (file, row, key) and what is wrong with it; `hint` says what to do. URLs are redacted
+before they get here (`settings.redact`). The command line maps `kind` to an exit code.
+"""
+
+from __future__ import annotations
+
+
+class QrpStoreError(Exception):
+    """Base of every error this package raises on purpose. `kind` is stable and machine-readable."""
+
+    kind = "failed"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class NotFound(QrpStoreError, LookupError):
+    kind = "not_found"
+
+
+class InvalidInput(QrpStoreError, ValueError):
+    kind = "invalid_input"
+
+
+class Busy(QrpStoreError):
+    kind = "busy"
+
+
+class SchemaMismatch(QrpStoreError):
+    kind = "schema_mismatch"
+
+
+class Unavailable(QrpStoreError):
+    kind = "unavailable"
+
+
+class Corrupt(QrpStoreError):
+    kind = "corrupt"
+
+
+class Interrupted(QrpStoreError):
+    """`signal` is the number of the signal that asked us to stop (2 or 15)."""
+
+    kind = "interrupted"
+
+    def __init__(self, message: str, *, signal: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.signal = signal

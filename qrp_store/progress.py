@@ -1,0 +1,52 @@
+"""How long work tells whoever watches how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One piece of work under way."""
+
+    def advance(self, amount: int = 1) -> None: ...
+
+
+class Progress(Protocol):
+    """Shows work and says things to a person. Never used for data."""
+
+    def task(self, title: str, total: int | None, unit: str = "") -> _TaskContext:
+        """Open a task of `total` units; used as a context manager."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Say something worth knowing, once."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """Say something that may spoil the result."""
+        ...
+
+
+class _TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class _Silent:
+    @contextmanager
+    def task(self, title: str, total: int | None, unit: str = "") -> Iterator[Task]:
+        yield self
+
+    def advance(self, amount: int = 1) -> None:
+        pass
+
+    def note(self, message: str) -> None:
+        pass
+
+    def warn(self, message: str) -> None:
+        pass
+
+
+silent: Progress = _Silent()

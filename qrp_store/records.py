@@ -1,0 +1,169 @@
+"""The frozen records that cross borders between modules, and the fingerprint of a specification.
+
+An *artifact* is anything the store makes and versions: an embedding, a concept set, a clustering, a result. Its
+`fingerprint` says what was asked (kind, algorithm version, every option that changes a number, the identity of its
+inputs); its `series` says what its versions count over; its `id` names one attempt for ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+Kind = Literal["embedding", "concepts", "clustering", "result"]
+State = Literal["writing", "ready", "retired", "failed"]
+PREFIX: Mapping[str, str] = {
+    "dataset": "ds",
+    "backbone": "bb",
+    "embedding": "emb",
+    "concepts": "con",
+    "clustering": "clu",
+    "result": "res",
+}
+TRAIN, VAL, TEST = 0, 1, 2
+PART_NAMES = ("train", "val", "test")
+
+
+def canonical(document: object) -> str:
+    """The one JSON text of a document: sorted keys, no spaces, no NaN."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def fingerprint(document: object) -> str:
+    """sha256 (hex) of the canonical JSON of a document."""
+    return hashlib.sha256(canonical(document).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def derive_seed(seed: int, stream: str) -> int:
+    """The seed (31 bits) of one named stream ("kmeans", "split", "shuffle", …) of the user's one seed."""
+    digest = hashlib.sha256(f"qrp-store:{stream}:{seed}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows to show or write: what listings, SQL and exports hand out."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is asked for. `series` is what versions count over, `document` everything that changes a number."""
+
+    kind: Kind
+    name: str
+    series: str
+    document: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint({"kind": self.kind, **self.document})
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A row of the artifact table, whatever its kind. `version` is None until it is ready."""
+
+    id: str
+    kind: Kind
+    name: str
+    series: str
+    version: int | None
+    fingerprint: str
+    state: State
+    spec: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    path: str | None
+    created_at: str
+    created_by: str
+
+    @property
+    def identity(self) -> list[Any]:
+        """What a dependant's fingerprint holds of this input."""
+        return [self.fingerprint, self.version]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An ordered set of samples. `fingerprint` is the digest of the keys in order."""
+
+    id: str
+    name: str
+    n: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample's key and, for images, what its file looked like (for noticing changed bytes)."""
+
+    key: str
+    size: int | None = None
+    mtime_ns: int | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model that maps an image to a vector. `spec` holds architecture, weights, layer, preprocessing."""
+
+    id: str
+    name: str
+    fingerprint: str
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One chunk of an embedding: rows [start, start + rows) of the array, as one stored object.
+
+    `checksum` is the crc32c of the rows' bytes as 8 hex digits; `bad` are the array positions without a vector.
+    """
+
+    index: int
+    start: int
+    rows: int
+    nbytes: int
+    checksum: str
+    bad: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Where a blocked array is and how it is laid out. shape (n, dim); one block = `block_rows` rows."""
+
+    path: str
+    n: int
+    dim: int
+    dtype: str
+    block_rows: int
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n // self.block_rows)
+
+    def rows_of(self, index: int) -> tuple[int, int]:
+        """First row and number of rows of block `index`."""
+        start = index * self.block_rows
+        return start, min(self.block_rows, self.n - start)
+
+
+@dataclass(frozen=True)
+class StoredEmbedding:
+    """A ready (or still writing) embedding as the catalog knows it."""
+
+    artifact: Artifact
+    dataset: Dataset
+    backbone: Backbone
+    array: ArraySpec
+    blocks: tuple[Block, ...] = field(repr=False)
+
+    @property
+    def bad(self) -> tuple[int, ...]:
+        return tuple(p for b in self.blocks for p in b.bad)
