@@ -1,0 +1,39 @@
+# Every target sets up what it needs in .venv first; that is skipped when it is done and nothing changed.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+EXTRAS := cpu,postgres,s3,demo,test
+DEMO_DIR ?= qrp-demo
+ARGS ?=
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(PYTHON) || { \
+	  base=$$(command -v python3.11 || command -v python3) || { echo "make: Python 3.11 or newer is needed" >&2; exit 1; }; \
+	  "$$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$base is older than 3.11" >&2; exit 1; }; \
+	  "$$base" -m venv $(VENV); }
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY) ## rank four backbones on real images, in about four minutes
+	$(VENV)/bin/qrp-store demo $(DEMO_DIR)
+
+test: lint ## lint, then every test
+	$(PYTHON) -m pytest -q --durations=15 $(ARGS)
+
+lint: $(READY) ## ruff and mypy --strict
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+bench: $(READY) ## each benchmark prints its peer and itself from one run
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PYTHON) $$script $(ARGS); done
+
+clean: ## remove what was built; stores and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,4 @@
+"""`qrp-store`: builds the app."""
+
+def main() -> None:
+    pass
