@@ -1,0 +1,180 @@
+"""Blocked and whole arrays as plain Zarr v3 arrays: one chunk is one object, and every read is verified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qrp_store.arrays.chunk import CRC_BYTES, crc32c, encode, octets, read
+from qrp_store.arrays.location import Root
+from qrp_store.arrays.metadata import put_metadata, read_metadata
+from qrp_store.errors import Corrupt, InvalidInput, NotFound
+from qrp_store.records import ArraySpec, Block
+
+Array = npt.NDArray[Any]
+BLOCK_BYTES = 16 << 20
+WHOLE_CHUNK_BYTES = 64 << 20
+_REPAIR = "run `qrp-store repair`, restore the arrays from a backup, or ingest again"
+
+
+def default_block_rows(dim: int, itemsize: int, n: int | None = None) -> int:
+    """Rows that make a block of about 16 MiB: at least 1, at most `n` when that is given."""
+    rows = max(1, BLOCK_BYTES // max(1, dim * itemsize))
+    return rows if n is None else max(1, min(rows, n))
+
+
+def create(
+    root: Root,
+    spec: ArraySpec,
+    dimension_names: tuple[str, str] = ("sample", "feature"),
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the metadata of the array `spec.path` and of the group it lies in; blocks follow with `write_block`.
+
+    Harmless when repeated. Corrupt when an array of another layout is there, InvalidInput for a shape or dtype that
+    cannot be stored.
+    """
+    if min(spec.n, spec.dim, spec.block_rows) < 1:
+        raise InvalidInput(f"array {spec.path}: cannot hold {spec.n} rows of {spec.dim} in blocks of {spec.block_rows}")
+    chunk = (_chunk_rows(spec), spec.dim)
+    put_metadata(root, spec.path, (spec.n, spec.dim), chunk, spec.dtype, dimension_names, attributes)
+
+
+def write_block(
+    root: Root, spec: ArraySpec, index: int, rows: Array, bad: Sequence[int] = (), *, replace: bool = False
+) -> Block:
+    """Store block `index`: `rows` has shape (rows of the block, dim) and the array's dtype. Durable on return.
+
+    `bad` are the positions in the whole array that have no vector; their rows are stored as NaN. The same bytes again
+    are fine, other bytes are Corrupt unless `replace`, which is only for a block that nobody has recorded yet.
+    """
+    start, count = spec.rows_of(index)
+    if not 0 <= index < spec.n_blocks:
+        raise InvalidInput(f"array {spec.path} has {spec.n_blocks} blocks, no block {index}")
+    if rows.shape != (count, spec.dim) or rows.dtype.name != spec.dtype:
+        wanted = f"{(count, spec.dim)} of {spec.dtype}"
+        raise InvalidInput(f"array {spec.path}, block {index}: expected {wanted}, got {rows.shape} of {rows.dtype}")
+    positions = tuple(sorted({int(p) for p in bad}))
+    if positions:
+        if positions[0] < start or positions[-1] >= start + count:
+            raise InvalidInput(f"array {spec.path}, block {index}: bad positions {positions} lie outside it")
+        rows = rows.copy()
+        rows[np.array(positions) - start] = np.nan if rows.dtype.kind == "f" else 0
+    parts, own = encode(octets(rows), _chunk_bytes(spec))
+    root.put(_block_path(spec, index), *parts, replace=replace)
+    return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{own:08x}", positions)
+
+
+def read_block(root: Root, spec: ArraySpec, block: Block) -> Array:
+    """The rows of a recorded block, shape (block.rows, dim).
+
+    Corrupt, naming array and block, when the object is missing, damaged, or not the one that was recorded.
+    """
+    try:
+        found = _read(root, spec, block)
+    except NotFound as error:
+        raise Corrupt(f"array {spec.path}: block {block.index} is missing", hint=_REPAIR) from error
+    if isinstance(found, str):
+        raise Corrupt(f"array {spec.path}: block {block.index} {found}", hint=_REPAIR)
+    return found.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(block.rows, spec.dim)
+
+
+def verify_block(root: Root, spec: ArraySpec, block: Block, deep: bool) -> str | None:
+    """What is wrong with a recorded block, or None. Shallow: it is there and has its size; `deep` reads it."""
+    try:
+        if deep:
+            found = _read(root, spec, block)
+            return found if isinstance(found, str) else None
+        size = root.size(_block_path(spec, block.index))
+    except NotFound:
+        return "is missing"
+    return None if size == block.nbytes else f"has {size} bytes, not {block.nbytes}"
+
+
+def save_array(root: Root, path: str, array: Array, *, replace: bool = False) -> str:
+    """Store a whole array (1-d or more) at `path`; the checksum that comes back is what `load_array` asks for.
+
+    It covers shape, dtype and elements. Chunks hold at most 64 MiB (so mostly one), cut along the first axis.
+    """
+    if array.ndim == 0:
+        raise InvalidInput(f"array {path}: a single number is not stored as an array")
+    step = _whole_step(array.shape, array.dtype.itemsize)
+    put_metadata(root, path, array.shape, (step, *(max(1, s) for s in array.shape[1:])), array.dtype.name)
+    checksum = _header(array.shape, array.dtype.name)
+    chunk_bytes = step * _row_bytes(array.shape, array.dtype)
+    for place, start in _whole_chunks(path, array.shape, step):
+        data = octets(array[start : start + step])
+        checksum = crc32c(data, checksum)
+        root.put(place, *encode(data, chunk_bytes)[0], replace=replace)
+    return f"{checksum:08x}"
+
+
+def load_array(root: Root, path: str, checksum: str) -> Array:
+    """The whole array stored at `path`. Corrupt when it is missing, damaged, or not the one with this checksum."""
+    try:
+        metadata = read_metadata(root, path)
+        shape, dtype = tuple(metadata["shape"]), np.dtype(metadata["data_type"])
+        step = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
+        out = np.empty(shape, dtype.newbyteorder("<"))
+        found = _header(shape, dtype.name)
+        row_bytes = _row_bytes(shape, dtype)
+        for place, start in _whole_chunks(path, shape, step):
+            target = octets(out[start : start + step])
+            piece = read(root, place, target.size, step * row_bytes)
+            if isinstance(piece, str):
+                raise Corrupt(f"array {path}: {place} {piece}", hint=_REPAIR)
+            target[:] = piece[0]
+            found = crc32c(target, found)
+    except NotFound as error:
+        raise Corrupt(f"array {path}: {error.message} (missing)", hint=_REPAIR) from error
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise Corrupt(f"array {path}: its zarr.json is damaged ({error})", hint=_REPAIR) from error
+    if f"{found:08x}" != checksum:
+        raise Corrupt(f"array {path} is not the one recorded (checksum {found:08x}, not {checksum})", hint=_REPAIR)
+    return out
+
+
+def _read(root: Root, spec: ArraySpec, block: Block) -> npt.NDArray[np.uint8] | str:
+    used = block.rows * spec.dim * np.dtype(spec.dtype).itemsize
+    found = read(root, _block_path(spec, block.index), used, _chunk_bytes(spec))
+    if isinstance(found, str):
+        return found
+    data, own = found
+    if f"{own:08x}" != block.checksum:  # whole in itself, but another block's bytes
+        return f"is not the one recorded (crc32c {own:08x}, not {block.checksum})"
+    return data
+
+
+def _chunk_rows(spec: ArraySpec) -> int:
+    return min(spec.block_rows, spec.n)
+
+
+def _chunk_bytes(spec: ArraySpec) -> int:
+    return _chunk_rows(spec) * spec.dim * np.dtype(spec.dtype).itemsize
+
+
+def _block_path(spec: ArraySpec, index: int) -> str:
+    return f"{spec.path}/c/{index}/0"
+
+
+def _row_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    return math.prod(shape[1:]) * dtype.itemsize
+
+
+def _whole_step(shape: tuple[int, ...], itemsize: int) -> int:
+    return max(1, min(shape[0], WHOLE_CHUNK_BYTES // max(1, math.prod(shape[1:]) * itemsize)))
+
+
+def _whole_chunks(path: str, shape: tuple[int, ...], step: int) -> Iterator[tuple[str, int]]:
+    if math.prod(shape):
+        for index in range(-(-shape[0] // step)):
+            yield f"{path}/c/{index}" + "/0" * (len(shape) - 1), index * step
+
+
+def _header(shape: tuple[int, ...], dtype: str) -> int:
+    text = f"{dtype}:{','.join(str(s) for s in shape)}\n"
+    return crc32c(np.frombuffer(text.encode(), np.uint8))

@@ -1,0 +1,274 @@
+"""Where arrays are kept: a root that holds write-once objects under relative paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from qrp_store.settings import redact
+
+IDENTITY = "qrp-store.json"
+_PARTIAL = ".partial-"
+_PIECE = 1 << 19
+Bytes = bytes | memoryview
+
+
+class Root(Protocol):
+    """Objects (bytes) under relative POSIX paths such as `embeddings/emb-1/vectors/c/0/0`.
+
+    An object becomes visible whole or not at all and never changes afterwards. Every method may be called from
+    several threads and processes at once. Making a Root touches nothing; writing makes what it needs.
+    A path that is absolute or climbs (`..`) is InvalidInput; a store that refuses (full, no permission, gone) is
+    Unavailable.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where the root is, in the words a Zarr reader understands."""
+        ...
+
+    def read_identity(self) -> str | None:
+        """The store's UUID kept in the root, or None where none is. Corrupt when it cannot be understood."""
+        ...
+
+    def write_identity(self, uuid: str) -> None:
+        """Mark the root as belonging to store `uuid`. InvalidInput when it belongs to another."""
+        ...
+
+    def put(self, path: str, *parts: Bytes, replace: bool = False) -> None:
+        """Store `parts`, one after the other, as the object `path`; durable on return.
+
+        The same bytes again are fine; other bytes under the same path are Corrupt, unless `replace`, which is for
+        objects that nobody refers to yet (a block written, but not recorded, before a crash).
+        """
+        ...
+
+    def get(self, path: str) -> bytes:
+        """The object's bytes. NotFound when there is none."""
+        ...
+
+    def read_into(self, path: str, out: memoryview) -> Iterator[int]:
+        """Fill `out` with the object's bytes, yielding after each piece how many there are so far.
+
+        It ends early when the object is shorter, and with len(out) + 1 when it is longer. NotFound when there is none.
+        """
+        ...
+
+    def size(self, path: str) -> int:
+        """The object's length in bytes. NotFound when there is none."""
+        ...
+
+    def exists(self, path: str) -> bool: ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Paths of all objects below the folder `prefix` ("" for all), sorted; nothing when there is none."""
+        ...
+
+    def delete(self, prefix: str) -> None:
+        """Remove the object `prefix` or everything below the folder `prefix`. Nothing there is fine."""
+        ...
+
+    def link(self, source: str, target: str, names: Iterable[str]) -> None:
+        """Make objects `source/name` also appear as `target/name`, without moving data where that can be done."""
+        ...
+
+
+def open_root(url: str) -> Root:
+    """The root at `url`, a directory. Nothing is created or looked at."""
+    if "://" in url:
+        raise InvalidInput(f"arrays root {redact(url)!r}: expected a directory")
+    return Directory(url)
+
+
+class Directory:
+    """A root in a folder of a file system. An object is a file, published by a hard link of a finished one."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path).expanduser().absolute()
+
+    def __repr__(self) -> str:
+        return f"Directory({str(self._path)!r})"
+
+    @property
+    def url(self) -> str:
+        return str(self._path)
+
+    def read_identity(self) -> str | None:
+        try:
+            document = json.loads(self.get(IDENTITY))
+        except NotFound:
+            return None
+        except ValueError as error:
+            raise Corrupt(f"{self._path / IDENTITY}: not readable as JSON ({error})") from error
+        if not isinstance(document, dict) or not isinstance(document.get("uuid"), str):
+            raise Corrupt(f"{self._path / IDENTITY}: no store UUID in it")
+        return str(document["uuid"])
+
+    def write_identity(self, uuid: str) -> None:
+        found = self.read_identity()
+        if found is None:
+            with suppress(Corrupt):  # somebody else was faster: the check below decides
+                self.put(IDENTITY, json.dumps({"format": 1, "uuid": uuid}).encode() + b"\n")
+            found = self.read_identity()
+        if found != uuid:
+            raise InvalidInput(
+                f"{self._path} belongs to another store ({found}, not {uuid})",
+                hint="name another folder for this store's arrays",
+            )
+
+    def put(self, path: str, *parts: Bytes, replace: bool = False) -> None:
+        target = self._at(path)
+        with _translated("write", target):
+            if not replace and target.exists():
+                _require_same(target, parts)
+                return
+            _make_folder(target.parent)
+            partial = target.parent / f"{_PARTIAL}{os.getpid()}-{secrets.token_hex(6)}"
+            try:
+                with partial.open("xb", buffering=0) as file:
+                    for part in parts:
+                        _write_all(file.fileno(), part)
+                    os.fsync(file.fileno())
+                if replace:
+                    os.replace(partial, target)
+                elif not _publish(partial, target):
+                    _require_same(target, parts)
+            finally:
+                with suppress(FileNotFoundError):
+                    partial.unlink()
+            _sync_folder(target.parent)
+
+    def get(self, path: str) -> bytes:
+        target = self._at(path)
+        with _translated("read", target):
+            return target.read_bytes()
+
+    def read_into(self, path: str, out: memoryview) -> Iterator[int]:
+        target = self._at(path)
+        with _translated("read", target), target.open("rb", buffering=0) as file:
+            done = 0
+            while got := file.readinto(out[done : done + _PIECE]):
+                done += got
+                yield done
+            if done == len(out) and file.read(1):
+                yield done + 1
+
+    def size(self, path: str) -> int:
+        target = self._at(path)
+        with _translated("read", target):
+            if not target.is_file():
+                raise NotFound(f"{target}: no such object")
+            return target.stat().st_size
+
+    def exists(self, path: str) -> bool:
+        return self._at(path).is_file()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        folder = self._at(prefix) if prefix else self._path
+        with _translated("list", folder):
+            found = [
+                (Path(where) / name).relative_to(self._path).as_posix()
+                for where, _, names in os.walk(folder)
+                for name in names
+                if not name.startswith(_PARTIAL)
+            ]
+        yield from sorted(found)
+
+    def delete(self, prefix: str) -> None:
+        target = self._at(prefix)
+        with _translated("delete", target):
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+
+    def link(self, source: str, target: str, names: Iterable[str]) -> None:
+        for name in names:
+            old, new = self._at(f"{source}/{name}"), self._at(f"{target}/{name}")
+            with _translated("link", old):
+                _make_folder(new.parent)
+                with suppress(FileExistsError):
+                    try:
+                        os.link(old, new)
+                    except (FileExistsError, FileNotFoundError):
+                        raise
+                    except OSError:  # a file system without hard links
+                        self.put(f"{target}/{name}", old.read_bytes())
+                _sync_folder(new.parent)
+
+    def _at(self, path: str) -> Path:
+        pieces = path.split("/")
+        if any(p in ("", ".", "..") or p.startswith(_PARTIAL) for p in pieces) or re.search(r"[\\\0]", path):
+            raise InvalidInput(f"{path!r} is not a path below the arrays' root")
+        return self._path.joinpath(*pieces)
+
+
+@contextmanager
+def _translated(verb: str, path: Path) -> Iterator[None]:
+    """The one seam where what the operating system says becomes our errors."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise NotFound(f"{path}: no such object") from error
+    except OSError as error:
+        raise Unavailable(
+            f"cannot {verb} {path}: {error.strerror or error}",
+            hint="free space or mend access to the arrays' folder, then run the same command again",
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # some network file systems refuse to sync a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: Bytes) -> None:
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(descriptor, view[: 64 * _PIECE]) :]
+
+
+def _publish(partial: Path, target: Path) -> bool:
+    """Give the finished file its name, unless something has that name already."""
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links here: a rename is as atomic, only blind to a writer of the same instant
+        if target.exists():
+            return False
+        os.rename(partial, target)
+    return True
+
+
+def _require_same(target: Path, parts: tuple[Bytes, ...]) -> None:
+    same = target.stat().st_size == sum(memoryview(p).nbytes for p in parts)
+    if same:
+        with target.open("rb") as file:
+            for part in parts:
+                view = memoryview(part).cast("B")
+                for start in range(0, len(view), _PIECE):
+                    piece = view[start : start + _PIECE]
+                    same = same and file.read(len(piece)) == piece
+    if not same:
+        raise Corrupt(f"{target}: already there with other bytes, and what is stored never changes")

@@ -1,0 +1,177 @@
+"""What every place for arrays must do. A second kind of root is one more subclass of `RootContract`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from qrp_store.arrays import Root, open_root
+from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
+
+
+class RootContract:
+    """Subclass with a `root` fixture: an empty Root."""
+
+    def test_what_is_put_comes_back(self, root: Root) -> None:
+        root.put("a/b/c", b"one", memoryview(b"two"), b"")
+        assert root.get("a/b/c") == b"onetwo"
+        assert root.size("a/b/c") == 6
+        assert root.exists("a/b/c") and not root.exists("a/b") and not root.exists("a/b/d")
+
+    def test_an_object_never_changes(self, root: Root) -> None:
+        root.put("a", b"same")
+        root.put("a", b"sa", b"me")
+        with pytest.raises(Corrupt, match="a.*other bytes"):
+            root.put("a", b"else")
+        with pytest.raises(Corrupt):
+            root.put("a", b"same and more")
+        assert root.get("a") == b"same"
+
+    def test_an_object_nobody_refers_to_can_be_replaced(self, root: Root) -> None:
+        root.put("a", b"old")
+        root.put("a", b"newer", replace=True)
+        assert root.get("a") == b"newer"
+
+    def test_a_missing_object_is_not_found(self, root: Root) -> None:
+        for look in (root.get, root.size, lambda p: list(root.read_into(p, memoryview(bytearray(1))))):
+            with pytest.raises(NotFound, match="nothing"):
+                look("here/nothing")
+
+    def test_reading_into_a_buffer_tells_shorter_from_longer(self, root: Root) -> None:
+        data = os.urandom(3_000_000)
+        root.put("a", data)
+        for room, end in ((len(data), len(data)), (len(data) + 5, len(data)), (len(data) - 5, len(data) - 4)):
+            buffer = bytearray(room)
+            seen = list(root.read_into("a", memoryview(buffer)))
+            assert seen == sorted(seen) and seen[-1] == end
+            assert buffer[: len(data)] == data[:room]
+
+    def test_listing_is_recursive_and_sorted(self, root: Root) -> None:
+        for path in ("x/c/1/0", "x/zarr.json", "x/c/0/0", "xy/z"):
+            root.put(path, b"")
+        assert list(root.list("x")) == ["x/c/0/0", "x/c/1/0", "x/zarr.json"]
+        assert list(root.list("")) == ["x/c/0/0", "x/c/1/0", "x/zarr.json", "xy/z"]
+        assert list(root.list("none")) == []
+
+    def test_deleting_takes_a_folder_or_an_object_and_nothing_else(self, root: Root) -> None:
+        for path in ("x/1", "x/2", "xy/1"):
+            root.put(path, b"")
+        root.delete("x/1")
+        assert list(root.list("")) == ["x/2", "xy/1"]
+        root.delete("x")
+        root.delete("x")
+        assert list(root.list("")) == ["xy/1"]
+
+    def test_linking_shares_objects_and_survives_the_source(self, root: Root) -> None:
+        root.put("old/c/0", b"zero")
+        root.put("old/c/1", b"one")
+        root.link("old", "new", ["c/0"])
+        root.link("old", "new", ["c/0", "c/1"])
+        root.delete("old")
+        assert {p: root.get(p) for p in root.list("")} == {"new/c/0": b"zero", "new/c/1": b"one"}
+
+    def test_linking_what_is_missing_is_not_found(self, root: Root) -> None:
+        with pytest.raises(NotFound):
+            root.link("old", "new", ["c/0"])
+
+    @pytest.mark.parametrize("path", ["../a", "a/../b", "/a", "a//b", "", "a/", "./a", "a\\b", "a\0b", "a/.partial-x"])
+    def test_a_path_stays_below_the_root(self, root: Root, path: str) -> None:
+        with pytest.raises(InvalidInput, match="not a path below"):
+            root.put(path, b"")
+
+    def test_a_root_belongs_to_one_store(self, root: Root) -> None:
+        assert root.read_identity() is None
+        root.write_identity("11-22")
+        root.write_identity("11-22")
+        assert root.read_identity() == "11-22"
+        with pytest.raises(InvalidInput, match="another store"):
+            root.write_identity("33-44")
+        assert root.read_identity() == "11-22"
+
+    @pytest.mark.parametrize("text", [b"{", b"[]", b'{"uuid": 3}', b"\xff"])
+    def test_a_damaged_identity_is_corrupt(self, root: Root, text: bytes) -> None:
+        root.put("qrp-store.json", text)
+        with pytest.raises(Corrupt, match=r"qrp-store\.json"):
+            root.read_identity()
+
+    def test_of_many_writers_at_once_one_wins_and_the_others_hear_of_it(self, root: Root) -> None:
+        outcomes: list[bytes | None] = []
+        gate = threading.Barrier(8)
+
+        def write(body: bytes) -> None:
+            gate.wait()
+            try:
+                root.put("deep/er/race", body)
+                outcomes.append(body)
+            except Corrupt:
+                outcomes.append(None)
+
+        threads = [threading.Thread(target=write, args=(bytes([i % 4]) * 1000,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        winners = [o for o in outcomes if o is not None]
+        assert len(outcomes) == 8 and set(winners) == {root.get("deep/er/race")} and len(winners) == 2
+
+
+class TestDirectory(RootContract):
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Root:
+        return open_root(str(tmp_path / "some" / "arrays"))
+
+    def test_looking_creates_nothing(self, tmp_path: Path) -> None:
+        root = open_root(str(tmp_path / "arrays"))
+        assert root.read_identity() is None and list(root.list("")) == [] and not root.exists("a")
+        root.delete("a")
+        assert list(tmp_path.iterdir()) == []
+        assert root.url == str(tmp_path / "arrays")
+
+    def test_a_writer_killed_midway_leaves_no_object(self, tmp_path: Path) -> None:
+        code = (
+            "import os, sys; from qrp_store.arrays import location\n"
+            "location.os.fsync = lambda fd: os._exit(9)\n"
+            "location.open_root(sys.argv[1]).put('zero', b'bytes')"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60).returncode == 9
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".partial-")]
+        root = open_root(str(tmp_path))
+        assert list(root.list("")) == [] and not root.exists("zero")
+        root.put("zero", b"other")
+        assert root.get("zero") == b"other"
+
+    def test_nothing_partial_stays_behind_a_failed_write(self, tmp_path: Path) -> None:
+        with pytest.raises(TypeError):
+            open_root(str(tmp_path)).put("a", b"good", 7)  # type: ignore[arg-type]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_full_disk_is_unavailable(self, tmp_path: Path) -> None:
+        """A limit on file size stands in for a full disk: the system call fails in the same place."""
+        code = (
+            "import resource, signal, sys; from qrp_store.arrays import open_root\n"
+            "from qrp_store.errors import Unavailable\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+            "root = open_root(sys.argv[1]); root.put('small', b'x')\n"
+            "try: root.put('big', b'x' * 5000)\n"
+            "except Unavailable as error: print(error, error.hint, list(root.list('')))"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+        assert "cannot write" in done.stdout and "['small']" in done.stdout, done
+        assert [p.name for p in tmp_path.iterdir()] == ["small"]
+
+    def test_a_file_where_a_folder_should_be_is_not_silently_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"mine")
+        with pytest.raises((NotFound, Unavailable)):
+            open_root(str(tmp_path / "file")).put("a", b"b")
+        assert (tmp_path / "file").read_bytes() == b"mine"
+
+    def test_other_kinds_of_address_are_refused_without_their_password(self) -> None:
+        with pytest.raises(InvalidInput) as caught:
+            open_root("ftp://me:secret@host/x")
+        assert "secret" not in str(caught.value)
