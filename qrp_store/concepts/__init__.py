@@ -1,0 +1,1 @@
+"""Where labels come from: files in the usual layouts."""

@@ -1,0 +1,108 @@
+"""What a sample's key may be, and the images of a folder: shared by sources and concepts, so that both see one list."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qrp_store.errors import InvalidInput, NotFound, Unavailable
+
+_ENDINGS = ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif"
+IMAGE_ENDINGS = frozenset(_ENDINGS.split(" "))
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image on disk. `key` is its POSIX path relative to the folder that was listed; size in bytes."""
+
+    key: str
+    path: Path
+    size: int
+    mtime_ns: int
+
+
+def check_keys(keys: Sequence[str], source: str, place: str = "key") -> None:
+    """Raise InvalidInput unless keys are unique, non-empty, storable text; names the key and its `place` (from 1)."""
+    if len(keys) == 0:
+        raise InvalidInput(f"{source}: holds no keys")
+    seen: dict[str, int] = {}
+    for number, key in enumerate(keys, start=1):
+        problem = key_problem(key)
+        if problem is not None:
+            raise InvalidInput(f"{source}: {place} {number}: the key {problem}: {shown(key)}")
+        first = seen.setdefault(key, number)
+        if first != number:
+            raise InvalidInput(f"{source}: duplicate key {shown(key)} ({place}s {first} and {number})")
+
+
+def key_problem(text: str) -> str | None:
+    """What forbids a text as a key or a concept's name, or None. Any Unicode text without NUL will do."""
+    if text == "":
+        return "is empty"
+    if "\0" in text:
+        return "holds a NUL character"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    return None
+
+
+def shown(text: str, limit: int = 80) -> str:
+    """A text as messages show it: quoted, control characters escaped, cut after `limit` characters."""
+    quoted = repr(text[:limit])
+    return quoted if len(text) <= limit else f"{quoted[:-1]}…{quoted[-1]} ({len(text)} characters)"
+
+
+def list_images(folder: Path) -> list[ImageFile]:
+    """Every image below a folder, sorted by key (code points).
+
+    A file counts by its ending (`IMAGE_ENDINGS`, any case). Hidden files and folders are skipped. Links to files
+    and folders are followed, except into a folder that is being listed already (a cycle); a broken link with an
+    image's ending is listed too, with size 0, so that whoever reads it reports it. Raises NotFound when there is no
+    such folder, InvalidInput when it holds no image or a name that is not valid UTF-8.
+    """
+    if not folder.exists():
+        raise NotFound(f"{folder}: no such folder")
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder}: is not a folder")
+    images = sorted(_walk(folder, "", ()), key=lambda image: image.key)
+    if not images:
+        raise InvalidInput(f"{folder}: holds no images", hint="endings that count: " + _ENDINGS)
+    check_keys([image.key for image in images], str(folder))
+    return images
+
+
+def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[ImageFile]:
+    try:
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not entry.name.startswith(".")]
+    except OSError as error:
+        raise Unavailable(f"{folder}: cannot be listed ({error.strerror})") from error
+    for entry in entries:
+        key = prefix + entry.name
+        if _is_folder(entry):
+            yield from _walk(Path(entry.path), key + "/", (*above, here))
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS:
+            yield _image(entry, key)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _image(entry: os.DirEntry[str], key: str) -> ImageFile:
+    try:
+        status = entry.stat()
+    except OSError:
+        return ImageFile(key, Path(entry.path), 0, 0)
+    return ImageFile(key, Path(entry.path), status.st_size, status.st_mtime_ns)

@@ -1,0 +1,1 @@
+"""Where embeddings come from: arrays in files, and images through a frozen backbone."""
