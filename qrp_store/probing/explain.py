@@ -1,0 +1,89 @@
+"""Which concepts define a cluster: the probe's weights, and how often the concepts really occur there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qrp_store.errors import InvalidInput
+from qrp_store.probing.reverse import ProbeFit
+from qrp_store.probing.sparse import ConceptMatrix
+
+_CHUNK_CELLS = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The top concepts of each cluster, best first; arrays (K, top).
+
+    concept   int32; −1 where a cluster has no further concept, and then weight and lift are NaN and n is 0
+    weight    float32, W_kj − mean over clusters of W_kj: only such differences mean anything under a softmax
+    lift      float64, P(concept | cluster) / P(concept) on the training part
+    n         int64, training samples of the cluster that have the concept, at least 1
+    """
+
+    concept: NDArray[np.int32]
+    weight: NDArray[np.float32]
+    lift: NDArray[np.float64]
+    n: NDArray[np.int64]
+
+
+def explain(fit: ProbeFit, x_train: ConceptMatrix, c_train: ArrayLike, *, top: int = 10) -> Explanation:
+    """Each cluster's concepts of largest centred weight among those that occur in it; c_train is (n,).
+
+    Raises InvalidInput when the part does not fit the probe.
+    """
+    c = np.asarray(c_train, dtype=np.int64)
+    k, m = fit.n_clusters, fit.n_concepts
+    if x_train.n_concepts != m or c.shape != (len(x_train),):
+        raise InvalidInput(f"{x_train.shape} concepts and {c.shape} clusters for a probe of {m} concepts")
+    found = Explanation(
+        np.full((k, top), -1, np.int32),
+        np.full((k, top), np.nan, np.float32),
+        np.full((k, top), np.nan),
+        np.zeros((k, top), np.int64),
+    )
+    if m == 0:
+        return found
+    grouped = x_train.take(np.argsort(c, kind="stable"))
+    sizes = np.bincount(c, minlength=k)
+    ends = np.concatenate(([0], np.cumsum(sizes)))
+    expected = x_train.counts() / max(len(x_train), 1)
+    centre = fit.weight.mean(axis=0, dtype=np.float64).astype(np.float32)
+    step = max(1, _CHUNK_CELLS // m)
+    for first in range(0, k, step):
+        last = min(first + step, k)
+        table = _table(grouped, ends[first : last + 1])
+        _rank(found, slice(first, last), table, fit.weight[first:last] - centre, sizes[first:last], expected)
+    return found
+
+
+def _table(grouped: ConceptMatrix, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many rows of each cluster have each concept; (clusters, M). Cluster i is rows ends[i]…ends[i + 1]."""
+    m, clusters = grouped.n_concepts, len(ends) - 1
+    entries = grouped.indptr[ends]
+    cluster = np.repeat(np.arange(clusters), np.diff(entries))
+    concept = grouped.indices[entries[0] : entries[-1]]
+    return np.bincount(cluster * m + concept, minlength=clusters * m).reshape(clusters, m)
+
+
+def _rank(
+    found: Explanation,
+    part: slice,
+    table: NDArray[np.int64],
+    weight: NDArray[np.float32],
+    sizes: NDArray[np.int64],
+    expected: NDArray[np.float64],
+) -> None:
+    ranked = np.where(table > 0, weight, -np.inf)
+    top = min(found.concept.shape[1], table.shape[1])
+    best = np.argsort(-ranked, axis=1, kind="stable")[:, :top]
+    n = np.take_along_axis(table, best, axis=1)
+    there = n > 0
+    rate = np.divide(n, sizes[:, None], out=np.full(n.shape, np.nan), where=there)
+    found.concept[part, :top] = np.where(there, best, -1)
+    found.weight[part, :top] = np.where(there, np.take_along_axis(weight, best, axis=1), np.nan)
+    found.lift[part, :top] = np.divide(rate, expected[best], out=np.full(n.shape, np.nan), where=there)
+    found.n[part, :top] = n

@@ -1,0 +1,178 @@
+"""How much of the clustering the probe recovers on held-out samples: a lower bound on I(cluster; concepts)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qrp_store.errors import InvalidInput
+from qrp_store.probing.device import resolve_device, torch
+from qrp_store.probing.objective import batches, chunk_rows, log_probabilities
+from qrp_store.probing.reverse import ProbeFit
+from qrp_store.probing.sparse import ConceptMatrix
+
+_BOOTSTRAP_DRAWS = 1 << 20
+_TOP = 5
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterScores:
+    """Arrays (K,), one entry a cluster, over the test part. NaN where the cluster has no test sample.
+
+    `mi_nats` is the cluster's share p̂_k (−ln p̂_k − CE_k), 0 for an absent one: the shares sum to the score.
+    """
+
+    n_test: NDArray[np.int64]
+    cross_entropy_nats: NDArray[np.float64]
+    top1: NDArray[np.float64]
+    mi_nats: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A probe on held-out samples. Information in nats unless the name says bits. Never clipped: may be negative.
+
+    entropy_nats         H = −Σ p̂_k ln p̂_k of the test clusters
+    cross_entropy_nats   CE = mean of −ln q(c | y)
+    mi_nats, mi_bits     H − CE ≤ I(c; y), up to sampling noise
+    nmi                  1 − CE / H; None, like its 95 % bootstrap interval, when H = 0
+    top1, top5           fraction whose cluster is the likeliest, among the 5 likeliest (1 when K < 5). Among equal
+                         probabilities the cluster of lower number comes first
+    miller_madow         H corrected for its downward bias by (non-empty clusters − 1) / (2 n), with n and clusters of
+                         all clustered rows: a test part stratified by cluster copies the whole's proportions
+    """
+
+    n_test: int
+    entropy_nats: float
+    cross_entropy_nats: float
+    mi_nats: float
+    mi_bits: float
+    nmi: float | None
+    nmi_ci_lo: float | None
+    nmi_ci_hi: float | None
+    top1: float
+    top5: float
+    miller_madow: float
+    per_cluster: ClusterScores = field(repr=False)
+
+    @property
+    def effective_clusters(self) -> float:
+        """exp(H): how many equally large clusters would have this entropy."""
+        return math.exp(self.entropy_nats)
+
+    @property
+    def balance(self) -> float:
+        """H / ln K: 1 when all clusters are equally large."""
+        return self.entropy_nats / math.log(len(self.per_cluster.n_test))
+
+
+def score(
+    fit: ProbeFit,
+    x_test: ConceptMatrix,
+    c_test: ArrayLike,
+    *,
+    bootstrap: int = 1000,
+    seed: int,
+    device: str = "cpu",
+) -> Score:
+    """Score a fitted probe on the test part; c_test is (n,) integers in 0…K − 1.
+
+    The interval is the percentile one over `bootstrap` resamples of test samples (0: none, the interval is None), with
+    clustering, split, weights and p̂ held fixed. Raises InvalidInput when the part is empty or does not fit the probe.
+    """
+    c = np.ascontiguousarray(c_test, dtype=np.int64)
+    k = fit.n_clusters
+    if x_test.n_concepts != fit.n_concepts or c.shape != (len(x_test),):
+        raise InvalidInput(
+            f"test part: {x_test.shape} concepts and {c.shape} clusters for a probe of {fit.n_concepts} concepts"
+        )
+    if len(c) == 0:
+        raise InvalidInput("the test part is empty", hint="use fewer clusters, or more samples")
+    if not 0 <= c.min() <= c.max() < k:
+        raise InvalidInput(f"test part: a cluster lies outside 0…{k - 1}")
+    log_q, rank = _predict(fit, x_test, c, device)
+    counts = np.bincount(c, minlength=k)
+    share = counts / len(c)
+    log_p = np.log(share, out=np.zeros(k), where=counts > 0)
+    entropy = float(-(share @ log_p)) + 0.0
+    cross_entropy = float(-log_q.mean())
+    seen = counts + fit.cluster_counts
+    low, high = _interval(log_q, log_p[c], bootstrap, seed) if entropy > 0 and bootstrap else (None, None)
+    return Score(
+        n_test=len(c),
+        entropy_nats=entropy,
+        cross_entropy_nats=cross_entropy,
+        mi_nats=entropy - cross_entropy,
+        mi_bits=(entropy - cross_entropy) / math.log(2),
+        nmi=1 - cross_entropy / entropy if entropy > 0 else None,
+        nmi_ci_lo=low,
+        nmi_ci_hi=high,
+        top1=float((rank < 1).mean()),
+        top5=float((rank < _TOP).mean()) if k >= _TOP else 1.0,
+        miller_madow=entropy + (int(np.count_nonzero(seen)) - 1) / (2 * int(seen.sum())),
+        per_cluster=_per_cluster(c, counts, log_p, log_q, rank),
+    )
+
+
+def _predict(
+    fit: ProbeFit, x: ConceptMatrix, clusters: NDArray[np.int64], device: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """ln q of each sample's own cluster, and how many clusters stand before it; both (n,)."""
+    place = resolve_device(device)
+    weight = torch.from_numpy(np.ascontiguousarray(fit.weight.T)).to(place)
+    bias = torch.from_numpy(fit.bias).to(place)
+    number = torch.arange(fit.n_clusters, device=place)
+    log_q, rank = [], []
+    with torch.no_grad():
+        for batch in batches(x, clusters, chunk_rows(fit.n_clusters), place):
+            every = log_probabilities(batch, weight, bias)
+            target = batch.clusters.unsqueeze(1)
+            own = every.gather(1, target)
+            before = (every > own) | ((every == own) & (number < target))
+            log_q.append(own.squeeze(1).cpu().numpy())
+            rank.append(before.sum(dim=1).cpu().numpy())
+    return np.concatenate(log_q).astype(np.float64), np.concatenate(rank)
+
+
+def _interval(
+    log_q: NDArray[np.float64], log_p: NDArray[np.float64], replicates: int, seed: int
+) -> tuple[float, float]:
+    """The central 95 % of NMI = 1 − mean(log q) / mean(log p̂) over resampled pairs.
+
+    p̂ stays fixed: re-estimating the entropy in every resample would shift the interval off its own estimate.
+    """
+    rng = np.random.default_rng(seed)
+    # one complex number a pair, so that one gather fetches both
+    pairs = (log_q + 1j * log_p).astype(np.complex64)
+    n = len(pairs)
+    nmi = np.empty(replicates)
+    at_once = max(1, _BOOTSTRAP_DRAWS // n)
+    for start in range(0, replicates, at_once):
+        some = min(at_once, replicates - start)
+        drawn = pairs[rng.integers(0, n, size=(some, n), dtype=np.uint32)].sum(axis=1)
+        nmi[start : start + some] = 1 - drawn.real / drawn.imag
+    low, high = np.quantile(nmi, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _per_cluster(
+    clusters: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    log_p: NDArray[np.float64],
+    log_q: NDArray[np.float64],
+    rank: NDArray[np.int64],
+) -> ClusterScores:
+    k, n = len(counts), len(clusters)
+    loss = np.bincount(clusters, weights=-log_q, minlength=k)
+    hits = np.bincount(clusters, weights=rank < 1, minlength=k)
+    present = counts > 0
+    nothing = np.full(k, np.nan)
+    return ClusterScores(
+        n_test=counts,
+        cross_entropy_nats=np.divide(loss, counts, out=nothing.copy(), where=present),
+        top1=np.divide(hits, counts, out=nothing.copy(), where=present),
+        mi_nats=(-counts * log_p - loss) / n,
+    )

@@ -1,0 +1,123 @@
+"""Which concepts hold for which sample, as compressed rows: 10 to 30 of thousands, so never a dense matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qrp_store.errors import InvalidInput
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptMatrix:
+    """A binary matrix (n, n_concepts) in compressed rows.
+
+    Row i holds concepts `indices[indptr[i]:indptr[i + 1]]`, each once and ascending. `indptr` is int64 (n + 1),
+    `indices` int32. Raises InvalidInput when they do not describe such a matrix.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    n_concepts: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "indptr", np.ascontiguousarray(self.indptr, dtype=np.int64))
+        object.__setattr__(self, "indices", np.ascontiguousarray(self.indices, dtype=np.int32))
+        ends = self.indptr
+        if ends.ndim != 1 or len(ends) == 0 or ends[0] != 0 or ends[-1] != len(self.indices):
+            raise InvalidInput(f"concept rows: indptr must run from 0 to the number of entries, {len(self.indices)}")
+        if np.any(ends[1:] < ends[:-1]):
+            raise InvalidInput("concept rows: indptr must not decrease")
+        if len(self.indices) and not 0 <= self.indices.min() <= self.indices.max() < self.n_concepts:
+            raise InvalidInput(f"concept rows: a concept lies outside 0…{self.n_concepts - 1}")
+
+    @classmethod
+    def from_pairs(cls, rows: ArrayLike, concepts: ArrayLike, n_rows: int, n_concepts: int) -> ConceptMatrix:
+        """The matrix that is 1 at (rows[i], concepts[i]), in any order; a repeated pair counts once.
+
+        Raises InvalidInput for a pair outside (n_rows, n_concepts).
+        """
+        row = np.asarray(rows, dtype=np.int64)
+        concept = np.asarray(concepts, dtype=np.int64)
+        if row.ndim != 1 or row.shape != concept.shape:
+            raise InvalidInput(f"concept pairs: {row.shape} rows for {concept.shape} concepts")
+        _inside(row, n_rows, "row")
+        _inside(concept, n_concepts, "concept")
+        pair = row * n_concepts + concept
+        if np.any(pair[1:] <= pair[:-1]):
+            pair = np.unique(pair)
+            row, concept = np.divmod(pair, n_concepts)
+        indptr = np.zeros(n_rows + 1, dtype=np.int64)
+        np.cumsum(np.bincount(row, minlength=n_rows), out=indptr[1:])
+        return cls(indptr, concept.astype(np.int32), n_concepts)
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.n_concepts
+
+    def counts(self) -> NDArray[np.int64]:
+        """How many rows hold each concept; (n_concepts,)."""
+        return np.bincount(self.indices, minlength=self.n_concepts).astype(np.int64, copy=False)
+
+    def take(self, positions: ArrayLike) -> ConceptMatrix:
+        """The rows at these positions, in this order, repeats allowed. Raises InvalidInput for one outside 0…n − 1."""
+        at = np.asarray(positions, dtype=np.int64)
+        _inside(at, len(self), "position")
+        starts = self.indptr[at]
+        lengths = self.indptr[at + 1] - starts
+        indptr = np.zeros(len(at) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        source = np.repeat(starts - indptr[:-1], lengths)
+        source += np.arange(len(source))
+        return ConceptMatrix(indptr, self.indices[source], self.n_concepts)
+
+    def hstack(self, others: Iterable[ConceptMatrix]) -> ConceptMatrix:
+        """This matrix with others' concepts behind its own. Raises InvalidInput when the numbers of rows differ."""
+        parts = [self, *others]
+        for part in parts:
+            if len(part) != len(self):
+                raise InvalidInput(f"concept sets of {len(self)} and {len(part)} rows cannot be joined")
+        indptr = np.sum([part.indptr for part in parts], axis=0)
+        indices = np.empty(indptr[-1], dtype=np.int32)
+        fill, first = indptr[:-1].copy(), 0
+        for part in parts:
+            lengths = np.diff(part.indptr)
+            target = np.repeat(fill - part.indptr[:-1], lengths)
+            target += np.arange(len(target))
+            indices[target] = part.indices + first
+            fill += lengths
+            first += part.n_concepts
+        return ConceptMatrix(indptr, indices, first)
+
+    def rows(self) -> NDArray[np.int64]:
+        """The row of every entry of `indices`; (nnz,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.indptr))
+
+
+def permute_rows(x: ConceptMatrix, parts: ArrayLike, *, seed: int) -> ConceptMatrix:
+    """The control: every sample gets the concepts of another of its own part, drawn without replacement.
+
+    `parts` is (n,): rows change places only among equal values, so that no part sees another's concepts.
+    """
+    part = np.asarray(parts)
+    if part.shape != (len(x),):
+        raise InvalidInput(f"permutation: {part.shape} parts for {len(x)} rows")
+    rng = np.random.default_rng(seed)
+    source = np.arange(len(x))
+    for value in np.unique(part):
+        members = np.flatnonzero(part == value)
+        source[members] = rng.permutation(members)
+    return x.take(source)
+
+
+def _inside(values: NDArray[Any], size: int, what: str) -> None:
+    if len(values) and not 0 <= values.min() <= values.max() < size:
+        bad = values[(values < 0) | (values >= size)][0]
+        raise InvalidInput(f"{what} {bad} lies outside 0…{size - 1}")
