@@ -1,4 +1,66 @@
-"""`qrp-store`: builds the app."""
+"""`qrp-store`: parse, call one story, print."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+import qrp_store
+
+from . import cluster, demo, evaluate, export, ingest, label, look, session, store
+from .boundary import EXIT_CODES, run
+
+GROUPS = (store, ingest, label, cluster, evaluate, look, export, demo)
+
+
+def build() -> typer.Typer:
+    """The app with every command."""
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,  # names and brackets in help texts stay as they are, and help needs no rich
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(help="Rank frozen backbones by how much of what they hold a person could name.")
+    def before(
+        ctx: typer.Context,
+        store: session.StoreOption = None,
+        arrays: session.ArraysOption = None,
+        as_json: session.JsonOption = False,
+        quiet: session.QuietOption = False,
+        verbose: session.VerboseOption = False,
+        version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+        ] = False,
+    ) -> None:
+        ctx.obj = {"store": store, "arrays": arrays, "as_json": as_json, "quiet": quiet, "verbose": verbose}
+
+    for group in GROUPS:
+        group.register(app)
+    return app
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command line (without the program's name); its exit code."""
+    command = get_command(build())
+    return run(command, arguments) if arguments else run(command, ["--help"]) or EXIT_CODES["usage"]
+
 
 def main() -> None:
-    pass
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # JSON is UTF-8 whatever the locale; a lone surrogate in a key prints as its escape
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    sys.exit(call(sys.argv[1:]))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qrp-store {qrp_store.__version__}")
+        raise typer.Exit

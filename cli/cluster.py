@@ -1,0 +1,66 @@
+"""cluster: K-means over an embedding."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import options as opt
+from .session import Session, command
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "cluster", example="qrp-store cluster --dataset photos --backbone r50 -k 1000 --memory 2GB")(cluster)
+
+
+def cluster(
+    session: Session,
+    dataset: opt.Dataset,
+    backbone: opt.Backbone,
+    k: Annotated[int, typer.Option("-k", "--clusters", metavar="K", help="How many clusters.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Drives start, sample and split.")] = 0,
+    niter: opt.Niter = 25,
+    sample: opt.Sample = None,
+    init: opt.Init = "random",
+    nredo: opt.Nredo = 1,
+    engine: opt.Engine = "auto",
+    device: opt.Device = "auto",
+    normalize: opt.Normalize = False,
+    spherical: opt.Spherical = False,
+    memory: opt.Memory = "2GB",
+    workers: opt.Workers = None,
+    force: opt.Force = False,
+    no_wait: opt.NoWait = False,
+) -> None:
+    """Quantize an embedding: K-means, every sample's cluster, and who is in train, validation and test."""
+    rows = opt.sample_size(sample)
+    from qrp_store.cluster import cluster
+
+    with session.open() as store:
+        report = cluster(
+            store,
+            dataset=dataset,
+            backbone=backbone,
+            k=k,
+            seed=seed,
+            niter=niter,
+            sample=rows,
+            init=init,
+            nredo=nredo,
+            engine=engine,
+            device=device,
+            normalize=normalize,
+            spherical=spherical,
+            memory=memory,
+            workers=workers,
+            force=force,
+            wait=not no_wait,
+            progress=session.progress,
+        )
+    sizes = report.sizes
+    text = (
+        f"{report.id}  {report.dataset} under {report.backbone}: {report.n:,} × {report.dim:,} in {report.clusters:,} "
+        f"clusters of {sizes['min']:,} to {sizes['max']:,} rows, objective {report.objective:.6g}"
+    )
+    session.show(report, text + (", already there" if report.cached else ""))

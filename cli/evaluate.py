@@ -1,0 +1,153 @@
+"""evaluate: from embeddings and concepts to scores."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from qrp_store.records import Table
+
+from . import options as opt
+from . import output
+from .boundary import exit_code
+from .session import Session, command
+
+SHOWN = ("backbone", "concepts", "clusters", "seed", "nmi", "nmi_ci_lo", "nmi_ci_hi", "mi_nats", "top1", "n_test", "id")
+
+
+class _Lists(TyperCommand):
+    """Takes `--seed 0 1 2` for `--seed 0 --seed 1 --seed 2`: this command has no arguments to confuse them with."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        repeatable = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
+        spread: list[str] = []
+        option = None
+        for i, word in enumerate(args):
+            if word.startswith("-"):
+                option = word if word in repeatable else None
+            elif option is not None and args[i - 1] != option:
+                spread.append(option)
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+def register(app: typer.Typer) -> None:
+    command(
+        app,
+        "evaluate",
+        example=(
+            "qrp-store evaluate --dataset photos\n"
+            "qrp-store evaluate --dataset photos --backbone r50 --backbone vit -k 1000 --seed 0 1 2"
+        ),
+        cls=_Lists,
+    )(evaluate)
+
+
+def evaluate(
+    session: Session,
+    dataset: opt.Dataset,
+    backbone: Annotated[
+        list[str] | None, typer.Option("--backbone", metavar="B", help="Repeatable.  [default: all of the dataset]")
+    ] = None,
+    concepts: Annotated[
+        list[str] | None,
+        typer.Option("--concepts", metavar="C", help="Repeatable; C1+C2 joins sets.  [default: each of the dataset]"),
+    ] = None,
+    k: Annotated[
+        list[int] | None, typer.Option("-k", "--clusters", metavar="K", help="Repeatable.  [default: 1000]")
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option("--seed", help="Repeatable; drives K-means, split and shuffles.  [default: 0]"),
+    ] = None,
+    protocol: Annotated[
+        Literal["laina2022", "tight"], typer.Option("--protocol", help="How the probe is trained; see docs/method.md.")
+    ] = "laina2022",
+    solver: Annotated[
+        Literal["sgd", "lbfgs"] | None, typer.Option("--solver", help="[default: the protocol's]")
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", help="Most epochs of SGD.")] = 100,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Samples a step of SGD.")] = 512,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate; a tenth of it from 60 and again from 80 %.")] = 3.5,
+    momentum: Annotated[float, typer.Option("--momentum", help="Momentum of SGD.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", help="λ of λ/2 (‖W‖² + ‖b‖²).")] = 3e-6,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", metavar="N", help="Replicates of the interval.")] = 1000,
+    permute: Annotated[
+        bool, typer.Option("--permute", help="The control instead: concepts permuted within each part.")
+    ] = False,
+    labelled_only: Annotated[
+        bool, typer.Option("--labelled-only", help="Leave out samples without any concept.")
+    ] = False,
+    min_count: Annotated[
+        int, typer.Option("--min-count", metavar="N", help="Leave out concepts that hold for fewer samples.")
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
+    niter: opt.Niter = 25,
+    sample: opt.Sample = None,
+    init: opt.Init = "random",
+    nredo: opt.Nredo = 1,
+    engine: opt.Engine = "auto",
+    device: opt.Device = "auto",
+    normalize: opt.Normalize = False,
+    spherical: opt.Spherical = False,
+    memory: opt.Memory = "2GB",
+    workers: opt.Workers = None,
+    force: opt.Force = False,
+    no_wait: opt.NoWait = False,
+) -> None:
+    """Score backbones: cluster, split, train the reverse probe, score; what exists is reused.
+
+    One backbone's failure keeps the others; the exit code is the first failure's.
+    """
+    rows = opt.sample_size(sample)
+    from qrp_store.evaluate import evaluate
+
+    with session.open() as store:
+        report = evaluate(
+            store,
+            dataset=dataset,
+            backbones=tuple(backbone or ()),
+            concepts=tuple(concepts or ()),
+            k=tuple(k or (1000,)),
+            seeds=tuple(seed or (0,)),
+            protocol=protocol,
+            solver=solver,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            bootstrap=bootstrap,
+            permute=permute,
+            labelled_only=labelled_only,
+            min_count=min_count,
+            dry_run=dry_run,
+            force=force,
+            wait=not no_wait,
+            progress=session.progress,
+            niter=niter,
+            sample=rows,
+            init=init,
+            nredo=nredo,
+            engine=engine,
+            device=device,
+            normalize=normalize,
+            spherical=spherical,
+            memory=memory,
+            workers=workers,
+        )
+    _show(session, report)
+    if report.exit_kind is not None:
+        raise typer.Exit(exit_code(report.exit_kind))
+
+
+def _show(session: Session, report: Any) -> None:
+    results = output.document(report.results)
+    columns = SHOWN if all(name in r for r in results for name in SHOWN) else tuple(results[0])
+    table = Table(columns, [tuple(r[name] for name in columns) for r in results])
+    session.show(report, output.listing(table, "table", "") if results else "no results", without=("exit_kind",))
+    for error in output.document(report.errors):
+        about = " ".join(str(v) for key, v in error.items() if key not in ("kind", "message", "hint") and v is not None)
+        session.progress.warn(": ".join(filter(None, [about, str(error.get("message")), error.get("hint")])))

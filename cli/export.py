@@ -1,0 +1,57 @@
+"""export: results, assignments, labels and embeddings into files."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from .options import DatasetFilter, Output
+from .session import Session, command
+from .store import describe
+
+
+def register(app: typer.Typer) -> None:
+    command(
+        app,
+        "export",
+        example=(
+            "qrp-store export results --dataset photos -o results.parquet\n"
+            "qrp-store export embedding --dataset photos --backbone r50 -o r50.npy\n"
+            "qrp-store export assignments clu-7f3a9c21 -o clusters.csv"
+        ),
+    )(export)
+
+
+def export(
+    session: Session,
+    what: Annotated[
+        Literal["results", "assignments", "labels", "embedding"],
+        typer.Argument(help="What to write.", show_default=False),
+    ],
+    output: Output,
+    reference: Annotated[
+        str | None, typer.Argument(metavar="[ID|NAME]", help="Which one.  [default: by the options below]")
+    ] = None,
+    dataset: DatasetFilter = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", metavar="B", help="Only this backbone.")] = None,
+    concepts: Annotated[str | None, typer.Option("--concepts", metavar="C", help="Only this concept set.")] = None,
+    k: Annotated[int | None, typer.Option("-k", "--clusters", metavar="K", help="Only this K.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Only this seed.")] = None,
+) -> None:
+    """Write rows or vectors to a file: .csv, .parquet, .json or .npy, by its ending."""
+    from qrp_store.export import export
+
+    with session.open() as store:
+        report = export(
+            store,
+            what,
+            output=str(output),
+            reference=reference,
+            dataset=dataset,
+            backbone=backbone,
+            concepts=concepts,
+            k=k,
+            seed=seed,
+        )
+    session.show(report, describe(report))

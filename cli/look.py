@@ -1,0 +1,81 @@
+"""ls, show, leaderboard, sql: looking at what is there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from qrp_store.records import Table
+
+from . import output
+from .options import DatasetFilter, FormatOption
+from .session import Session, command
+
+What = Literal["datasets", "backbones", "embeddings", "concepts", "clusterings", "results", "jobs", "recipes"]
+OVERVIEW: tuple[What, ...] = ("datasets", "backbones", "embeddings", "concepts", "clusterings", "results")
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "ls", example="qrp-store ls\nqrp-store ls results --format csv")(ls)
+    command(app, "show", example="qrp-store show res-7f3a9c21")(show)
+    command(app, "leaderboard", example="qrp-store leaderboard --dataset photos --format latex")(leaderboard)
+    command(app, "sql", example='qrp-store sql "SELECT backbone, nmi_mean FROM leaderboard" --format csv')(sql)
+
+
+def ls(
+    session: Session,
+    what: Annotated[What | None, typer.Argument(help="What to list.  [default: everything, in short]")] = None,
+    form: FormatOption = None,
+) -> None:
+    """List what the store holds, or who is writing (jobs)."""
+    from qrp_store.look import listing
+
+    with session.open() as store:
+        if what is not None:
+            table = listing(store, what)
+        else:
+            table = _overview({kind: listing(store, kind) for kind in OVERVIEW})
+    session.list(table, form, "qrp-store/ls/1")
+
+
+def show(
+    session: Session,
+    reference: Annotated[str, typer.Argument(metavar="ID|NAME", help="An id, a unique start of one, or a name.")],
+) -> None:
+    """Show everything known about one thing."""
+    from qrp_store.look import show
+
+    with session.open() as store:
+        found = show(store, reference)
+    width = max(map(len, found), default=0)
+    session.show(found, "\n".join(f"{name:<{width}}  {output.cell(value)}" for name, value in found.items()))
+
+
+def leaderboard(session: Session, dataset: DatasetFilter = None, form: FormatOption = None) -> None:
+    """Backbones ranked by normalised score, mean ± std over seeds; only equal settings are compared."""
+    from qrp_store.look import leaderboard
+
+    with session.open() as store:
+        table = leaderboard(store, dataset)
+    session.list(table, form, "qrp-store/leaderboard/1")
+
+
+def sql(
+    session: Session,
+    query: Annotated[str, typer.Argument(metavar="SELECT", help="One SQL query; the database refuses writing.")],
+    form: FormatOption = None,
+) -> None:
+    """Ask the catalog in SQL, read-only. The views are described in docs/sql.md."""
+    with session.open() as store:
+        table = store.sql(query).table
+    session.list(table, form, "qrp-store/sql/1")
+
+
+def _overview(tables: dict[What, Table]) -> Table:
+    """Kind, id and name of everything, in one table."""
+    rows = []
+    for kind, table in tables.items():
+        at = [table.columns.index(column) for column in ("id", "name")]
+        rows += [(kind, *(row[i] for i in at)) for row in table.rows]
+    return Table(("kind", "id", "name"), rows)

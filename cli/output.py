@@ -1,0 +1,157 @@
+"""Data on stdout: documents as JSON, listings as table, json, jsonl, csv, md or latex."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import typer
+
+from qrp_store.records import Table
+
+Format = Literal["table", "json", "jsonl", "csv", "md", "latex"]
+READER_GONE = 141  # 128 + SIGPIPE, what a shell shows for any program whose reader has gone
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def write(text: str) -> None:
+    """Write text and a line end to stdout; quiet when its reader has gone (`… | head`)."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # what is still in the buffer would be flushed, and fail, once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise typer.Exit(READER_GONE) from None
+
+
+def document(value: object) -> Any:
+    """A report as plain JSON values: dataclasses → dicts, tuples → lists, NaN and infinities → null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: document(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): document(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [document(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, (bytes, memoryview)):
+        return bytes(value).hex()
+    if hasattr(value, "item"):  # a numpy scalar
+        return document(value.item())
+    return str(value)
+
+
+def to_json(value: object) -> str:
+    """One line of JSON."""
+    return json.dumps(document(value), ensure_ascii=False, allow_nan=False)
+
+
+def listing(table: Table, form: Format, schema: str) -> str:
+    """The rows in a format. Only `table`, `md` and `latex`, made for reading, round numbers."""
+    if form == "table":
+        return _plain(table) if not sys.stdout.isatty() else _rich(table)
+    if form == "csv":
+        return _csv(table)
+    if form == "md":
+        return _markdown(table)
+    if form == "latex":
+        return _latex(table)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    return "\n".join(map(to_json, rows)) if form == "jsonl" else to_json({"schema": schema, "rows": rows})
+
+
+def cell(value: object) -> str:
+    """A value as a person reads it: four significant digits, control characters made visible, never markup."""
+    value = document(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    text = value if isinstance(value, str) else str(value) if isinstance(value, int) else to_json(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _numeric(table: Table) -> list[bool]:
+    def number(value: object) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    return [
+        any(number(row[i]) for row in table.rows) and all(row[i] is None or number(row[i]) for row in table.rows)
+        for i in range(len(table.columns))
+    ]
+
+
+def _plain(table: Table) -> str:
+    lines = [list(table.columns), *([cell(v) for v in row] for row in table.rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    right = _numeric(table)
+    return "\n".join(
+        "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _rich(table: Table) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(box=box.SIMPLE_HEAD)
+    for name, right in zip(table.columns, _numeric(table), strict=True):
+        shown.add_column(Text(name), justify="right" if right else "left", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(cell(v)) for v in row))
+    console = Console(file=sys.stdout)
+    with console.capture() as captured:
+        console.print(shown)
+    return captured.get().rstrip("\n")
+
+
+def _csv(table: Table) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows([_flat(v) for v in row] for row in table.rows)
+    return text.getvalue().removesuffix("\n")
+
+
+def _flat(value: object) -> object:
+    value = document(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
+
+
+def _markdown(table: Table) -> str:
+    def line(values: Sequence[str]) -> str:
+        return (
+            "| " + " | ".join(v.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for v in values) + " |"
+        )
+
+    rule = "|" + "|".join("---:" if right else "---" for right in _numeric(table)) + "|"
+    return "\n".join([line(table.columns), rule, *(line([cell(v) for v in row]) for row in table.rows)])
+
+
+def _latex(table: Table) -> str:
+    def line(values: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(c, c) for c in v) for v in values) + r" \\"
+
+    columns = "".join("r" if right else "l" for right in _numeric(table))
+    body = [line([cell(v) for v in row]) for row in table.rows]
+    head = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.columns), r"\midrule"]
+    return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"])

@@ -1,0 +1,133 @@
+"""What every command shares: the five options before or after its name, the store, and where output goes."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from qrp_store.records import Table
+
+from . import output
+from .bars import Bars
+from .boundary import interruption
+
+if TYPE_CHECKING:
+    from qrp_store.store import Store
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store", metavar="DIR|URL", help="The store: a directory or postgresql://…  [$QRP_STORE; else qrp-data]"
+    ),
+]
+ArraysOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arrays", metavar="DIR|URL", help="Where its arrays are: a directory or s3://…  [$QRP_STORE_ARRAYS]"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors too.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars and notes; warnings stay.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say more on stderr, with tracebacks.")]
+SHARED: Mapping[str, Any] = {
+    "store": StoreOption,
+    "arrays": ArraysOption,
+    "as_json": JsonOption,
+    "quiet": QuietOption,
+    "verbose": VerboseOption,
+}
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of one command."""
+
+    store: str | None = None
+    arrays: str | None = None
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    progress: Bars = field(default_factory=Bars)
+
+    def open(self) -> Store:
+        """The store that the options name; a context manager."""
+        from qrp_store.store import open_store
+
+        return open_store(self.store, self.arrays)
+
+    def show(self, report: object, text: str, *, without: tuple[str, ...] = ()) -> None:
+        """Print a report: all of it as JSON, or the text that tells a person."""
+        if not self.as_json:
+            output.write(text)
+            return
+        document = output.document(report)
+        output.write(output.to_json({k: v for k, v in document.items() if k not in without}))
+
+    def list(self, table: Table, form: output.Format | None, schema: str) -> None:
+        """Print a listing in the format asked for; --json means the format json."""
+        chosen: output.Format = form or ("json" if self.as_json else "table")
+        output.write(output.listing(table, chosen, schema))
+
+
+def command(
+    app: typer.Typer, name: str, *, example: str, cls: type[TyperCommand] = TyperCommand
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register `function(session, **options)` as a command that also takes the shared options.
+
+    Its docstring is the help text; `example` (lines starting with `qrp-store`) is shown below the options.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+        def run(ctx: typer.Context, **values: Any) -> None:
+            session = _merge(ctx.obj or {}, {key: values.pop(key) for key in SHARED})
+            _set_up_logging(session)
+            try:
+                function(session, **values)
+            except KeyboardInterrupt as stop:
+                raise interruption(stop) from None
+            finally:
+                session.progress.close()
+
+        parameters = [
+            inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
+            *(
+                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=_default(key))
+                for key, kind in SHARED.items()
+            ),
+        ]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        shown = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.splitlines())
+        app.command(name, cls=cls, help=inspect.getdoc(function), epilog=shown)(run)
+        return function
+
+    return register
+
+
+def _default(key: str) -> object:
+    return None if key in ("store", "arrays") else False
+
+
+def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Session:
+    values = {key: after[key] or before.get(key, _default(key)) for key in SHARED}
+    return Session(**values, progress=Bars(quiet=bool(values["quiet"])))
+
+
+def _set_up_logging(session: Session) -> None:
+    level = logging.DEBUG if session.verbose else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("qrp_store").setLevel(level)
+    if not session.verbose and not sys.warnoptions:
+        # what libraries tell developers; ours to the user go through `progress.warn`
+        warnings.simplefilter("ignore")

@@ -1,0 +1,88 @@
+"""init, migrate, verify, gc, rm: a store's own life."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import output
+from .boundary import exit_code
+from .session import Session, command
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "init", example="qrp-store init --store qrp-data")(init)
+    command(app, "migrate", example="qrp-store migrate --check")(migrate)
+    command(app, "verify", example="qrp-store verify --deep")(verify)
+    command(app, "rm", example="qrp-store rm efficientnet-lite0@1 --cascade")(remove)
+    command(app, "gc", example="qrp-store gc --dry-run")(collect)
+
+
+def init(session: Session) -> None:
+    """Make the store, or bring an empty database to the schema; harmless when repeated."""
+    from qrp_store.store import create_store
+
+    report = create_store(session.store, session.arrays)
+    did = "made" if report.created else "already there:"
+    session.show(report, f"{did} store {report.store}\narrays in {report.arrays}\nschema {report.schema}")
+
+
+def migrate(
+    session: Session,
+    check: Annotated[bool, typer.Option("--check", help="Only look; exit 7 when it is not up to date.")] = False,
+) -> None:
+    """Bring a store's schema up to date."""
+    from qrp_store.maintain import migrate
+
+    report = migrate(session.store, check=check)
+    session.show(report, describe(report))
+
+
+def verify(
+    session: Session,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte, too.")] = False,
+) -> None:
+    """Check every block and row that the catalog promises; exit 6 when one is missing or damaged."""
+    from qrp_store.maintain import verify
+
+    with session.open() as store:
+        report = verify(store, deep=deep, progress=session.progress)
+    problems = [output.cell(p) for p in report.problems]
+    said = f"checked {output.cell(report.checked)}: " + (f"{len(problems)} problems" if problems else "all well")
+    session.show(report, "\n".join([said, *problems]))
+    if report.problems:
+        raise typer.Exit(exit_code("corrupt"))
+
+
+def remove(
+    session: Session,
+    reference: Annotated[str, typer.Argument(metavar="NAME|ID", help="What to retire.")],
+    cascade: Annotated[bool, typer.Option("--cascade", help="And everything made from it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Retire an artifact: it no longer shows, and `gc` deletes what nothing needs."""
+    from qrp_store.maintain import retire
+
+    with session.open() as store:
+        report = retire(store, reference, cascade=cascade, yes=yes)
+    session.show(report, describe(report))
+
+
+def collect(
+    session: Session,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+) -> None:
+    """Delete what no ready artifact needs."""
+    from qrp_store.maintain import gc
+
+    with session.open() as store:
+        report = gc(store, dry_run=dry_run)
+    session.show(report, describe(report))
+
+
+def describe(report: object) -> str:
+    """A report as aligned `name  value` lines."""
+    values = output.document(report)
+    width = max(map(len, values), default=0)
+    return "\n".join(f"{name.replace('_', ' '):<{width}}  {output.cell(value)}" for name, value in values.items())
