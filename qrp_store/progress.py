@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -16,7 +16,7 @@ class Task(Protocol):
 class Progress(Protocol):
     """Shows work and says things to a person. Never used for data."""
 
-    def task(self, title: str, total: int | None, unit: str = "") -> _TaskContext:
+    def task(self, title: str, total: int | None, unit: str = "") -> AbstractContextManager[Task]:
         """Open a task of `total` units; used as a context manager."""
         ...
 
@@ -27,11 +27,6 @@ class Progress(Protocol):
     def warn(self, message: str) -> None:
         """Say something that may spoil the result."""
         ...
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class _Silent:

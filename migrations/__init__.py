@@ -1,0 +1,1 @@
+"""Schema migrations. Installed as `qrp_store.migrations`; run by `qrp_store.catalog.schema.upgrade`."""

@@ -1,0 +1,1 @@
+"""The SQL side of a store: what there is, who is making it, and what it said."""

@@ -1,0 +1,137 @@
+"""Connections: how a database is opened, how a transaction begins and ends, and what its errors mean.
+
+`Catalog.read()` and `Catalog.write()` are the only places that begin, commit and roll back, and the one seam where
+SQLAlchemy's errors become ours.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from qrp_store.errors import Corrupt, QrpStoreError, SchemaMismatch, Unavailable
+from qrp_store.settings import Location
+
+BUSY_SECONDS = 60.0
+
+
+class Catalog:
+    """An open catalog. Threads may share it: every transaction takes a connection of its own."""
+
+    def __init__(self, location: Location) -> None:
+        self.name = location.name
+        self.directory = location.directory
+        self.engine = _engine(location)
+
+    @property
+    def sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that only looks."""
+        with self._translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that writes: commits when the block ends, rolls back when it raises. Keep it short."""
+        with self._translated(), self.engine.connect() as connection:
+            connection = connection.execution_options(qrp_write=True)
+            with connection.begin():
+                yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            raise _translate(error, self.name) from error
+
+
+def _engine(location: Location) -> sa.Engine:
+    if not location.catalog.startswith("sqlite"):
+        try:
+            return sa.create_engine(location.catalog, pool_pre_ping=True)
+        except (ImportError, sa.exc.ArgumentError) as error:
+            if isinstance(error, ImportError):
+                raise Unavailable("a Postgres store needs psycopg", hint="pip install 'qrp-store[postgres]'") from error
+            raise Unavailable(f"not a database URL: {location.name}") from error
+    # No pool to share: a connection belongs to the thread and the block that opened it.
+    engine = sa.create_engine(location.catalog, poolclass=sa.pool.NullPool, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(connection: sqlite3.Connection, record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, and which kind
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+    add_functions(connection)
+
+
+def add_functions(connection: sqlite3.Connection) -> None:
+    """Functions that the views need and that not every SQLite is built with."""
+    connection.create_function("sqrt", 1, lambda x: None if x is None or x < 0 else math.sqrt(x), deterministic=True)
+
+
+def _sqlite_begin(connection: sa.Connection) -> None:
+    # A deferred transaction that turns into a writer fails at once when somebody else wrote in between.
+    write = connection.get_execution_options().get("qrp_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+_NETWORK = ("nfs", "lustre", "gpfs", "cifs", "smb", "beegfs", "fuse.sshfs", "afs", "9p", "ceph", "glusterfs")
+
+
+def journal_mode(directory: Path) -> str:
+    """WAL, unless the directory lies on a network file system, where WAL's shared memory does not work."""
+    kind = filesystem(directory)
+    return "DELETE" if kind.startswith(_NETWORK) else "WAL"
+
+
+def filesystem(path: Path) -> str:
+    """The type of the file system under a path, as /proc/self/mounts says; "" where that cannot be known."""
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    resolved, best, kind = path.resolve(), -1, ""
+    for line in lines:
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        mount = Path(fields[1].replace("\\040", " "))
+        if resolved.is_relative_to(mount) and len(mount.parts) >= best:
+            best, kind = len(mount.parts), fields[2]
+    return kind
+
+
+def _translate(error: sa.exc.SQLAlchemyError, name: str) -> QrpStoreError:
+    text = str(getattr(error, "orig", None) or error).strip().splitlines()
+    what = text[0] if text else type(error).__name__
+    low = what.lower()
+    if "not a database" in low or "malformed" in low or "disk image" in low:
+        return Corrupt(f"the catalog of {name} is damaged: {what}", hint="restore it from a backup")
+    if "no such table" in low or "no such column" in low or "undefinedtable" in low:
+        return SchemaMismatch(f"the catalog of {name}: {what}", hint="qrp-store migrate")
+    if "locked" in low:
+        return Unavailable(f"the catalog of {name} was locked for {BUSY_SECONDS:.0f} s", hint="try again")
+    if "readonly" in low or "read-only" in low:
+        return Unavailable(f"the catalog of {name} cannot be written: {what}")
+    if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
+        return Unavailable(f"the catalog of {name} cannot be used: {what}", hint="check the database and try again")
+    return QrpStoreError(f"the catalog of {name}: {what}")

@@ -1,0 +1,75 @@
+"""Read-only SQL for people: the database, not a parser, refuses to write."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from qrp_store.catalog.engine import Catalog, add_functions
+from qrp_store.errors import InvalidInput, NotFound, Unavailable
+from qrp_store.records import Table
+
+_REFUSED = {
+    sqlite3.SQLITE_ATTACH,
+    sqlite3.SQLITE_DETACH,
+    sqlite3.SQLITE_PRAGMA,
+}
+_WRITES = ("read-only", "readonly", "not authorized", "prohibited")
+
+
+def query(catalog: Catalog, sql: str, parameters: tuple[Any, ...] = ()) -> Table:
+    """The rows of one SELECT over the views. InvalidInput when it is wrong or would write."""
+    if "\0" in sql or not sql.strip():
+        raise InvalidInput("an empty query" if not sql.strip() else "the query holds a NUL character")
+    return _sqlite(catalog, sql, parameters) if catalog.sqlite else _postgres(catalog, sql, parameters)
+
+
+def _sqlite(catalog: Catalog, sql: str, parameters: tuple[Any, ...]) -> Table:
+    assert catalog.directory is not None
+    # quoted, since a directory may hold ? or # or %
+    uri = f"file:{quote(str(catalog.directory / 'catalog.db'))}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)) as connection:
+            add_functions(connection)
+            connection.execute("PRAGMA query_only = ON")
+            connection.set_authorizer(_authorize)
+            cursor = connection.execute(sql, parameters)
+            if cursor.description is None:
+                raise InvalidInput("the statement returns no rows", hint="qrp-store sql takes one SELECT")
+            return Table(tuple(d[0] for d in cursor.description), cursor.fetchall())
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        raise _translated(str(error)) from error
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the query is not valid Unicode: {error}") from error
+
+
+def _authorize(action: int, first: str | None, second: str | None, database: str | None, inner: str | None) -> int:
+    if action == sqlite3.SQLITE_PRAGMA and second is None and first in ("table_info", "table_list", "index_list"):
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY if action in _REFUSED else sqlite3.SQLITE_OK
+
+
+def _postgres(catalog: Catalog, sql: str, parameters: tuple[Any, ...]) -> Table:
+    try:
+        with catalog.engine.connect() as connection:
+            connection = connection.execution_options(postgresql_readonly=True)
+            result = connection.exec_driver_sql(sql.replace("%", "%%") if not parameters else sql, parameters or None)
+            if not result.returns_rows:
+                raise InvalidInput("the statement returns no rows", hint="qrp-store sql takes one SELECT")
+            return Table(tuple(result.keys()), [tuple(row) for row in result])
+    except sa.exc.OperationalError as error:
+        raise Unavailable(f"the catalog of {catalog.name} cannot be used: {error.orig}") from error
+    except sa.exc.SQLAlchemyError as error:
+        raise _translated(str(getattr(error, "orig", None) or error)) from error
+
+
+def _translated(text: str) -> InvalidInput | NotFound | Unavailable:
+    if any(word in text.lower() for word in _WRITES):
+        return InvalidInput(f"the database refused to write: {text}", hint="qrp-store sql only reads")
+    if "locked" in text or "unable to open" in text or "disk" in text:
+        return Unavailable(f"the catalog cannot be read: {text}")
+    return InvalidInput(f"SQL: {text}", hint='qrp-store sql "SELECT * FROM leaderboard"; docs/sql.md lists the views')

@@ -1,0 +1,85 @@
+"""Probe results and what they say per cluster. Written whole in one transaction; the database refuses every change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from qrp_store.catalog import bulk, datasets, lease
+from qrp_store.catalog import tables as t
+from qrp_store.catalog.engine import Catalog
+from qrp_store.catalog.lease import Claim
+from qrp_store.errors import NotFound
+from qrp_store.records import Artifact, Dataset
+
+_a, _r = t.artifact.c, t.result.c
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A ready result: its row, and the id of its clustering."""
+
+    artifact: Artifact
+    row: Mapping[str, Any]
+    clustering_id: str
+
+
+def commit(
+    catalog: Catalog,
+    claimed: Claim,
+    dataset: Dataset,
+    clustering_id: str,
+    concept_ids: Sequence[str],
+    row: Mapping[str, Any],
+    scores: Sequence[tuple[int, int, float | None, float | None, float]],
+    concepts: Sequence[tuple[int, int, str, str | None, float, float | None, int]],
+    groups: Sequence[tuple[str, str, float, float]],
+    provenance: Mapping[str, Any],
+) -> int:
+    """Write a result and make it ready; returns its version.
+
+    `scores`: cluster, n_test, cross-entropy (nats), top-1, share of MI (nats). `concepts`: cluster, rank, concept,
+    group, weight, lift, n. `groups`: group, role, nmi, MI (nats).
+    """
+    with catalog.write() as connection:
+        lease.fence(connection, claimed)
+        pks = {
+            identifier: connection.execute(sa.select(_a.pk).where(_a.id == identifier)).scalar_one()
+            for identifier in (clustering_id, *concept_ids)
+        }
+        connection.execute(
+            t.result.insert().values(
+                artifact_pk=claimed.pk,
+                dataset_pk=datasets.dataset_pk(connection, dataset.id),
+                clustering_pk=pks[clustering_id],
+                **row,
+            )
+        )
+        own = claimed.pk
+        used = [(own, pks[identifier], place) for place, identifier in enumerate(concept_ids)]
+        bulk.put(connection, t.result_concept_set, ("result_pk", "concept_set_pk", "place"), used)
+        bulk.put(connection, t.cluster_score, t.cluster_score.c.keys(), [(own, *s) for s in scores])
+        bulk.put(connection, t.cluster_concept, t.cluster_concept.c.keys(), [(own, *c) for c in concepts])
+        bulk.put(connection, t.group_score, t.group_score.c.keys(), [(own, *g) for g in groups])
+        return lease.commit(connection, claimed, provenance)
+
+
+def by_id(catalog: Catalog, identifier: str) -> StoredResult:
+    """The ready result of that id. Raises NotFound."""
+    clustering = t.artifact.alias("clustering_artifact")
+    query = (
+        sa.select(t.artifact, clustering.c.id.label("clustering_id"))
+        .add_columns(*(c.label(f"result_{c.name}") for c in t.result.c))
+        .join(t.result, _r.artifact_pk == _a.pk)
+        .join(clustering, clustering.c.pk == _r.clustering_pk)
+        .where(_a.id == identifier, _a.state == "ready")
+    )
+    with catalog.read() as connection:
+        row = connection.execute(query).mappings().first()
+    if row is None:
+        raise NotFound(f"no result {identifier!r}", hint="qrp-store ls results")
+    own = {c.name: row[f"result_{c.name}"] for c in t.result.c if not c.name.endswith("_pk")}
+    return StoredResult(lease.artifact_of(row), own, row["clustering_id"])

@@ -1,0 +1,138 @@
+"""The SQL views: the stable, documented interface for people. Only ready things show.
+
+One dialect for SQLite and Postgres. Changing a view needs a new (even empty) migration, since existing stores get
+their views renewed by migrating.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+# The newest ready version of each series.
+_NEWEST = """
+SELECT series, max(version) AS version FROM artifact WHERE state = 'ready' GROUP BY series
+"""
+
+_RESULT_COLUMNS = """
+    a.id, a.version, a.fingerprint, r.dataset, r.backbone, ca.id AS clustering_id, r.concepts, r.clusters, r.seed,
+    r.protocol, r.solver, r.setting, r.permuted, r.n_train, r.n_val, r.n_test, r.n_small_clusters, r.n_concepts,
+    r.entropy_nats, r.cross_entropy_nats, r.mi_nats, r.mi_bits, r.nmi, r.nmi_ci_lo, r.nmi_ci_hi, r.top1, r.top5,
+    r.train_loss, r.grad_norm, r.converged, r.epochs_run, r.best_epoch, r.device, r.engine,
+    r.entropy_miller_madow_nats, r.train_cross_entropy_nats, r.weight_decay,
+    a.created_at, a.created_by
+"""
+
+VIEWS: dict[str, str] = {
+    "embeddings": f"""
+SELECT a.id, d.name AS dataset, b.name AS backbone, a.version,
+    a.version = newest.version AS is_newest,
+    e.n, e.dim, e.dtype, s.arrays_url || '/' || a.path || '/embedding' AS array_url, a.created_at, a.created_by
+FROM embedding e
+JOIN artifact a ON a.pk = e.artifact_pk AND a.state = 'ready'
+JOIN dataset d ON d.pk = e.dataset_pk
+JOIN backbone b ON b.pk = e.backbone_pk
+JOIN ({_NEWEST}) newest ON newest.series = a.series
+CROSS JOIN store s
+""",
+    "labels": f"""
+SELECT d.name AS dataset, a.name AS concepts, a.version, a.version = newest.version AS is_newest,
+    x.key, c.name AS concept, c.concept_group, l.score
+FROM artifact a
+JOIN ({_NEWEST}) newest ON newest.series = a.series
+JOIN concept_set cs ON cs.artifact_pk = a.pk
+JOIN dataset d ON d.pk = cs.dataset_pk
+JOIN label l ON l.concept_set_pk = a.pk
+JOIN concept c ON c.concept_set_pk = a.pk AND c.number = l.concept
+JOIN sample x ON x.dataset_pk = cs.dataset_pk AND x.position = l.position
+WHERE a.state = 'ready'
+""",
+    "assignments": f"""
+SELECT d.name AS dataset, k.backbone, k.clusters, k.seed, a.id AS clustering_id, a.version,
+    a.version = newest.version AS is_newest, x.key, g.cluster,
+    CASE g.part WHEN 0 THEN 'train' WHEN 1 THEN 'val' ELSE 'test' END AS part
+FROM artifact a
+JOIN ({_NEWEST}) newest ON newest.series = a.series
+JOIN clustering k ON k.artifact_pk = a.pk
+JOIN dataset d ON d.pk = k.dataset_pk
+JOIN assignment g ON g.clustering_pk = a.pk
+JOIN sample x ON x.dataset_pk = k.dataset_pk AND x.position = g.position
+WHERE a.state = 'ready'
+""",
+    "result_versions": f"""
+SELECT {_RESULT_COLUMNS}, a.state, a.retired_at
+FROM result r
+JOIN artifact a ON a.pk = r.artifact_pk AND a.state IN ('ready', 'retired')
+JOIN artifact ca ON ca.pk = r.clustering_pk
+""",
+    "results": f"""
+SELECT {_RESULT_COLUMNS}
+FROM result r
+JOIN artifact a ON a.pk = r.artifact_pk AND a.state = 'ready'
+JOIN artifact ca ON ca.pk = r.clustering_pk
+JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
+""",
+    "cluster_scores": """
+SELECT a.id AS result_id, s.cluster, s.n_test, s.cross_entropy_nats, s.top1, s.mi_nats, c.concept AS top_concept
+FROM cluster_score s
+JOIN artifact a ON a.pk = s.result_pk AND a.state = 'ready'
+LEFT JOIN cluster_concept c ON c.result_pk = s.result_pk AND c.cluster = s.cluster AND c.rank = 1
+""",
+    "cluster_concepts": """
+SELECT a.id AS result_id, c.cluster, c.rank, c.concept, c.concept_group, c.weight, c.lift, c.n
+FROM cluster_concept c
+JOIN artifact a ON a.pk = c.result_pk AND a.state = 'ready'
+""",
+    "group_scores": """
+SELECT a.id AS result_id, g.concept_group, g.role, g.nmi, g.mi_nats
+FROM group_score g
+JOIN artifact a ON a.pk = g.result_pk AND a.state = 'ready'
+""",
+    "leaderboard": f"""
+SELECT dataset, backbone, concepts, clusters, protocol, setting, n_seeds, nmi_mean,
+    CASE WHEN n_seeds > 1
+         THEN sqrt(CASE WHEN nmi_square > 0 THEN nmi_square / (n_seeds - 1) ELSE 0.0 END) END AS nmi_std,
+    nmi_min, nmi_max, mi_nats_mean, top1_mean, top5_mean,
+    rank() OVER (PARTITION BY dataset, concepts, clusters, protocol, setting ORDER BY nmi_mean DESC) AS rank
+FROM (
+    SELECT dataset, backbone, concepts, clusters, protocol, setting, count(*) AS n_seeds, avg(nmi) AS nmi_mean,
+        sum((nmi - center) * (nmi - center)) AS nmi_square, min(nmi) AS nmi_min, max(nmi) AS nmi_max,
+        avg(mi_nats) AS mi_nats_mean, avg(top1) AS top1_mean, avg(top5) AS top5_mean
+    FROM (
+        SELECT r.dataset, r.backbone, r.concepts, r.clusters, r.protocol, r.setting, r.nmi, r.mi_nats, r.top1, r.top5,
+            avg(r.nmi) OVER (PARTITION BY r.dataset, r.backbone, r.concepts, r.clusters, r.protocol, r.setting)
+                AS center
+        FROM result r
+        JOIN artifact a ON a.pk = r.artifact_pk AND a.state = 'ready'
+        JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
+        JOIN clustering k ON k.artifact_pk = r.clustering_pk
+        WHERE NOT r.permuted
+        AND EXISTS (
+            SELECT 1 FROM artifact i JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version
+            WHERE i.pk = r.clustering_pk AND i.state = 'ready')
+        AND (k.embedding_pk IS NULL OR EXISTS (
+            SELECT 1 FROM artifact i JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version
+            WHERE i.pk = k.embedding_pk AND i.state = 'ready'))
+        AND NOT EXISTS (
+            SELECT 1 FROM result_concept_set u
+            JOIN artifact i ON i.pk = u.concept_set_pk
+            LEFT JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version
+            WHERE u.result_pk = r.artifact_pk AND (n.series IS NULL OR i.state <> 'ready'))
+    ) scored
+    GROUP BY dataset, backbone, concepts, clusters, protocol, setting
+) ranked
+""",
+}
+
+
+def create(connection: sa.Connection) -> None:
+    """Make every view."""
+    for name, select in VIEWS.items():
+        connection.exec_driver_sql(f"CREATE VIEW {name} AS {select}")
+
+
+def drop(connection: sa.Connection) -> None:
+    """Remove every view that is there (before tables under them change)."""
+    present = set(sa.inspect(connection).get_view_names())
+    for name in reversed(VIEWS):
+        if name in present:
+            connection.exec_driver_sql(f"DROP VIEW {name}")

@@ -1,0 +1,209 @@
+"""A store: its catalog and its arrays, opened together, and reading from it. Writing is what the stories do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from qrp_store.catalog import embeddings, query, schema
+from qrp_store.catalog.engine import Catalog
+from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
+from qrp_store.records import Table
+from qrp_store.settings import Location, redact, resolve
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+    from qrp_store.arrays.location import Root
+    from qrp_store.embedding import Embedding
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What `init` did. `created` is False when the store was there."""
+
+    store: str
+    arrays: str
+    uuid: str
+    created: bool
+    schema: str
+
+
+class Rows:
+    """The rows of a query: iterates dicts; `.columns`, `.table`, `.arrow()`, `.pandas()`."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.table.columns
+
+    def __len__(self) -> int:
+        return len(self.table.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return dict(zip(self.columns, self.table.rows[index], strict=True))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (dict(zip(self.columns, row, strict=True)) for row in self.table.rows)
+
+    def arrow(self) -> pyarrow.Table:
+        """As a pyarrow Table."""
+        import pyarrow
+
+        columns = list(zip(*self.table.rows, strict=True)) or [()] * len(self.columns)
+        return pyarrow.table([pyarrow.array(column) for column in columns], names=list(self.columns))
+
+    def pandas(self) -> pandas.DataFrame:
+        """As a pandas DataFrame. Raises Unavailable when pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise Unavailable("this needs pandas", hint="pip install pandas") from error
+        return pandas.DataFrame(self.table.rows, columns=list(self.columns))
+
+
+class Store:
+    """An open store. Use it as a context manager; `embedding()` and `sql()` read."""
+
+    def __init__(self, location: Location, catalog: Catalog) -> None:
+        self.location = location
+        self.catalog = catalog
+
+    @property
+    def name(self) -> str:
+        """The store's directory or its URL without the password."""
+        return self.location.name
+
+    @cached_property
+    def arrays(self) -> Root:
+        """The arrays' root, checked to be this store's."""
+        row = schema.store_row(self.catalog)
+        url = self.location.arrays or row.arrays_url
+        root = _root(url)
+        found = root.read_identity()
+        if found is None:
+            raise NotFound(
+                f"the arrays of {self.name} are not at {redact(url)} (no qrp-store.json there)",
+                hint=f"mount them, name them with --arrays, or finish with: qrp-store init --store {self.name}",
+            )
+        if found != row.uuid:
+            raise InvalidInput(
+                f"{redact(url)} holds the arrays of another store ({found}, not {row.uuid})",
+                hint="--arrays names another mount of the same root, never another root",
+            )
+        return root
+
+    def embedding(self, dataset: str, backbone: str, version: int | None = None) -> Embedding:
+        """The newest (or that) embedding of a dataset under a backbone; `backbone` may be NAME@N. Raises NotFound."""
+        from qrp_store.embedding import Embedding
+
+        if version is None:
+            backbone, version = split_version(backbone)
+        return Embedding(self.arrays, embeddings.get(self.catalog, dataset, backbone, version))
+
+    def sql(self, statement: str, parameters: tuple[Any, ...] = ()) -> Rows:
+        """The rows of one SELECT over the views. The database refuses to write."""
+        return Rows(query.query(self.catalog, statement, parameters))
+
+    def close(self) -> None:
+        self.catalog.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def split_version(name: str) -> tuple[str, int | None]:
+    """NAME or NAME@N → (name, version or None). Raises InvalidInput for another @."""
+    base, at, number = name.partition("@")
+    if not at:
+        return name, None
+    if not number.isascii() or not number.isdigit() or int(number) < 1:
+        raise InvalidInput(f"{name!r}: after the @ comes a version number, like {base}@1")
+    return base, int(number)
+
+
+def check_name(name: str, what: str) -> str:
+    """The name, unless it is empty, longer than 200 characters, or holds @, + or a control character."""
+    bad = next((c for c in name if c in "@+" or ord(c) < 32 or 127 <= ord(c) < 160), None)
+    if bad is not None:
+        raise InvalidInput(f"{what} name {name!r} holds {bad!r}", hint="names hold no @, + or control characters")
+    if not name.strip() or len(name) > 200:
+        raise InvalidInput(f"{what} name {name[:40]!r} is empty or longer than 200 characters")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{what} name {name!r} is not valid Unicode") from error
+    return name
+
+
+def _root(url: str) -> Root:
+    from qrp_store.arrays.location import open_root
+
+    return open_root(url)
+
+
+def _default_arrays(location: Location) -> str | None:
+    """Where a directory store keeps its arrays unless `init` was told otherwise."""
+    return None if location.directory is None else str(location.directory / "arrays")
+
+
+def create_store(store: str | None = None, arrays: str | None = None) -> InitReport:
+    """Make a store, or bring an empty database to the schema. Harmless when repeated."""
+    location = resolve(store, arrays)
+    known = schema.peek(location)
+    recorded = known.arrays_url if known else None
+    default = _default_arrays(location)
+    url = location.arrays or recorded or default
+    if url is None:
+        raise InvalidInput(
+            f"a store on {location.name} needs to know where its arrays go", hint="--arrays DIR or s3://bucket/prefix"
+        )
+    root = _root(url)
+    owner = root.read_identity()
+    if (owner is not None or recorded not in (None, root.url)) and owner != (known.uuid if known else None):
+        raise InvalidInput(
+            f"{redact(root.url)} is not the arrays' root of {location.name}: "
+            + (f"it belongs to store {owner}" if owner else f"that is {redact(recorded or '')}"),
+            hint="name another place, or restore the catalog that belongs to it",
+        )
+    catalog, created = schema.create(location, root.url)
+    try:
+        row = schema.store_row(catalog)
+        root.write_identity(row.uuid)
+    finally:
+        catalog.close()
+    return InitReport(location.name, redact(root.url), row.uuid, created, schema.HEAD)
+
+
+def open_store(store: str | None = None, arrays: str | None = None) -> Store:
+    """Open an existing store. Raises NotFound, SchemaMismatch, Unavailable or Corrupt; creates nothing."""
+    location = resolve(store, arrays)
+    opened = Store(location, schema.open_catalog(location))
+    try:
+        if location.arrays is not None:
+            _ = opened.arrays  # another store's root is refused before anything is asked
+        elif location.directory is not None:
+            _notice_move(opened)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _notice_move(store: Store) -> None:
+    """A directory store may be moved: its catalog then learns where its arrays are, for `array_url` in SQL."""
+    row = schema.store_row(store.catalog)
+    default = _default_arrays(store.location)
+    if default in (None, row.arrays_url) or _root(str(default)).read_identity() != row.uuid:
+        return
+    with contextlib.suppress(QrpStoreError):  # a read-only copy is fine to look at
+        schema.move_arrays(store.catalog, str(default))
