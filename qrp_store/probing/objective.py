@@ -21,17 +21,24 @@ _CHUNK_FLOATS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """Rows on a device. `concepts`/`ends` list the concepts of each row, `rows`/`row_ends` the rows of each concept.
+class Bags:
+    """Lists of rows of some table: bag i is `members[ends[i]:ends[i + 1]]`; int32, on a device."""
 
-    int32 throughout, offsets with the end included; `clusters` is int64 (n,). The transpose is None unless asked for.
-    """
-
-    concepts: torch.Tensor
+    members: torch.Tensor
     ends: torch.Tensor
+
+    def sum(self, table: torch.Tensor) -> torch.Tensor:
+        """The sum of each bag's rows of the table; (bags, columns)."""
+        return torch.nn.functional.embedding_bag(self.members, table, self.ends, mode="sum", include_last_offset=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples on a device: the concepts of each, its cluster (int64 (n,)), and, if asked for, the samples of each concept."""
+
+    concepts: Bags
     clusters: torch.Tensor
-    rows: torch.Tensor | None
-    row_ends: torch.Tensor | None
+    samples: Bags | None
 
     def __len__(self) -> int:
         return len(self.clusters)
@@ -63,22 +70,17 @@ def _cut(
 ) -> Iterator[Batch]:
     concepts = torch.from_numpy(x.indices).to(device)
     target = torch.from_numpy(clusters).to(device)
-    rows = _by_concept(x, size).to(device) if transposed else None
+    samples = _by_concept(x, size).to(device) if transposed else None
     for start in range(0, len(x), size):
         stop = min(start + size, len(x))
         first, last = int(x.indptr[start]), int(x.indptr[stop])
         ends = torch.from_numpy((x.indptr[start : stop + 1] - first).astype(np.int32)).to(device)
-        row_ends = None
-        if transposed:
+        by_concept = None
+        if samples is not None:
             counts = np.bincount(x.indices[first:last], minlength=x.n_concepts)
-            row_ends = torch.from_numpy(np.concatenate(([0], np.cumsum(counts))).astype(np.int32)).to(device)
-        yield Batch(
-            concepts[first:last],
-            ends,
-            target[start:stop],
-            None if rows is None else rows[first:last],
-            row_ends,
-        )
+            concept_ends = torch.from_numpy(np.concatenate(([0], np.cumsum(counts))).astype(np.int32)).to(device)
+            by_concept = Bags(samples[first:last], concept_ends)
+        yield Batch(Bags(concepts[first:last], ends), target[start:stop], by_concept)
 
 
 def _by_concept(x: ConceptMatrix, size: int) -> torch.Tensor:
@@ -99,27 +101,21 @@ def chunk_rows(n_clusters: int) -> int:
 
 def log_probabilities(batch: Batch, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """log q(c | y) of each row, (n, K), at weight (M, K) and bias (K,)."""
-    logits = torch.nn.functional.embedding_bag(
-        batch.concepts, weight, batch.ends, mode="sum", include_last_offset=True
-    )
-    return torch.log_softmax(logits.add_(bias), dim=1)
+    return torch.log_softmax(batch.concepts.sum(weight).add_(bias), dim=1)
 
 
 def loss_and_gradient(
     batch: Batch, weight: torch.Tensor, bias: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy of a batch (float64 scalar), and `scale` times its gradient by weight and by bias."""
+    """Summed cross-entropy of a transposed batch (float64 scalar), and `scale` times its gradient by weight and bias."""
+    assert batch.samples is not None
     log_q = log_probabilities(batch, weight, bias)
     target = batch.clusters.unsqueeze(1)
     loss = -log_q.gather(1, target).sum(dtype=torch.float64)
     residual = log_q.exp_()
     residual.scatter_add_(1, target, residual.new_full((1, 1), -1.0).expand(len(batch), 1))
     residual.mul_(scale)
-    assert batch.rows is not None and batch.row_ends is not None
-    gradient = torch.nn.functional.embedding_bag(
-        batch.rows, residual, batch.row_ends, mode="sum", include_last_offset=True
-    )
-    return loss, gradient, residual.sum(dim=0)
+    return loss, batch.samples.sum(residual), residual.sum(dim=0)
 
 
 class Objective:

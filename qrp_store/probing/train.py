@@ -143,9 +143,7 @@ def _epoch(
 ) -> float:
     """One pass in this order; the mean cross-entropy of the batches as they were met."""
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
-    for batch in batches(
-        parts.x_train, parts.c_train, options.batch_size, parts.device, order=order, transposed=True
-    ):
+    for batch in batches(parts.x_train, parts.c_train, options.batch_size, parts.device, order=order, transposed=True):
         loss, weight.grad, bias.grad = loss_and_gradient(batch, weight, bias, 1 / len(batch))
         total += loss
         steps.step()

@@ -1,0 +1,159 @@
+"""The probe's epoch beside the plain script a user would write, from one run and at the same losses.
+
+    python benchmarks/probe.py [--quick] [--imagenet] [--repeats N]
+
+plain   a Dataset of dense multi-hot rows, DataLoader, nn.Linear, cross_entropy, SGD
+ours    qrp_store.probing.train.fit, sgd
+
+Both start from zero and meet the samples in the same order. Also timed: the bootstrap at 256,000 samples.
+--imagenet adds one epoch at ImageNet's size (819,947 samples), ours alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from qrp_store.probing.metrics import score
+from qrp_store.probing.reverse import ProbeFit, ProbeOptions
+from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.probing.train import fit
+
+SEED = 0
+
+
+class MultiHot(Dataset):  # type: ignore[type-arg]
+    """Sample i as a dense row of 0 and 1, and its cluster."""
+
+    def __init__(self, x: ConceptMatrix, clusters: np.ndarray) -> None:
+        self.x, self.clusters = x, clusters
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        y = torch.zeros(self.x.n_concepts)
+        y[torch.from_numpy(self.x.indices[self.x.indptr[i] : self.x.indptr[i + 1]]).long()] = 1.0
+        return y, int(self.clusters[i])
+
+
+class Shuffled(Sampler):  # type: ignore[type-arg]
+    """The orders that `fit` takes: one permutation an epoch from one generator."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.rng = n, np.random.default_rng(SEED)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rng.permutation(self.n).tolist())
+
+
+def plain(x: ConceptMatrix, clusters: np.ndarray, n_clusters: int, options: ProbeOptions) -> tuple[list[float], float]:
+    """Seconds of each epoch, and the last epoch's mean loss."""
+    model = torch.nn.Linear(x.n_concepts, n_clusters)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+    )
+    loader = DataLoader(MultiHot(x, clusters), batch_size=options.batch_size, sampler=Shuffled(len(x)))
+    seconds = []
+    for epoch in range(1, options.epochs + 1):
+        optimizer.param_groups[0]["lr"] = options.lr_at(epoch)
+        total, began = 0.0, time.perf_counter()
+        for y, c in loader:
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(y), c)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(c)
+        seconds.append(time.perf_counter() - began)
+    return seconds, total / len(x)
+
+
+def ours(x: ConceptMatrix, clusters: np.ndarray, n_clusters: int, options: ProbeOptions) -> ProbeFit:
+    few = np.arange(min(len(x), options.batch_size))
+    return fit(x, clusters, x.take(few), clusters[few], n_clusters, options, seed=SEED)
+
+
+def generated(n: int, n_concepts: int, n_clusters: int, per_sample: int) -> tuple[ConceptMatrix, np.ndarray]:
+    """Random concepts, and clusters that two of them decide most of the time."""
+    rng = np.random.default_rng(SEED)
+    concepts = rng.integers(0, n_concepts, (n, per_sample))
+    clusters = (concepts.max(axis=1) * 31 + concepts.min(axis=1)) % n_clusters
+    clusters = np.where(rng.random(n) < 0.2, rng.integers(0, n_clusters, n), clusters)
+    rows = np.repeat(np.arange(n), per_sample)
+    return ConceptMatrix.from_pairs(rows, concepts.ravel(), n, n_concepts), clusters
+
+
+def compare(n: int, n_concepts: int, n_clusters: int, epochs: int, repeats: int) -> None:
+    x, clusters = generated(n, n_concepts, n_clusters, 13)
+    options = ProbeOptions(epochs=epochs)
+    theirs, mine, ratios = [], [], []
+    for _ in range(repeats):
+        seconds, their_loss = plain(x, clusters, n_clusters, options)
+        probe = ours(x, clusters, n_clusters, options)
+        theirs.append(statistics.median(seconds))
+        mine.append(probe.timings["train_s"] / epochs)
+        ratios.append(theirs[-1] / mine[-1])
+    print(f"{n:,} samples x {n_concepts:,} concepts (13 a sample) x {n_clusters:,} clusters, batch {options.batch_size}")
+    print(f"  plain DataLoader script  {statistics.median(theirs):8.3f} s an epoch   last loss {their_loss:.6f}")
+    print(f"  qrp_store                {statistics.median(mine):8.3f} s an epoch   last loss {_last_loss(probe):.6f}")
+    print(f"  ratio                    {statistics.median(ratios):8.1f}   (each run: {_list(ratios)})")
+
+
+def _last_loss(probe: ProbeFit) -> float:
+    loss = probe.history[-1].train_loss
+    return float("nan") if loss is None else loss
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
+def imagenet() -> None:
+    n = 819_947
+    x, clusters = generated(n, 2000, 1000, 13)
+    probe = ours(x, clusters, 1000, ProbeOptions(epochs=1))
+    print(f"ImageNet's size, {n:,} x 2,000 x 1,000: {probe.timings['train_s']:.2f} s an epoch")
+
+
+def bootstrap(n: int) -> None:
+    x, clusters = generated(n, 2000, 1000, 13)
+    few = np.arange(5000)
+    probe = ours(x.take(few), clusters[few], 1000, ProbeOptions(epochs=1))
+    began = time.perf_counter()
+    score(probe, x, clusters, bootstrap=0, seed=SEED)
+    without = time.perf_counter()
+    score(probe, x, clusters, bootstrap=1000, seed=SEED)
+    seconds = time.perf_counter() - without - (without - began)
+    print(f"bootstrap, 1,000 resamples of {n:,} samples: {seconds:.2f} s (scoring itself {without - began:.2f} s)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the probe's epoch beside a plain DataLoader script.")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the size, once")
+    parser.add_argument("--imagenet", action="store_true", help="also one epoch at ImageNet's size")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, the median counts (default 3)")
+    arguments = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if arguments.quick:
+        compare(4_000, 500, 200, epochs=3, repeats=1)
+    else:
+        compare(40_000, 2_000, 1_000, epochs=3, repeats=arguments.repeats)
+    bootstrap(25_600 if arguments.quick else 256_000)
+    if arguments.imagenet:
+        imagenet()
+
+
+if __name__ == "__main__":
+    main()
