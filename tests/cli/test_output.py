@@ -1,0 +1,97 @@
+"""Listings in every format: for people rounded and safe to look at, for machines complete."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from qrp_store.cli import output
+from qrp_store.records import Table
+
+NASTY = 'a|b,"c" <script> é 🦊 \x1b[31m & 50 % _x_'
+TABLE = Table(
+    ("name", "nmi", "n", "note"),
+    [(NASTY, 0.123456789012, 3, None), ("b", None, 12_000, "x" * 300), ("c", 12345.678, -1, "line\nbreak")],
+)
+
+
+def test_json_keeps_everything() -> None:
+    shown = json.loads(output.listing(TABLE, "json", "qrp-store/ls/1"))
+    assert shown["schema"] == "qrp-store/ls/1"
+    assert [tuple(row.values()) for row in shown["rows"]] == TABLE.rows
+    assert list(shown["rows"][0]) == list(TABLE.columns)
+
+
+def test_jsonl_is_one_document_a_row() -> None:
+    lines = output.listing(TABLE, "jsonl", "s").splitlines()
+    assert [tuple(json.loads(line).values()) for line in lines] == TABLE.rows
+
+
+def test_csv_reads_back() -> None:
+    header, *rows = csv.reader(io.StringIO(output.listing(TABLE, "csv", "s"), newline=""))
+    assert header == list(TABLE.columns)
+    assert rows[0] == [NASTY, "0.123456789012", "3", ""]
+    assert rows[1][3] == "x" * 300
+    assert rows[2][3] == "line\nbreak"
+
+
+def test_a_piped_table_is_plain_aligned_and_whole() -> None:
+    lines = output.listing(TABLE, "table", "s").splitlines()
+    assert len(lines) == 4
+    assert "x" * 300 in lines[2]
+    assert "0.1235" in lines[1]
+    assert len({line.index(n) + len(n) for line, n in zip(lines[1:], (" 3", "12000", "-1"), strict=True)}) == 1
+
+
+def test_a_terminal_never_sees_control_characters_or_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = Table(("key",), [("[bold]\x1b[2J\rx[/bold]",)])
+    assert "\x1b[2J" not in output.listing(rows, "table", "s")
+    import sys
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shown = output.listing(rows, "table", "s")
+    assert "\\x1b[2J\\rx" in shown
+    assert "[bold]" in shown
+
+
+def test_markdown_escapes_its_own_signs() -> None:
+    lines = output.listing(TABLE, "md", "s").splitlines()
+    assert lines[1] == "|---|---:|---:|---|"
+    assert "a\\|b" in lines[2]
+    assert "<script>" not in lines[2]
+    assert len(lines) == 5
+
+
+def test_latex_escapes_its_own_signs() -> None:
+    shown = output.listing(TABLE, "latex", "s")
+    assert r"\& 50 \% \_x\_" in shown
+    assert shown.startswith(r"\begin{tabular}{lrrl}")
+    assert shown.count(r"\\") == 4
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv", "md", "latex"])
+def test_a_listing_without_rows_still_shows_its_columns_or_nothing(form: output.Format) -> None:
+    shown = output.listing(Table(("id", "name"), []), form, "s")
+    assert shown == "" if form == "jsonl" else ("id" in shown or json.loads(shown)["rows"] == [])
+
+
+@dataclass(frozen=True)
+class Report:
+    id: str
+    nmi: float
+    sizes: dict[str, int]
+    results: tuple[tuple[int, ...], ...]
+
+
+def test_a_report_becomes_plain_json() -> None:
+    report = Report("res-1", float("nan"), {"min": np.int64(3)}, ((1, 2), ()))  # type: ignore[dict-item]
+    shown = json.loads(output.to_json(report))
+    assert shown == {"id": "res-1", "nmi": None, "sizes": {"min": 3}, "results": [[1, 2], []]}
+    assert type(output.document(np.float32(0.5))) is float

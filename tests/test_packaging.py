@@ -1,0 +1,117 @@
+"""What is in the tree is in the wheel, and the wheel works where the tree is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("qrp_store", "cli", "migrations", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that nothing is left in the tree."""
+    tree = tmp_path_factory.mktemp("tree")
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / part, tree)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tree / "dist"), str(tree)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next((tree / "dist").glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed, and nothing else."""
+    target = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    return target
+
+
+def run(installed: Path, cwd: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def package_of(path: Path, project: dict[str, Any]) -> str:
+    folders = {folder: name for name, folder in project["tool"]["setuptools"]["package-dir"].items()}
+    first, *rest = path.relative_to(ROOT).parts
+    return ".".join([folders.get(first, first), *rest])
+
+
+def test_the_package_list_is_the_tree(project: dict[str, Any]) -> None:
+    found = {
+        package_of(path.parent, project)
+        for top in ("qrp_store", "cli", "migrations")
+        for path in (ROOT / top).rglob("*.py")
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+def test_every_package_folder_is_a_package() -> None:
+    for top in ("qrp_store", "cli", "migrations"):
+        for path in (ROOT / top).rglob("*.py"):
+            assert (path.parent / "__init__.py").is_file(), path
+
+
+def test_every_module_is_in_the_wheel(wheel: Path, project: dict[str, Any]) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for top in ("qrp_store", "cli", "migrations"):
+        for path in (ROOT / top).rglob("*.py"):
+            assert f"{package_of(path.parent, project).replace('.', '/')}/{path.name}" in names
+    assert "qrp_store/py.typed" in names
+    assert not {name for name in names if name.split("/")[0] in ("cli", "migrations", "tests")}
+
+
+def test_the_installed_wheel_shows_help(installed: Path, tmp_path: Path) -> None:
+    done = run(installed, tmp_path, str(installed / "bin" / "qrp-store"), "--help")
+    assert done.returncode == 0, done.stderr
+    assert "ingest" in done.stdout
+    where = run(installed, tmp_path, "-c", "import qrp_store.cli as c; print(c.__file__)").stdout
+    assert Path(where.strip()).is_relative_to(installed)
+
+
+def test_the_installed_wheel_migrates_a_database(installed: Path, tmp_path: Path) -> None:
+    done = run(installed, tmp_path, str(installed / "bin" / "qrp-store"), "init", "--store", "here", "--json")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here" / "catalog.db").is_file()
+    done = run(installed, tmp_path, str(installed / "bin" / "qrp-store"), "leaderboard", "--store", "here", "--json")
+    assert '"rows": []' in done.stdout, done.stderr
+
+
+def test_constraints_name_packages_and_versions_only() -> None:
+    lines = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if x and not x.startswith("#")]
+    assert lines == sorted(lines)
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
+
+
+def test_every_direct_requirement_is_pinned(project: dict[str, Any]) -> None:
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    extras = project["project"]["optional-dependencies"]
+    wanted = [r for name, extra in extras.items() if name != "gpu" for r in extra] + project["project"]["dependencies"]
+    assert {re.split(r"[\[><=~! ]", r, maxsplit=1)[0] for r in wanted} <= pinned
+
+
+def test_the_version_is_said_once() -> None:
+    import qrp_store
+
+    done = subprocess.run([sys.executable, "-m", "pip", "show", "qrp-store"], capture_output=True, text=True, check=True)
+    assert f"Version: {qrp_store.__version__}" in done.stdout
