@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 Kind = Literal["embedding", "concepts", "clustering", "result"]
 State = Literal["writing", "ready", "retired", "failed"]
 PREFIX: Mapping[str, str] = {

@@ -137,6 +137,12 @@ def _pk(connection: sa.Connection, identifier: str) -> int:
     return int(connection.execute(sa.select(_a.pk).where(_a.id == identifier)).scalar_one())
 
 
+def dataset_name(connection: sa.Connection, identifier: str) -> str:
+    """The dataset that a concept set is of."""
+    query = sa.select(t.dataset.c.name).join(t.concept_set, _s.dataset_pk == t.dataset.c.pk)
+    return str(connection.execute(query.where(_s.artifact_pk == _pk(connection, identifier))).scalar_one())
+
+
 def vocabulary(catalog: Catalog, identifier: str) -> Vocabulary:
     """The concepts of a set."""
     with catalog.read() as connection:

@@ -1,0 +1,288 @@
+"""The story of ingest: images or an array in, an embedding out.
+
+gather: what the source is, the dataset it belongs to, the blocks that are there already. compute: every missing
+block, while the one before is being written. commit: one short transaction. Blocks are in place before the catalog
+says so, and the embedding (with a new dataset and backbone) shows only when all of them are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from qrp_store.arrays import arrays
+from qrp_store.catalog import datasets, embeddings, lease
+from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.ingest_sources import ArrayRows, BlockRows, ImageRows, RowSource
+from qrp_store.progress import Progress, silent
+from qrp_store.records import ArraySpec, Artifact, Backbone, Block, Dataset, Spec, StoredEmbedding
+from qrp_store.samples import shown
+from qrp_store.store import Store, check_name
+
+ALGORITHM = 1
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What `ingest` did. `bytes` are those of all blocks; `blocks` counts total, written now and reused."""
+
+    id: str
+    version: int
+    fingerprint: str
+    dataset: str
+    backbone: str
+    n: int
+    dim: int
+    dtype: str
+    n_bad: int
+    blocks: dict[str, int]
+    bytes: int
+    cached: bool
+    timings: dict[str, float]
+
+
+def ingest(
+    store: Store,
+    source: str,
+    *,
+    dataset: str,
+    backbone: str,
+    arch: str | None = None,
+    weights: str = "default",
+    recipe: str = "auto",
+    layer: str | None = None,
+    image_size: int | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    keys: str | None = None,
+    field: str | None = None,
+    dtype: str = "float32",
+    block_rows: int | None = None,
+    skip_bad: bool = False,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+) -> IngestReport:
+    """Put the embeddings of a dataset under a backbone into the store.
+
+    `source` is an image folder (with `arch`) or an array file (n, dim). Asked again, the same embedding is found;
+    after a crash the blocks that were finished are kept. Raises InvalidInput for bad rows unless `skip_bad`.
+    """
+    started = time.perf_counter()
+    check_name(dataset, "dataset")
+    check_name(backbone, "backbone")
+    _check_options(dtype, block_rows, batch_size)
+    known = datasets.find_dataset(store.catalog, dataset)
+    rows = _open_source(source, arch, keys, field, dtype)
+    if isinstance(rows, ImageRows):
+        rows.choose_model(arch, weights, recipe, layer, image_size, seed, device, batch_size, workers)
+    if known is not None:
+        _align(store, rows, known, progress)
+    rows.prepare(progress)
+    spec = _spec(rows, dataset, backbone, dtype)
+    _refuse_other(store, rows, spec, backbone, force)
+    if not force:
+        found = lease.find(store.catalog, spec)
+        if found is not None:
+            return _report(store, found, started, written=0, cached=True)
+    target = known or datasets.stage_dataset(store.catalog, dataset, rows.keys, rows.root)
+    model = datasets.stage_backbone(store.catalog, backbone, rows.backbone)
+    claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
+    if isinstance(claimed, Artifact):
+        return _report(store, claimed, started, written=0, cached=True)
+    with lease.held(store.catalog, claimed) as heartbeat:
+        layout = ArraySpec(
+            f"{claimed.path}/{embeddings.MEMBER}",
+            target.n,
+            rows.dim,
+            dtype,
+            block_rows or arrays.default_block_rows(rows.dim, np.dtype(dtype).itemsize, target.n),
+        )
+        job = _Job(store, rows, target, model, claimed, heartbeat, skip_bad, progress)
+        written = job.run(layout)
+        provenance = {"source": str(Path(source).absolute()), "skip_bad": skip_bad, **rows.provenance}
+        embeddings.commit(store.catalog, claimed, target, model, provenance)
+    stored = embeddings.by_id(store.catalog, claimed.id)
+    return _report(store, stored.artifact, started, written=written, cached=False)
+
+
+def _check_options(dtype: str, block_rows: int | None, batch_size: int) -> None:
+    if dtype not in DTYPES:
+        raise InvalidInput(f"--dtype {dtype!r}: known are {', '.join(DTYPES)}")
+    if block_rows is not None and not 1 <= block_rows <= 1 << 24:
+        raise InvalidInput(f"--block-rows {block_rows}: at least 1 and at most {1 << 24}")
+    if batch_size < 1:
+        raise InvalidInput(f"--batch-size {batch_size}: at least 1")
+
+
+def _open_source(source: str, arch: str | None, keys: str | None, field: str | None, dtype: str) -> RowSource:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise NotFound(f"{source}: no such file or folder")
+    if path.is_dir() and path.suffix != ".zarr":
+        if arch is None:
+            raise InvalidInput(
+                f"{source} is a folder of images: which model embeds them?",
+                hint="--arch torchvision/resnet50 or --arch timm/NAME, with --weights",
+            )
+        if keys is not None or field is not None:
+            raise InvalidInput("--keys and --field go with an array, not with a folder of images")
+        return ImageRows(path)
+    if arch is not None:
+        raise InvalidInput(f"--arch goes with a folder of images; {source} is a file")
+    return ArrayRows(path, field, None if keys is None else Path(keys).expanduser(), np.dtype(dtype))
+
+
+def _align(store: Store, rows: RowSource, known: Dataset, progress: Progress) -> None:
+    """Check that the source has the dataset's keys, and put it in the dataset's order."""
+    there = datasets.keys(store.catalog, known)
+    if list(rows.keys) != there:
+        rows.reorder(_order(known.name, there, rows.keys))
+        progress.note(f"the keys are dataset {known.name!r}'s in another order; rows are put in the dataset's order")
+    if isinstance(rows, ImageRows):
+        rows.refuse_changed(datasets.image_files(store.catalog, known))
+
+
+def _order(name: str, there: Sequence[str], here: Sequence[str]) -> np.ndarray:
+    """For every position of the dataset, the source's row. Raises InvalidInput at the first difference."""
+    place = {key: row for row, key in enumerate(here)}
+    missing = next((key for key in there if key not in place), None)
+    if missing is not None or len(there) != len(here):
+        known = set(there)
+        extra = next((key for key in here if key not in known), None)
+        what = f"{shown(missing)} is missing here" if missing is not None else f"{shown(str(extra))} is not in it"
+        raise InvalidInput(
+            f"dataset {name!r} has other keys ({len(there)}, here {len(here)}): the first difference is that {what}",
+            hint="the same images are one dataset; choose another --dataset name for others",
+        )
+    return np.fromiter((place[key] for key in there), np.int64, len(there))
+
+
+def _spec(rows: RowSource, dataset: str, backbone: str, dtype: str) -> Spec:
+    document = {
+        "algorithm": ALGORITHM,
+        "dataset": datasets.keys_fingerprint(rows.keys),
+        "backbone": dict(rows.backbone),
+        "content": rows.content,
+        "dtype": dtype,
+    }
+    return Spec("embedding", f"{dataset}/{backbone}", embeddings.series(dataset, backbone), document)
+
+
+def _refuse_other(store: Store, rows: RowSource, spec: Spec, backbone: str, force: bool) -> None:
+    """The same name for another model, or for other numbers, is a mistake until it is said to be none."""
+    known = datasets.find_backbone(store.catalog, backbone)
+    if known is not None:
+        datasets.require_same_backbone(known, rows.backbone)
+    with store.catalog.read() as connection:
+        newest = lease.newest(connection, spec.series)
+    if newest is not None and not force and newest.spec["content"] != rows.content:
+        raise InvalidInput(
+            f"{spec.name} is there as {newest.id} (version {newest.version}) with other numbers",
+            hint="--force makes a new version; or choose another --backbone name",
+        )
+
+
+@dataclass
+class _Job:
+    """The blocks of one claimed embedding: which are missing, computing and writing them."""
+
+    store: Store
+    rows: RowSource
+    dataset: Dataset
+    backbone: Backbone
+    claimed: lease.Claim
+    heartbeat: lease.Heartbeat
+    skip_bad: bool
+    progress: Progress
+    bad: dict[str, str] = field(default_factory=dict)
+
+    def run(self, layout: ArraySpec) -> int:
+        """Make every missing block; returns how many were written. Raises InvalidInput with every bad key."""
+        layout, recorded = embeddings.begin(self.store.catalog, self.claimed, self.dataset, self.backbone, layout)
+        kept = self._keep(layout, recorded)
+        arrays.create(self.store.arrays, layout)
+        missing = [number for number in range(layout.n_blocks) if number not in kept]
+        total = sum(layout.rows_of(number)[1] for number in missing)
+        with (
+            self.progress.task(f"ingest {self.dataset.name} / {self.backbone.name}", total, "rows") as task,
+            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+        ):
+            pending: tuple[Future[Block], BlockRows] | None = None
+            for number, block in zip(missing, self.rows.blocks(layout, missing), strict=True):
+                self.heartbeat.check()
+                positions = [layout.rows_of(number)[0] + local for local in block.bad]
+                future = writer.submit(
+                    arrays.write_block, self.store.arrays, layout, number, block.rows, positions, replace=True
+                )
+                self._record(pending)
+                pending = future, block
+                self.bad.update((self.rows.keys[layout.rows_of(number)[0] + i], why) for i, why in block.bad.items())
+                task.advance(len(block.rows))
+            self._record(pending)
+        self._refuse_bad()
+        return len(missing)
+
+    def _keep(self, layout: ArraySpec, recorded: tuple[Block, ...]) -> set[int]:
+        """The recorded blocks that stand: whole, without bad rows, of images that are still the same."""
+        changed = self.rows.changed_blocks(layout, datasets.image_files(self.store.catalog, self.dataset))
+        good = {b.index for b in recorded if not b.bad and b.index not in changed}
+        again = [b.index for b in recorded if b.index not in good]
+        if again:
+            embeddings.forget_blocks(self.store.catalog, self.claimed, again)
+        if self.claimed.previous_path is not None and good:
+            names = ["zarr.json", *(f"c/{number}/0" for number in sorted(good))]
+            previous = f"{self.claimed.previous_path}/{embeddings.MEMBER}"
+            self.store.arrays.link(previous, layout.path, names)
+        return good
+
+    def _record(self, pending: tuple[Future[Block], BlockRows] | None) -> None:
+        if pending is None:
+            return
+        future, rows = pending
+        block = future.result()
+        files = [(block.start + i, *seen) for i, seen in enumerate(rows.files)]
+        embeddings.record_block(self.store.catalog, self.claimed, block, self.dataset, files)
+
+    def _refuse_bad(self) -> None:
+        if len(self.bad) == self.dataset.n:
+            raise InvalidInput(f"none of the {self.dataset.n} rows can be used: {self._listing()}")
+        if not self.bad:
+            return
+        if not self.skip_bad:
+            raise InvalidInput(
+                f"{len(self.bad)} of {self.dataset.n} rows cannot be used: {self._listing()}",
+                hint="mend or remove them; --skip-bad commits without them",
+            )
+        self.progress.warn(f"{len(self.bad)} of {self.dataset.n} rows are marked missing: {self._listing()}")
+
+    def _listing(self) -> str:
+        return "; ".join(f"{shown(key)} ({why})" for key, why in sorted(self.bad.items()))
+
+
+def _report(store: Store, found: Artifact, started: float, *, written: int, cached: bool) -> IngestReport:
+    stored: StoredEmbedding = embeddings.by_id(store.catalog, found.id)
+    total = stored.array.n_blocks
+    return IngestReport(
+        id=found.id,
+        version=found.version or 0,
+        fingerprint=found.fingerprint,
+        dataset=stored.dataset.name,
+        backbone=stored.backbone.name,
+        n=stored.array.n,
+        dim=stored.array.dim,
+        dtype=stored.array.dtype,
+        n_bad=len(stored.bad),
+        blocks={"total": total, "written": written, "reused": total - written},
+        bytes=sum(b.nbytes for b in stored.blocks),
+        cached=cached,
+        timings={"total_s": time.perf_counter() - started},
+    )
