@@ -1,0 +1,231 @@
+"""Architectures by name, without their classifier: one builder for torchvision, one for timm."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qrp_store.errors import InvalidInput, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    import torch
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to an RGB picture before the network sees it; sizes in pixels, mean and std of values in [0, 1].
+
+    `crop_mode` as timm names them: "center" scales the shorter side to `resize` and crops the middle, "squash" scales
+    both sides, "border" scales the longer side and pads.
+    """
+
+    image_size: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, float, float] = _MEAN
+    std: tuple[float, float, float] = _STD
+    crop_mode: str = "center"
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "interpolation": self.interpolation,
+            "mean": [round(v, 6) for v in self.mean],
+            "std": [round(v, 6) for v in self.std],
+            "crop_mode": self.crop_mode,
+        }
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model that ends before its classifier; `classifier` are the names of what was taken off."""
+
+    model: torch.nn.Module
+    classifier: tuple[str, ...]
+    preprocessing: Preprocessing
+    weights_name: str | None
+    channels_last: bool
+
+    def resize(self) -> Callable[[Any], torch.Tensor]:
+        """The picture's way to uint8 (3, image_size, image_size): everything but the statistics."""
+        from torchvision import transforms
+        from torchvision.transforms import InterpolationMode as Mode
+
+        p = self.preprocessing
+        if p.crop_mode == "border":
+            from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
+
+            red, green, blue = (round(255 * v) for v in p.mean)
+            scale = ResizeKeepRatio(p.resize, interpolation=p.interpolation, longest=1.0)  # type: ignore[no-untyped-call]
+            crop: Any = CenterCropOrPad(p.image_size, fill=(red, green, blue))
+        else:
+            to = (p.resize, p.resize) if p.crop_mode == "squash" else p.resize
+            scale = transforms.Resize(to, interpolation=Mode(p.interpolation))
+            crop = transforms.CenterCrop(p.image_size)
+        steps: Callable[[Any], torch.Tensor] = transforms.Compose([scale, crop, transforms.PILToTensor()])
+        return steps
+
+
+def build(arch: str, pretrained: bool, image_size: int | None) -> Architecture:
+    """An architecture, with its published weights or as its authors initialise it.
+
+    Raises NotFound with near names, InvalidInput for a size that cannot be, Unavailable when timm is not installed or
+    the weights cannot be downloaded.
+    """
+    if image_size is not None and not 8 <= image_size <= 4096:
+        raise InvalidInput(f"image size {image_size}: expected 8 to 4096 pixels")
+    library, slash, name = arch.partition("/")
+    builder = BUILDERS.get(library)
+    if builder is None or not slash or not name:
+        raise InvalidInput(f"architecture {arch!r}", hint="expected torchvision/NAME or timm/NAME")
+    return builder(name, pretrained, image_size)
+
+
+def _torchvision(name: str, pretrained: bool, image_size: int | None) -> Architecture:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _unknown(f"torchvision/{name}", [f"torchvision/{k}" for k in known])
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3") and not pretrained:
+        options = {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_") and image_size is not None:
+        options = {"image_size": image_size}
+    weights = models.get_model_weights(name).DEFAULT if pretrained else None
+    try:
+        model = models.get_model(name, weights=weights, progress=False, **options)
+    except (ValueError, AssertionError) as error:
+        raise InvalidInput(f"torchvision/{name}: cannot be built ({_line(error)})") from error
+    except (OSError, RuntimeError) as error:
+        raise _not_downloaded(f"torchvision/{name}", error) from error
+    preprocessing = Preprocessing(image_size or 224, round((image_size or 224) * 256 / 224), "bilinear")
+    if weights is not None:
+        own = weights.transforms()
+        crop, resize = own.crop_size[0], own.resize_size[0]
+        side = image_size or crop
+        preprocessing = Preprocessing(
+            side, round(side * resize / crop), own.interpolation.value, tuple(own.mean), tuple(own.std)
+        )
+    classifier = _remove_classifier(model)
+    return Architecture(
+        model, (classifier,), preprocessing, weights.name if weights is not None else None, name.startswith("swin")
+    )
+
+
+def _remove_classifier(model: torch.nn.Module) -> str:
+    """Put the identity in place of the last linear layer (SqueezeNet: convolution) of the head; its name."""
+    from torch import nn
+
+    head = next(name for name in ("fc", "classifier", "heads", "head") if hasattr(model, name))
+    inside = list(model.get_submodule(head).named_modules(prefix=head))
+    linear = [name for name, module in inside if isinstance(module, nn.Linear)]
+    convolutions = [name for name, module in inside if isinstance(module, nn.Conv2d)]
+    last = str((linear or convolutions)[-1])
+    parent, _, own = last.rpartition(".")
+    setattr(model.get_submodule(parent), own, nn.Identity())
+    return last
+
+
+def _timm(name: str, pretrained: bool, image_size: int | None) -> Architecture:
+    try:
+        import timm
+        from timm.data.config import resolve_model_data_config
+    except ImportError as error:
+        raise Unavailable(f"timm/{name} needs timm", hint="pip install 'qrp-store[cpu]'") from error
+    if ":" in name or not timm.is_model(name):
+        raise _unknown(f"timm/{name}", [f"timm/{k}" for k in timm.list_models()])
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        base = name.split(".")[0]
+        raise _unknown(f"timm/{name}", [f"timm/{k}" for k in timm.list_pretrained(f"{base}.*")]) from error
+    if config is None:
+        raise _unknown(f"timm/{name}", [])
+    if pretrained and not config.has_weights:
+        raise NotFound(f"timm/{name} has no published weights", hint="--weights FILE or random")
+    options: dict[str, Any] = {"img_size": image_size} if image_size and config.fixed_input_size else {}
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except Exception as error:  # the download goes through several libraries with errors of their own
+        if not pretrained:
+            raise InvalidInput(f"timm/{name} cannot be built ({_line(error)})") from error
+        raise _not_downloaded(f"timm/{name}", error) from error
+    classifier = config.classifier or ()
+    return Architecture(
+        model,
+        (classifier,) if isinstance(classifier, str) else tuple(classifier),
+        _of_timm(name, resolve_model_data_config(model), image_size),  # type: ignore[no-untyped-call]
+        config.tag or None,
+        getattr(model, "output_fmt", "NCHW") == "NHWC",
+    )
+
+
+def _of_timm(name: str, config: Mapping[str, Any], image_size: int | None) -> Preprocessing:
+    """timm's own evaluation preprocessing, as `timm.data.create_transform` does it."""
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise InvalidInput(f"timm/{name}: takes inputs {tuple(config['input_size'])}, expected square RGB")
+    side = image_size or height
+    return Preprocessing(
+        image_size=side,
+        resize=int(side / (config["crop_pct"] or 0.875)),
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop_mode=config["crop_mode"] or "center",
+    )
+
+
+def with_output_of(built: Architecture, layer: str) -> torch.nn.Module:
+    """The model that gives the pooled output of one of its layers: means over space, or over tokens."""
+    import torch
+
+    class Tap(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole = built.model
+            self.seen: Any = None
+            built.model.get_submodule(layer).register_forward_hook(self.keep)
+
+        def keep(self, module: torch.nn.Module, given: object, output: Any) -> None:
+            self.seen = output[0] if isinstance(output, tuple | list) else output
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            self.whole(batch)
+            seen, self.seen = self.seen, None
+            if not isinstance(seen, torch.Tensor) or seen.ndim not in (2, 3, 4):
+                raise ValueError(f"layer {layer} gives no vectors, maps or tokens")
+            if seen.ndim == 4:
+                return seen.mean((1, 2) if built.channels_last else (2, 3))
+            return seen.mean(1) if seen.ndim == 3 else seen
+
+    return Tap()
+
+
+def _unknown(arch: str, known: list[str]) -> NotFound:
+    close = difflib.get_close_matches(arch, known, 5, 0.5)
+    return NotFound(f"unknown architecture {arch!r}", hint="near: " + ", ".join(close) if close else None)
+
+
+def _not_downloaded(arch: str, error: BaseException) -> Unavailable:
+    return Unavailable(
+        f"the published weights of {arch} cannot be downloaded ({_line(error)})",
+        hint="fetch the file elsewhere and name it with --weights FILE, or take --weights random",
+    )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+BUILDERS: Mapping[str, Callable[[str, bool, int | None], Architecture]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+}

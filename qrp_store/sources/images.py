@@ -1,0 +1,130 @@
+"""Images as people see them: listing a folder and decoding files to RGB.
+
+What decoding does, always the same way (`DECODING` names it in a backbone's specification): the first frame; turned
+upright by its EXIF orientation; transparent pixels laid over white (opaque pictures are Pillow's `convert("RGB")`,
+as torchvision and timm do); 16-bit grey scaled to 8 bits; palettes, CMYK and the like converted by Pillow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qrp_store.errors import InvalidInput
+from qrp_store.samples import IMAGE_ENDINGS, ImageFile, list_images
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["DECODING", "IMAGE_ENDINGS", "ImageFile", "decode", "decode_bytes", "digest_of", "list_images", "read_image"]
+
+DECODING = "first frame, upright, over white, RGB"
+MAX_PIXELS = 178_956_970  # where Pillow itself stops: a larger picture is taken for a decompression bomb
+_opening = threading.Lock()
+
+
+def decode(path: Path) -> tuple[Image, str]:
+    """The RGB picture in a file and the digest of the file's bytes, from one read.
+
+    Raises InvalidInput, naming the file, when it cannot be read, is no image, is truncated or absurdly large.
+    """
+    data = read_image(path)
+    try:
+        return decode_bytes(data), digest_of(data)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error.message}") from error
+
+
+def read_image(path: Path) -> bytes:
+    """A file's bytes; InvalidInput when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def digest_of(data: bytes) -> str:
+    """blake2b (16 bytes, hex) of a file's bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def decode_bytes(data: bytes) -> Image:
+    """The RGB picture in an encoded file; InvalidInput saying what is wrong. Safe to call from several threads."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise InvalidInput("the file is empty")
+    try:
+        image, orientation = _open(data)
+        image.load()
+        picture = _rgb(image)
+        turn = _TURNS.get(orientation or 1)
+        return picture if turn is None else picture.transpose(Image.Transpose[turn])
+    except UnidentifiedImageError as error:
+        raise InvalidInput("not an image that can be read") from error
+    except (InvalidInput, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise InvalidInput(f"more than {MAX_PIXELS:,} pixels") from error
+    except Exception as error:  # a damaged file can break its decoder in any way
+        said = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise InvalidInput(f"the image cannot be decoded ({said})") from error
+
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+
+def _open(data: bytes) -> tuple[Image, int | None]:
+    """The picture, not yet decoded, and its EXIF orientation."""
+    from PIL import Image
+
+    # Headers are where Pillow warns (large pictures, odd metadata). Filters belong to the process, hence the lock;
+    # the slow part, decoding, is outside.
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise InvalidInput(f"more than {MAX_PIXELS:,} pixels")
+        try:
+            orientation = image.getexif().get(_ORIENTATION)
+        except Exception:  # metadata too damaged to read: the picture stands as it is
+            orientation = None
+    return image, orientation
+
+
+def _rgb(image: Image) -> Image:
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    if image.mode == "F":
+        raise InvalidInput("floating-point pixels, whose range is not known")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    coloured = image.convert("RGBA")
+    white = Image.new("RGBA", coloured.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, coloured).convert("RGB")
+
+
+def _from_16_bits(image: Image) -> Image:
+    """Grey of 0…65,535 (Pillow's own conversion would clip it at 255)."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65_535:
+        raise InvalidInput("integer pixels of more than 16 bits, whose range is not known")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
