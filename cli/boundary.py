@@ -64,6 +64,8 @@ def run(command: Callable[..., Any], arguments: Sequence[str]) -> int:
     try:
         code = command(args=list(arguments), prog_name="qrp-store", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
     except typer.Abort:
         return _report("failed", "aborted", None, as_json)
     except Exception as error:

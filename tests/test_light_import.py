@@ -14,7 +14,9 @@ HEAVY = ("torch", "torchvision", "timm", "faiss", "dask", "distributed", "zarr",
 
 def loaded_by(code: str, cwd: Path) -> set[str]:
     """The top-level modules that a fresh interpreter has loaded after running the code."""
-    program = f"import sys\n{code}\nimport json\nprint('\\n' + json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    program = (
+        f"import sys\n{code}\nimport json\nprint('\\n' + json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=cwd, capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 

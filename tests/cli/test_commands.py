@@ -7,9 +7,8 @@ import shlex
 from typing import Any
 
 import pytest
-from typer.main import get_command
-
 from qrp_store.cli.main import build
+from typer.main import get_command
 
 ROOT: Any = get_command(build())
 NAMES = sorted(ROOT.commands)
