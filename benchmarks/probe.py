@@ -105,7 +105,9 @@ def compare(n: int, n_concepts: int, n_clusters: int, epochs: int, repeats: int)
         theirs.append(statistics.median(seconds))
         mine.append(probe.timings["train_s"] / epochs)
         ratios.append(theirs[-1] / mine[-1])
-    print(f"{n:,} samples x {n_concepts:,} concepts (13 a sample) x {n_clusters:,} clusters, batch {options.batch_size}")
+    print(
+        f"{n:,} samples x {n_concepts:,} concepts (13 a sample) x {n_clusters:,} clusters, batch {options.batch_size}"
+    )
     print(f"  plain DataLoader script  {statistics.median(theirs):8.3f} s an epoch   last loss {their_loss:.6f}")
     print(f"  qrp_store                {statistics.median(mine):8.3f} s an epoch   last loss {_last_loss(probe):.6f}")
     print(f"  ratio                    {statistics.median(ratios):8.1f}   (each run: {_list(ratios)})")

@@ -34,7 +34,7 @@ class Bags:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Samples on a device: the concepts of each, its cluster (int64 (n,)), and, if asked for, the samples of each concept."""
+    """Samples on a device: each one's concepts and cluster (int64 (n,)); if asked for, each concept's samples."""
 
     concepts: Bags
     clusters: torch.Tensor
@@ -107,7 +107,7 @@ def log_probabilities(batch: Batch, weight: torch.Tensor, bias: torch.Tensor) ->
 def loss_and_gradient(
     batch: Batch, weight: torch.Tensor, bias: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy of a transposed batch (float64 scalar), and `scale` times its gradient by weight and bias."""
+    """Summed cross-entropy (float64 scalar), and `scale` times its gradient by weight and bias. Needs the transpose."""
     assert batch.samples is not None
     log_q = log_probabilities(batch, weight, bias)
     target = batch.clusters.unsqueeze(1)

@@ -1,0 +1,153 @@
+"""Cases whose answer is known from elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import mutual_info_score
+
+from qrp_store.probing.metrics import score
+from qrp_store.probing.optimum import PATH
+from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.probing.sparse import ConceptMatrix, permute_rows
+from qrp_store.probing.train import fit
+
+
+@pytest.fixture(scope="module")
+def overclustered(make_world):
+    """8 planted groups cut into 48 clusters: cutting adds nothing to the information."""
+    return make_world(60_000, 30, 8, split=6)
+
+
+@pytest.mark.parametrize("options", [{"protocol": "tight"}, {"solver": "lbfgs"}, {"epochs": 20}])
+def test_known_information_is_found_within_3_percent(overclustered, options):
+    estimate = score(overclustered.fit(**options), *overclustered.part(2), seed=0).mi_nats
+    assert estimate == pytest.approx(overclustered.mi, rel=0.03)
+
+
+def test_one_concept_a_sample_meets_the_contingency_table():
+    rng = np.random.default_rng(0)
+    table = rng.dirichlet(np.full(15, 0.3), 12)
+    concept = rng.integers(0, 12, 3000)
+    c = (table[concept].cumsum(axis=1) < rng.random((3000, 1))).sum(axis=1).clip(max=14)
+    x = ConceptMatrix.from_pairs(np.arange(3000), concept, 3000, 12)
+    share = np.bincount(c, minlength=15) / 3000
+    entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
+    bounds = []
+    for decay in (1e-3, 1e-4, 1e-5, 1e-6):
+        found = fit(x, c, x, c, 15, ProbeOptions(solver="lbfgs", weight_decay=decay), seed=0)
+        penalty = decay / 2 * float((found.weight**2).sum() + (found.bias**2).sum())
+        bounds.append(entropy - (found.train_loss - penalty))
+    truth = mutual_info_score(concept, c)
+    assert bounds == sorted(bounds)
+    assert bounds[-1] == pytest.approx(truth, abs=1e-3)
+    assert bounds[0] < truth - 0.01
+
+
+def test_lbfgs_is_scikit_learns_optimum(world, dense):
+    decay = 1e-4
+    x, c = world.part(0)
+    found = world.fit(solver="lbfgs", weight_decay=decay)
+    with_one = np.hstack([dense(x), np.ones((len(x), 1))])  # so that its bias is penalised as ours is
+    peer = LogisticRegression(C=1 / (decay * len(c)), fit_intercept=False, tol=1e-8, max_iter=5000).fit(with_one, c)
+    ours = np.hstack([found.weight, found.bias[:, None]])
+    assert found.converged
+    assert np.abs(_probabilities(with_one, ours) - peer.predict_proba(with_one)).max() < 5e-3
+    assert found.train_loss == pytest.approx(_objective(with_one, c, peer.coef_, decay), abs=1e-4)
+
+
+def test_a_free_bias_changes_nothing_that_matters(world, dense):
+    (x, c), (x_test, c_test) = world.part(0), world.part(2)
+    peer = LogisticRegression(C=1 / (1e-4 * len(c)), tol=1e-8, max_iter=5000).fit(dense(x), c)
+    theirs = -np.log(peer.predict_proba(dense(x_test))[np.arange(len(c_test)), c_test]).mean()
+    ours = score(world.fit(solver="lbfgs", weight_decay=1e-4), x_test, c_test, seed=0).cross_entropy_nats
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_sgd_reaches_scikit_learns_optimum_given_enough_data(make_world, dense):
+    world = make_world(93_750, 60, 30, strength=1.0)
+    (x, c), (x_test, c_test) = world.part(0), world.part(2)
+    assert len(c) == 60_000
+    ours = score(world.fit(epochs=40), x_test, c_test, seed=0, bootstrap=0).cross_entropy_nats
+    peer = LogisticRegression(C=1 / (3e-6 * len(c)), tol=1e-3, max_iter=300).fit(dense(x), c)
+    theirs = -np.log(peer.predict_proba(dense(x_test))[np.arange(len(c_test)), c_test]).mean()
+    assert ours == pytest.approx(theirs, abs=5e-3)
+
+
+def test_a_red_apple_is_explained_by_red_and_apple_together():
+    rng = np.random.default_rng(0)
+    n = 6000
+    colour, fruit = rng.integers(0, 4, n), rng.integers(0, 4, n)
+    combinations = rng.normal(0, 1, (16, 32))[colour * 4 + fruit]
+    colours_only = rng.normal(0, 1, (4, 32))[colour]
+    for embedding, k, gains in ((combinations, 16, True), (colours_only, 4, False)):
+        c = KMeans(k, n_init=10, random_state=0).fit_predict(embedding + rng.normal(0, 0.05, (n, 32)))
+        alone = [_nmi(ConceptMatrix.from_pairs(np.arange(n), values, n, 4), c, k) for values in (colour, fruit)]
+        together = _nmi(ConceptMatrix.from_pairs(np.tile(np.arange(n), 2), np.r_[colour, fruit + 4], n, 8), c, k)
+        assert together > 0.95
+        if gains:
+            assert max(alone) < 0.55
+        else:
+            assert together == pytest.approx(max(alone), abs=0.01)
+            assert min(alone) < 0.01
+
+
+@pytest.mark.parametrize("options", [{"epochs": 20}, {"protocol": "tight"}, {"solver": "lbfgs", "weight_decay": 1e-4}])
+def test_permuted_concepts_do_not_score_above_0(world, options):
+    n = len(world.c)
+    parts = np.repeat([0, 1, 2], [n * 64 // 100, n * 16 // 100, n - n * 80 // 100])
+    control = type(world)(permute_rows(world.x, parts, seed=3), world.c, world.n_clusters, 0.0)
+    result = score(control.fit(**options), *control.part(2), seed=0)
+    assert result.mi_nats < 0.005
+    assert result.nmi_ci_lo < 0
+
+
+def test_an_overfit_probe_scores_below_0(make_world):
+    world = make_world(1500, 200, 20, strength=0.0)
+    result = score(world.fit(solver="lbfgs"), *world.part(2), seed=0)
+    assert result.mi_nats < -0.5
+    assert result.nmi < 0
+
+
+def test_tight_is_tighter_where_data_are_few(make_world):
+    world = make_world(4000, 150, 25, strength=1.0, per_sample=10)
+    published, optimum, tight = (
+        score(world.fit(**options), *world.part(2), seed=0).mi_nats
+        for options in ({}, {"solver": "lbfgs"}, {"protocol": "tight"})
+    )
+    assert optimum < published < tight < world.mi
+
+
+def test_tight_records_its_path_and_its_choice(world):
+    found = world.fit(protocol="tight")
+    path = found.history[1:]
+    assert [e.weight_decay for e in path] == list(PATH[: len(path)])
+    best = min(path, key=lambda e: e.val_cross_entropy)
+    assert (found.weight_decay, found.best_epoch) == (best.weight_decay, best.epoch)
+    assert found.converged
+    assert found.epochs_run == path[-1].epoch
+    straight = world.fit(solver="lbfgs", weight_decay=found.weight_decay)
+    assert found.train_loss == pytest.approx(straight.train_loss, abs=1e-3)
+
+
+def test_lbfgs_is_not_bound_by_epochs(world):
+    assert world.fit(solver="lbfgs", epochs=0).converged
+
+
+def _nmi(x: ConceptMatrix, c: np.ndarray, k: int) -> float:
+    parts = np.split(np.arange(len(c)), [len(c) * 64 // 100, len(c) * 80 // 100])
+    train, val, test = ((x.take(at), c[at]) for at in parts)
+    return score(fit(*train, *val, k, ProbeOptions(protocol="tight"), seed=0), *test, seed=0).nmi
+
+
+def _probabilities(y: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    logits = y @ coefficients.T
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def _objective(y: np.ndarray, c: np.ndarray, coefficients: np.ndarray, decay: float) -> float:
+    p = _probabilities(y, coefficients)[np.arange(len(c)), c]
+    return -np.log(p).mean() + decay / 2 * (coefficients**2).sum()

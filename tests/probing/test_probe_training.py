@@ -1,0 +1,204 @@
+"""SGD against the script that a user would write, and what a fit says about itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
+from qrp_store.probing.reverse import ProbeFit, ProbeOptions
+from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.probing.train import fit
+
+
+def plain_script(y, c, y_val, c_val, n_clusters, options, seed):
+    """DataLoader, nn.Linear, SGD, MultiStepLR: running loss and validation cross-entropy of each epoch."""
+    model = torch.nn.Linear(y.shape[1], n_clusters)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay
+    )
+    milestones = [options.epochs * 6 // 10, options.epochs * 8 // 10]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    rng = np.random.default_rng(seed)
+    data = TensorDataset(torch.from_numpy(y).float(), torch.from_numpy(c))
+    curve = []
+    for _ in range(options.epochs):
+        total = 0.0
+        for rows, targets in DataLoader(data, options.batch_size, sampler=rng.permutation(len(c)).tolist()):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(rows), targets)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(targets)
+        schedule.step()
+        with torch.no_grad():
+            held_out = torch.nn.functional.cross_entropy(
+                model(torch.from_numpy(y_val).float()), torch.from_numpy(c_val)
+            )
+        curve.append((total / len(c), held_out.item()))
+    return curve, model
+
+
+def test_sgd_is_the_plain_script(world, dense):
+    (x, c), (x_val, c_val) = world.part(0), world.part(1)
+    options = ProbeOptions(epochs=10, batch_size=500, lr=0.5, weight_decay=1e-3)
+    ours = world.fit(epochs=10, batch_size=500, lr=0.5, weight_decay=1e-3, seed=7)
+    theirs, model = plain_script(dense(x), c, dense(x_val), c_val, world.n_clusters, options, 7)
+    assert len(c) % 500
+    assert [(e.train_loss, e.val_cross_entropy) for e in ours.history[1:]] == [
+        pytest.approx(pair, abs=2e-5) for pair in theirs
+    ]
+    assert ours.best_epoch == 10
+    assert np.allclose(ours.weight, model.weight.detach().numpy(), atol=1e-4)
+    assert np.allclose(ours.bias, model.bias.detach().numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("n_concepts", [3, 70_000])
+def test_any_number_of_concepts_and_many_batches(n_concepts, dense):
+    """Samples without concepts, concepts beyond 16 bits, more batches than one group holds."""
+    rng = np.random.default_rng(0)
+    concepts = rng.integers(0, n_concepts, 300)
+    x = ConceptMatrix.from_pairs(rng.integers(0, 200, 300), concepts, 200, n_concepts)
+    c = rng.integers(0, 2, 200)
+    used = np.unique(concepts)
+    narrow = ConceptMatrix.from_pairs(x.rows(), np.searchsorted(used, x.indices), 200, len(used))
+    options = ProbeOptions(epochs=2, batch_size=2, lr=0.1)
+    wide = fit(x, c, x, c, 2, options, seed=1)
+    theirs, _ = plain_script(dense(narrow), c, dense(narrow), c, 2, options, 1)
+    assert [e.train_loss for e in wide.history[1:]] == pytest.approx([loss for loss, _ in theirs], abs=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+def test_train_loss_and_grad_norm_are_those_of_autograd(world, dense, solver):
+    decay = 1e-3
+    found = world.fit(solver=solver, epochs=5, lr=0.5, weight_decay=decay)
+    x, c = world.part(0)
+    weight = torch.from_numpy(found.weight.astype(np.float64)).requires_grad_()
+    bias = torch.from_numpy(found.bias.astype(np.float64)).requires_grad_()
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(dense(x)) @ weight.T + bias, torch.from_numpy(c))
+    loss = loss + decay / 2 * (weight.square().sum() + bias.square().sum())
+    loss.backward()
+    norm = torch.cat([weight.grad.ravel(), bias.grad]).norm().item()
+    assert found.train_loss == pytest.approx(loss.item(), abs=1e-6)
+    assert found.grad_norm == pytest.approx(norm, rel=1e-3, abs=1e-6)
+    assert found.gap_bound == pytest.approx(norm**2 / (2 * decay), rel=1e-2, abs=1e-8)
+    assert found.converged == (found.gap_bound <= 1e-3)
+    assert found.converged == (solver == "lbfgs")
+
+
+def test_the_best_epoch_is_handed_back(world):
+    overfit = world.fit(epochs=30, lr=20.0)
+    curve = [e.val_cross_entropy for e in overfit.history]
+    assert len(curve) == 31
+    assert overfit.epochs_run == 30
+    assert 0 < overfit.best_epoch == int(np.argmin(curve)) < 30
+    x_val, c_val = world.part(1)
+    logits = np.array([overfit.weight[:, x_val.indices[a:b]].sum(1) for a, b in _ends(x_val)]) + overfit.bias
+    log_q = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert -log_q[np.arange(len(c_val)), c_val].mean() == pytest.approx(min(curve), abs=1e-5)
+
+
+def test_epoch_0_knows_the_frequencies_and_no_concept():
+    rng = np.random.default_rng(0)
+    c = rng.choice(4, 2000, p=[0.7, 0.2, 0.1, 0.0])
+    x = ConceptMatrix.from_pairs(np.repeat(np.arange(2000), 20), rng.integers(0, 2000, 40_000), 2000, 2000)
+    found = fit(x.take(np.arange(1000)), c[:1000], x.take(np.arange(1000, 2000)), c[1000:], 4, ProbeOptions(), seed=0)
+    assert found.best_epoch == 0
+    assert not found.weight.any()
+    q = np.exp(found.bias - found.bias.max())
+    counts = np.bincount(c[:1000], minlength=4)
+    assert q / q.sum() == pytest.approx((counts + 0.5) / 1002, rel=1e-5)
+    assert found.history[0].train_loss is None
+
+
+def test_the_same_seed_gives_the_same_bits(world):
+    first, again, other = (world.fit(epochs=3, seed=s) for s in (1, 1, 2))
+    assert first.weight.tobytes() == again.weight.tobytes()
+    assert first.history == again.history
+    assert first.weight.tobytes() != other.weight.tobytes()
+
+
+def test_the_learning_rate_falls_at_60_and_80_percent():
+    options = ProbeOptions(epochs=10, lr=3.5)
+    assert [options.lr_at(e) for e in range(1, 11)] == pytest.approx([3.5] * 6 + [0.35] * 2 + [0.035] * 2)
+    assert ProbeOptions(epochs=1, lr=3.5).lr_at(1) == 3.5
+
+
+@pytest.mark.parametrize("options", [{"lr": 1e12}, {"lr": 100.0, "weight_decay": 1.0}])
+def test_divergence_names_the_epoch_and_what_to_do(world, options):
+    with pytest.raises(QrpStoreError, match="diverged in epoch") as caught:
+        world.fit(epochs=50, **options)
+    assert caught.value.kind == "failed"
+    assert "learning rate" in caught.value.hint
+
+
+def test_clusters_may_be_absent_from_a_part(world):
+    (x, c), (x_val, c_val) = world.part(0), world.part(1)
+    found = fit(x, c, x_val, c_val, world.n_clusters + 3, ProbeOptions(epochs=2, lr=0.5), seed=0)
+    assert np.isfinite(found.train_loss)
+    assert found.weight.shape == (world.n_clusters + 3, 40)
+    assert found.cluster_counts.tolist() == np.bincount(np.r_[c, c_val], minlength=world.n_clusters + 3).tolist()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"protocol": "laina"},
+        {"solver": "adam"},
+        {"protocol": "tight", "solver": "sgd"},
+        {"epochs": -1},
+        {"batch_size": 0},
+        {"lr": 0},
+        {"lr": float("nan")},
+        {"momentum": 1.0},
+        {"weight_decay": -1e-3},
+        {"solver": "lbfgs", "weight_decay": 0.0},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(bad):
+    with pytest.raises(InvalidInput):
+        ProbeOptions(**bad)
+
+
+def test_each_protocol_has_its_solver():
+    assert ProbeOptions().solver == "sgd"
+    assert ProbeOptions(protocol="tight").solver == "lbfgs"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n_clusters": 1}, "at least 2"),
+        ({"n_clusters": 3}, "training part: a cluster"),
+        ({"c_train": np.zeros(3, int)}, "training part"),
+        ({"c_val": np.zeros(3, int)}, "validation part"),
+        ({"x_val": ConceptMatrix.from_pairs([], [], 1200, 7)}, "40 concepts"),
+        ({"x_val": ConceptMatrix.from_pairs([], [], 0, 40), "c_val": np.zeros(0, int)}, "validation part is empty"),
+        ({"device": "quantum"}, "device 'quantum'"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(world, change, message):
+    (x, c), (x_val, c_val) = world.part(0), world.part(1)
+    given = {"x_train": x, "c_train": c, "x_val": x_val, "c_val": c_val, "n_clusters": 12, **change}
+    with pytest.raises(InvalidInput, match=message):
+        fit(options=ProbeOptions(epochs=1), seed=0, **given)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_unavailable(world):
+    with pytest.raises(Unavailable, match="cuda:0"):
+        fit(*world.part(0), *world.part(1), 12, ProbeOptions(epochs=1), seed=0, device="cuda:0")
+
+
+def test_timings_are_seconds(world):
+    found: ProbeFit = world.fit(epochs=2)
+    assert set(found.timings) == {"train_s", "val_s"}
+    assert all(value > 0 for value in found.timings.values())
+
+
+def _ends(x: ConceptMatrix):
+    return zip(x.indptr, x.indptr[1:], strict=False)
