@@ -119,3 +119,11 @@ def assignments(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarr
         query = sa.select(_g.position, _g.cluster, _g.part).where(_g.clustering_pk == pk).order_by(_g.position)
         positions, clusters, parts = bulk.fetch(connection, query, (np.int64, np.int32, np.uint8))
     return positions, clusters, parts
+
+
+def dataset_size(catalog: Catalog, identifier: str) -> int:
+    """The number of samples of the dataset that a clustering is of, missing ones too."""
+    query = sa.select(t.dataset.c.n).join(t.clustering, _k.dataset_pk == t.dataset.c.pk)
+    query = query.join(t.artifact, _a.pk == _k.artifact_pk).where(_a.id == identifier)
+    with catalog.read() as connection:
+        return int(connection.execute(query).scalar_one())

@@ -57,7 +57,7 @@ def _postgres(catalog: Catalog, sql: str, parameters: tuple[Any, ...]) -> Table:
     try:
         with catalog.engine.connect() as connection:
             connection = connection.execution_options(postgresql_readonly=True)
-            result = connection.exec_driver_sql(sql.replace("%", "%%") if not parameters else sql, parameters or None)
+            result = connection.exec_driver_sql(_psycopg(sql, bool(parameters)), parameters or None)
             if not result.returns_rows:
                 raise InvalidInput("the statement returns no rows", hint="qrp-store sql takes one SELECT")
             return Table(tuple(result.keys()), [tuple(row) for row in result])
@@ -65,6 +65,11 @@ def _postgres(catalog: Catalog, sql: str, parameters: tuple[Any, ...]) -> Table:
         raise Unavailable(f"the catalog of {catalog.name} cannot be used: {error.orig}") from error
     except sa.exc.SQLAlchemyError as error:
         raise _translated(str(getattr(error, "orig", None) or error)) from error
+
+
+def _psycopg(sql: str, with_parameters: bool) -> str:
+    """A statement with ? for its parameters in psycopg's words; without parameters nothing in it is special."""
+    return sql.replace("%", "%%").replace("?", "%s") if with_parameters else sql.replace("%", "%%")
 
 
 def _translated(text: str) -> InvalidInput | NotFound | Unavailable:

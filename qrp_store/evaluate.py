@@ -1,0 +1,304 @@
+"""The story of evaluate: from embeddings to ranked, versioned results, reusing whatever exists.
+
+gather: the embeddings, the concept sets, the clustering (made when there is none). compute: train the reverse probe
+on the stored split and score it on the test part. commit: weights first, then the result with its per-cluster rows
+in one short transaction.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qrp_store import probe
+from qrp_store.catalog import clusterings, concept_sets, datasets, embeddings, lease, results
+from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.cluster import ClusterOptions, cluster_with
+from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
+from qrp_store.probe import JoinedConcepts, ProbeRequest
+from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.progress import Progress, silent
+from qrp_store.records import Artifact, Dataset, Spec, fingerprint
+from qrp_store.store import Store, split_version
+
+SCHEMA = "qrp-store/evaluate/1"
+ALGORITHM = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One probe result. Information in nats unless the name says bits; times in seconds."""
+
+    id: str
+    version: int
+    fingerprint: str
+    dataset: str
+    backbone: str
+    clustering_id: str
+    concepts: str
+    clusters: int
+    seed: int
+    protocol: str
+    solver: str
+    setting: str
+    permuted: bool
+    n_train: int
+    n_val: int
+    n_test: int
+    n_small_clusters: int
+    n_concepts: int
+    entropy_nats: float
+    cross_entropy_nats: float
+    mi_nats: float
+    mi_bits: float
+    nmi: float
+    nmi_ci_lo: float | None
+    nmi_ci_hi: float | None
+    top1: float
+    top5: float
+    train_loss: float
+    grad_norm: float
+    converged: bool
+    epochs_run: int
+    best_epoch: int
+    device: str
+    engine: str
+    weight_decay: float
+    train_cross_entropy_nats: float
+    entropy_miller_madow_nats: float
+    cached: bool
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """Every result asked for, and what went wrong with the others. `exit_kind` is the first failure's kind."""
+
+    schema: str
+    results: tuple[Result, ...]
+    errors: tuple[dict[str, Any], ...]
+    timings: dict[str, float]
+    plan: tuple[dict[str, Any], ...] = ()
+    exit_kind: str | None = None
+
+
+def evaluate(
+    store: Store,
+    *,
+    dataset: str,
+    backbones: Sequence[str] = (),
+    concepts: Sequence[str] = (),
+    k: Sequence[int] = (1000,),
+    seeds: Sequence[int] = (0,),
+    protocol: str = "laina2022",
+    solver: str | None = None,
+    epochs: int = 100,
+    batch_size: int = 512,
+    lr: float = 3.5,
+    momentum: float = 0.9,
+    weight_decay: float = 3e-6,
+    bootstrap: int = 1000,
+    permute: bool = False,
+    labelled_only: bool = False,
+    min_count: int = 0,
+    dry_run: bool = False,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+    **clustering: Any,
+) -> EvaluateReport:
+    """Score every backbone × concept set × K × seed of a dataset.
+
+    `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
+    options. `force` makes new versions of results, not of clusterings. One backbone's failure keeps the others.
+    """
+    started = time.perf_counter()
+    options = ProbeOptions(
+        protocol=protocol,  # type: ignore[arg-type]
+        solver=solver,  # type: ignore[arg-type]
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
+    if bootstrap < 0 or min_count < 0:
+        raise InvalidInput(f"--bootstrap {bootstrap} and --min-count {min_count} must be at least 0")
+    request = ProbeRequest(options, bootstrap, permute, labelled_only, min_count, clustering.get("device", "auto"))
+    owner = datasets.get_dataset(store.catalog, dataset)
+    names = list(backbones) or embeddings.backbones(store.catalog, dataset)
+    vocabularies = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, concepts)]
+    base = ClusterOptions.of(**clustering)
+    job = _Evaluation(store, owner, request, force, wait, progress)
+    done: list[Result] = []
+    plan: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] = []
+    for backbone in names:
+        for clusters in k:
+            for seed in seeds:
+                try:
+                    asked = replace(base, k=clusters, seed=seed)
+                    if dry_run:
+                        plan += job.plan(backbone, asked, vocabularies)
+                    else:
+                        done += job.run(backbone, asked, vocabularies)
+                except QrpStoreError as error:
+                    if error.kind == "interrupted":
+                        raise
+                    where = {"backbone": backbone, "clusters": clusters, "seed": seed}
+                    errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
+    timings = {"total_s": time.perf_counter() - started}
+    kind = errors[0]["kind"] if errors else None
+    return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, tuple(plan), kind)
+
+
+def _concept_names(store: Store, dataset: str, asked: Sequence[str]) -> list[str]:
+    names = list(asked) or concept_sets.names(store.catalog, dataset)
+    if not names:
+        raise NotFound(
+            f"dataset {dataset!r} has no concepts yet", hint=f"qrp-store label FILE --dataset {dataset} --concepts NAME"
+        )
+    return names
+
+
+def _concepts(store: Store, dataset: str, name: str) -> JoinedConcepts:
+    """The sets that C1+C2 names. A version that is the newest goes by the plain name."""
+    parts = []
+    shown = []
+    for piece in name.split("+"):
+        plain, version = split_version(piece)
+        stored = concept_sets.get(store.catalog, dataset, plain, version)
+        newest = version is None or concept_sets.get(store.catalog, dataset, plain).artifact.version == version
+        parts.append(stored)
+        shown.append(plain if newest else piece)
+    if len({p.artifact.id for p in parts}) < len(parts):
+        raise InvalidInput(f"concepts {name!r}: the same set stands there twice")
+    return JoinedConcepts("+".join(shown), tuple(parts))
+
+
+@dataclass
+class _Evaluation:
+    """What is common to all results of one call."""
+
+    store: Store
+    dataset: Dataset
+    request: ProbeRequest
+    force: bool
+    wait: bool
+    progress: Progress
+
+    def plan(self, backbone: str, asked: ClusterOptions, sets: Sequence[JoinedConcepts]) -> list[dict[str, Any]]:
+        """What `run` would do, without doing it."""
+        stored = embeddings.get(self.store.catalog, self.dataset.name, *split_version(backbone))
+        found = lease.find(self.store.catalog, asked.spec(stored))
+        rows = []
+        for joined in sets:
+            known = False
+            if found is not None:
+                clustering = clusterings.by_id(self.store.catalog, found.id)
+                known = lease.find(self.store.catalog, self._spec(clustering, joined)) is not None
+            rows.append(
+                {
+                    "backbone": stored.backbone.name,
+                    "concepts": joined.name,
+                    "clusters": asked.k,
+                    "seed": asked.seed,
+                    "n": stored.array.n - len(stored.bad),
+                    "dim": stored.array.dim,
+                    "clustering": "there" if found is not None else "to make",
+                    "result": "there" if known else "to make",
+                }
+            )
+        return rows
+
+    def run(self, backbone: str, asked: ClusterOptions, sets: Sequence[JoinedConcepts]) -> list[Result]:
+        """The results of one backbone, K and seed."""
+        report = cluster_with(
+            self.store, self.dataset.name, backbone, asked, wait=self.wait, force=False, progress=self.progress
+        )
+        stored = clusterings.by_id(self.store.catalog, report.id)
+        cluster_s = 0.0 if report.cached else report.timings["total_s"]
+        return [self._result(stored, joined, cluster_s) for joined in sets]
+
+    def _spec(self, clustering: StoredClustering, joined: JoinedConcepts) -> Spec:
+        options = self.request.document()
+        own = clustering.artifact.spec
+        setting = {
+            "dataset": self.dataset.fingerprint,
+            "concepts": [part.artifact.identity for part in joined.parts],
+            "clustering": own.get("options"),
+            "probe": options,
+            "algorithm": ALGORITHM,
+        }
+        document = {
+            "algorithm": ALGORITHM,
+            "dataset": self.dataset.fingerprint,
+            "clustering": clustering.artifact.identity,
+            "concepts": [part.artifact.identity for part in joined.parts],
+            "concept_names": joined.name,
+            "options": options,
+            "seed": clustering.row.seed,
+            "setting": fingerprint(setting)[:12],
+        }
+        series = fingerprint(["result", clustering.artifact.series, joined.name, options])
+        return Spec("result", f"{clustering.artifact.name} {joined.name}", series, document)
+
+    def _result(self, clustering: StoredClustering, joined: JoinedConcepts, cluster_s: float) -> Result:
+        catalog = self.store.catalog
+        spec = self._spec(clustering, joined)
+        found = None if self.force else lease.find(catalog, spec)
+        if found is not None:
+            return stored_result(self.store, found.id, cached=True)
+        claimed = lease.claim(catalog, spec, force=self.force, wait=self.wait, progress=self.progress)
+        if isinstance(claimed, Artifact):
+            return stored_result(self.store, claimed.id, cached=True)
+        with lease.held(catalog, claimed) as heartbeat:
+            outcome = probe.run(self.store, clustering, joined, self.request, self.progress)
+            heartbeat.check()
+            path, checksum = probe.save_weights(self.store.arrays, claimed.path, outcome)
+            row = {
+                "dataset": self.dataset.name,
+                "backbone": clustering.row.backbone,
+                "concepts": joined.name,
+                "clusters": clustering.row.clusters,
+                "seed": clustering.row.seed,
+                "setting": spec.document["setting"],
+                "permuted": self.request.permute,
+                "n_small_clusters": clustering.row.n_small_clusters,
+                "engine": str(clustering.artifact.provenance.get("engine", "import")),
+                "weights_path": path,
+                "weights_checksum": checksum,
+                **outcome.row(cluster_s),
+            }
+            results.commit(
+                catalog,
+                claimed,
+                self.dataset,
+                clustering.artifact.id,
+                [part.artifact.id for part in joined.parts],
+                row,
+                outcome.cluster_scores(),
+                outcome.cluster_concepts(),
+                (),
+                outcome.provenance,
+            )
+        return stored_result(self.store, claimed.id, cached=False)
+
+
+def stored_result(store: Store, identifier: str, *, cached: bool) -> Result:
+    """A ready result as `evaluate` reports it. Raises NotFound."""
+    stored = results.by_id(store.catalog, identifier)
+    row = dict(stored.row)
+    own = {name: row[name] for name in Result.__dataclass_fields__ if name in row}
+    for name in ("permuted", "converged"):
+        own[name] = bool(own[name])
+    return Result(
+        id=stored.artifact.id,
+        version=stored.artifact.version or 0,
+        fingerprint=stored.artifact.fingerprint,
+        clustering_id=stored.clustering_id,
+        cached=cached,
+        **own,
+    )

@@ -1,0 +1,99 @@
+"""Looking at a store: listings, the leaderboard, and everything about one thing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qrp_store.catalog import listing as lists
+from qrp_store.catalog import references
+from qrp_store.catalog.datasets import get_dataset
+from qrp_store.records import Table
+from qrp_store.store import Store
+
+_TOP = 10
+
+
+def listing(store: Store, what: str) -> Table:
+    """The ready things of a kind (`datasets`, `results`, …), the `jobs` under way, or the checkpoint `recipes`."""
+    if what == "recipes":
+        from qrp_store.sources.checkpoints import RECIPES
+
+        rows: list[tuple[Any, ...]] = [(r.name, r.name, r.about) for r in RECIPES.values()]
+        return Table(("id", "name", "about"), rows)
+    return lists.listing(store.catalog, what)
+
+
+def leaderboard(store: Store, dataset: str | None = None) -> Table:
+    """The view `leaderboard`, best first within each setting."""
+    where = ""
+    parameters: tuple[Any, ...] = ()
+    if dataset is not None:
+        get_dataset(store.catalog, dataset)
+        where, parameters = " WHERE dataset = ?", (dataset,)
+    order = " ORDER BY dataset, concepts, clusters, protocol, setting, rank, backbone"
+    return store.sql(f"SELECT * FROM leaderboard{where}{order}", parameters).table
+
+
+def show(store: Store, reference: str) -> dict[str, Any]:
+    """Everything that is known about the thing a name, an id or the unique start of one means. Raises NotFound."""
+    found = references.resolve(store.catalog, reference)
+    kinds = {"concepts": "concepts", "dataset": "datasets", "backbone": "backbones"}
+    table = lists.listing(store.catalog, kinds.get(found.kind, f"{found.kind}s"))
+    row = next((r for r in table.rows if r[table.columns.index("id")] == found.id), None)
+    known = dict(zip(table.columns, row, strict=True)) if row else {"id": found.id, "name": found.name}
+    return {"kind": found.kind, "state": found.state, **known, **_MORE.get(found.kind, _nothing)(store, found.id)}
+
+
+def _nothing(store: Store, identifier: str) -> dict[str, Any]:
+    return {}
+
+
+def _result(store: Store, identifier: str) -> dict[str, Any]:
+    rows = store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,))
+    best = store.sql(
+        "SELECT cluster, n_test, mi_nats, cross_entropy_nats, top_concept FROM cluster_scores WHERE result_id = ? "
+        "AND n_test > 0 ORDER BY cross_entropy_nats LIMIT ?",
+        (identifier, _TOP),
+    )
+    return {**(rows[0] if len(rows) else {}), "best_clusters": list(best)}
+
+
+def _concepts(store: Store, identifier: str) -> dict[str, Any]:
+    from qrp_store.catalog.concept_sets import vocabulary
+
+    words = vocabulary(store.catalog, identifier)
+    common = sorted(zip(words.n_positive, words.names, words.groups, strict=True), key=lambda c: (-c[0], c[1]))
+    groups = sorted({g for g in words.groups if g is not None})
+    top = [{"concept": name, "group": group, "n": n} for n, name, group in common[:_TOP]]
+    return {"groups": groups, "n_without_positives": sum(n == 0 for n in words.n_positive), "most_frequent": top}
+
+
+def _clustering(store: Store, identifier: str) -> dict[str, Any]:
+    from qrp_store.catalog.clusterings import by_id
+
+    stored = by_id(store.catalog, identifier)
+    sizes = sorted(stored.sizes)
+    return {
+        "objective_per_iteration": stored.row.objective_per_iteration,
+        "sizes": {"min": sizes[0], "median": sizes[len(sizes) // 2], "max": sizes[-1], "empty": sizes.count(0)},
+        "options": stored.artifact.spec.get("options"),
+        "provenance": stored.artifact.provenance,
+    }
+
+
+def _embedding(store: Store, identifier: str) -> dict[str, Any]:
+    from qrp_store.catalog.embeddings import by_id
+
+    stored = by_id(store.catalog, identifier)
+    return {
+        "block_rows": stored.array.block_rows,
+        "n_blocks": len(stored.blocks),
+        "bytes": sum(b.nbytes for b in stored.blocks),
+        "n_bad": len(stored.bad),
+        "fingerprint": stored.artifact.fingerprint,
+        "backbone_spec": stored.backbone.spec,
+        "provenance": stored.artifact.provenance,
+    }
+
+
+_MORE = {"result": _result, "concepts": _concepts, "clustering": _clustering, "embedding": _embedding}

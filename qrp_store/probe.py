@@ -1,0 +1,246 @@
+"""One probe, from stored assignments and labels to a scored outcome: the compute half of evaluate."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qrp_store.arrays.arrays import save_array
+from qrp_store.arrays.location import Root
+from qrp_store.catalog import clusterings, concept_sets
+from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.catalog.concept_sets import StoredConcepts
+from qrp_store.errors import InvalidInput
+from qrp_store.probing.reverse import ProbeFit, ProbeOptions
+from qrp_store.probing.sparse import ConceptMatrix, permute_rows
+from qrp_store.progress import Progress
+from qrp_store.records import TEST, TRAIN, VAL, derive_seed
+from qrp_store.store import Store
+
+if TYPE_CHECKING:
+    from qrp_store.probing.explain import Explanation
+    from qrp_store.probing.metrics import Score
+
+
+@dataclass(frozen=True)
+class JoinedConcepts:
+    """One or several concept sets side by side, under the name that shows (`C1+C2`)."""
+
+    name: str
+    parts: tuple[StoredConcepts, ...]
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """Everything that is asked of a probe beside its data. `device` changes no number that is promised."""
+
+    options: ProbeOptions
+    bootstrap: int
+    permute: bool
+    labelled_only: bool
+    min_count: int
+    device: str
+
+    def document(self) -> dict[str, Any]:
+        """What changes a number, for the fingerprint."""
+        own = {name: value for name, value in vars(self).items() if name not in ("options", "device")}
+        return {**vars(self.options), **own}
+
+
+@dataclass(frozen=True)
+class _Concepts:
+    """The concepts that take part: their names, groups and which hold for which row of the dataset."""
+
+    matrix: ConceptMatrix
+    names: tuple[str, ...]
+    groups: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A trained and scored probe with everything that is stored of it."""
+
+    fit: ProbeFit
+    score: Score
+    explanation: Explanation
+    concepts: _Concepts
+    n_parts: tuple[int, int, int]
+    train_cross_entropy_nats: float
+    load_s: float
+    score_s: float
+
+    def row(self, cluster_s: float) -> dict[str, Any]:
+        """The columns of `result` that the probe itself knows."""
+        fit, score = self.fit, self.score
+        if score.nmi is None:
+            raise InvalidInput(
+                "all test images are in one cluster: its entropy is 0 and there is nothing to explain",
+                hint="look at the embedding, or use more clusters",
+            )
+        return {
+            "protocol": fit.options.protocol,
+            "solver": fit.options.solver,
+            "n_train": self.n_parts[TRAIN],
+            "n_val": self.n_parts[VAL],
+            "n_test": self.n_parts[TEST],
+            "n_concepts": fit.n_concepts,
+            "entropy_nats": score.entropy_nats,
+            "cross_entropy_nats": score.cross_entropy_nats,
+            "mi_nats": score.mi_nats,
+            "mi_bits": score.mi_bits,
+            "nmi": score.nmi,
+            "nmi_ci_lo": score.nmi_ci_lo,
+            "nmi_ci_hi": score.nmi_ci_hi,
+            "top1": score.top1,
+            "top5": score.top5,
+            "train_loss": fit.train_loss,
+            "grad_norm": fit.grad_norm,
+            "converged": fit.converged,
+            "epochs_run": fit.epochs_run,
+            "best_epoch": fit.best_epoch,
+            "device": fit.device,
+            "weight_decay": fit.weight_decay,
+            "train_cross_entropy_nats": self.train_cross_entropy_nats,
+            "entropy_miller_madow_nats": score.miller_madow,
+            "history": [vars(epoch) for epoch in fit.history],
+            "timings": {
+                "cluster_s": cluster_s,
+                "load_s": self.load_s,
+                "train_s": fit.timings["train_s"],
+                "val_s": fit.timings["val_s"],
+                "score_s": self.score_s,
+            },
+        }
+
+    def cluster_scores(self) -> list[tuple[int, int, float | None, float | None, float]]:
+        """cluster, n_test, cross-entropy, top-1, share of the MI; None where a cluster has no test sample."""
+        per = self.score.per_cluster
+        columns = (per.n_test, per.cross_entropy_nats, per.top1, per.mi_nats)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [(k, n, _number(ce), _number(top1), mi) for k, (n, ce, top1, mi) in enumerate(rows)]
+
+    def cluster_concepts(self) -> list[tuple[int, int, str, str | None, float, float | None, int]]:
+        """cluster, rank from 1, concept, its group, weight, lift, n."""
+        told = self.explanation
+        rows = []
+        for k, line in enumerate(told.concept.tolist()):
+            for place, concept in enumerate(line):
+                if concept >= 0:
+                    weight, lift, n = told.weight[k, place], told.lift[k, place], told.n[k, place]
+                    name, group = self.concepts.names[concept], self.concepts.groups[concept]
+                    rows.append((k, place + 1, name, group, float(weight), _number(float(lift)), int(n)))
+        return rows
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where it was computed and by which versions: what could change the last bits."""
+        import torch
+
+        names = ("qrp-store", "torch", "numpy")
+        versions = {name: _version(name) for name in names} | {"python": platform.python_version()}
+        return {"device": self.fit.device, "threads": torch.get_num_threads(), "versions": versions}
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def run(
+    store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, progress: Progress
+) -> Outcome:
+    """Train on the stored split and score on its test part. Raises InvalidInput for an empty part."""
+    from qrp_store.probing.explain import explain
+    from qrp_store.probing.metrics import score
+    from qrp_store.probing.train import fit
+
+    started = time.perf_counter()
+    positions, clusters, parts = clusterings.assignments(store.catalog, clustering.artifact.id)
+    concepts = _load(store, joined, positions, request.min_count)
+    x = concepts.matrix
+    if request.labelled_only:
+        kept = np.flatnonzero(np.diff(x.indptr))
+        x, clusters, parts = x.take(kept), clusters[kept], parts[kept]
+    seed = clustering.row.seed
+    if request.permute:
+        x = permute_rows(x, parts, seed=derive_seed(seed, "permute"))
+    rows = [np.flatnonzero(parts == part) for part in (TRAIN, VAL, TEST)]
+    _require_parts(rows, clustering, joined)
+    (x_train, c_train), (x_val, c_val), (x_test, c_test) = ((x.take(r), clusters[r]) for r in rows)
+    load_s = time.perf_counter() - started
+    fitted = fit(
+        x_train,
+        c_train,
+        x_val,
+        c_val,
+        clustering.row.clusters,
+        request.options,
+        seed=derive_seed(seed, "shuffle"),
+        device=request.device,
+        progress=progress,
+    )
+    scored_at = time.perf_counter()
+    device = request.device
+    told = score(
+        fitted, x_test, c_test, bootstrap=request.bootstrap, seed=derive_seed(seed, "bootstrap"), device=device
+    )
+    on_train = score(fitted, x_train, c_train, bootstrap=0, seed=0, device=device)
+    explanation = explain(fitted, x_train, c_train)
+    counts = (len(rows[TRAIN]), len(rows[VAL]), len(rows[TEST]))
+    score_s = time.perf_counter() - scored_at
+    return Outcome(fitted, told, explanation, concepts, counts, on_train.cross_entropy_nats, load_s, score_s)
+
+
+def _require_parts(rows: list[np.ndarray], clustering: StoredClustering, joined: JoinedConcepts) -> None:
+    for part, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
+        if len(rows[part]) == 0:
+            raise InvalidInput(
+                f"the {name} part of {clustering.artifact.id} has no sample left for {joined.name!r}",
+                hint="fewer clusters, more samples, or without --labelled-only",
+            )
+
+
+def _load(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_count: int) -> _Concepts:
+    """The joined concept matrix over these positions; concepts that hold for fewer than `min_count` are left out."""
+    matrices: list[ConceptMatrix] = []
+    names: list[str] = []
+    groups: list[str | None] = []
+    n_rows = int(positions[-1]) + 1
+    for part in joined.parts:
+        at, concept = concept_sets.labels(store.catalog, part.artifact.id)
+        inside = at < n_rows
+        whole = ConceptMatrix.from_pairs(at[inside], concept[inside], n_rows, part.n_concepts)
+        matrices.append(whole.take(positions))
+        vocabulary = concept_sets.vocabulary(store.catalog, part.artifact.id)
+        names += vocabulary.names
+        groups += vocabulary.groups
+    matrix = matrices[0].hstack(matrices[1:]) if len(matrices) > 1 else matrices[0]
+    if min_count > 0:
+        kept = np.flatnonzero(matrix.counts() >= min_count)
+        if len(kept) == 0:
+            raise InvalidInput(f"--min-count {min_count}: no concept of {joined.name!r} holds that often")
+        new = np.full(matrix.n_concepts, -1, np.int64)
+        new[kept] = np.arange(len(kept))
+        column = new[matrix.indices]
+        matrix = ConceptMatrix.from_pairs(matrix.rows()[column >= 0], column[column >= 0], len(matrix), len(kept))
+        names, groups = [names[i] for i in kept], [groups[i] for i in kept]
+    return _Concepts(matrix, tuple(names), tuple(groups))
+
+
+def save_weights(root: Root, path: str, outcome: Outcome) -> tuple[str, str]:
+    """Store the probe as float32 (K, M + 1): the weights, and the bias as last column; returns path and checksum."""
+    where = f"{path}/weights"
+    table = np.concatenate([outcome.fit.weight, outcome.fit.bias[:, None]], axis=1)
+    return where, save_array(root, where, table, replace=True)
