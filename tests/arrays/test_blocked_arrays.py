@@ -26,7 +26,9 @@ def root(tmp_path: Path) -> Root:
     return open_root(str(tmp_path / "arrays"))
 
 
-def made(root: Root, n: int, dim: int, block_rows: int, dtype: str = "float32") -> tuple[ArraySpec, np.ndarray, list[Block]]:
+def made(
+    root: Root, n: int, dim: int, block_rows: int, dtype: str = "float32"
+) -> tuple[ArraySpec, np.ndarray, list[Block]]:
     spec = ArraySpec(PATH, n, dim, dtype, block_rows)
     values = np.random.default_rng(n).standard_normal((n, dim)).astype(dtype)
     arrays.create(root, spec)
@@ -54,7 +56,8 @@ def test_we_read_what_zarr_writes(root: Root) -> None:
         root.delete(f"{PATH}/c/{block.index}/0")
     zarr.open_array(f"{root.url}/{PATH}", mode="r+")[:] = values
     for block in blocks[:2]:
-        np.testing.assert_array_equal(arrays.read_block(root, spec, block), values[block.start : block.start + block.rows])
+        expected = values[block.start : block.start + block.rows]
+        np.testing.assert_array_equal(arrays.read_block(root, spec, block), expected)
 
 
 def test_blocks_are_recorded_with_the_size_of_their_object(root: Root) -> None:
@@ -114,7 +117,8 @@ def test_bad_rows_are_stored_as_nan_and_remembered(root: Root) -> None:
     arrays.create(root, spec)
     rows = np.ones((3, 2), np.float32)
     block = arrays.write_block(root, spec, 1, rows, bad=[5, 3])
-    assert block.bad == (3, 5) and rows.all()
+    assert block.bad == (3, 5)
+    assert rows.all(), "the caller's array is left alone"
     assert np.isnan(arrays.read_block(root, spec, block)).tolist() == [[True] * 2, [False] * 2, [True] * 2]
     with pytest.raises(InvalidInput, match="bad positions"):
         arrays.write_block(root, spec, 1, rows, bad=[2])
@@ -147,11 +151,13 @@ def test_rows_of_another_shape_or_dtype_are_refused(root: Root, rows: np.ndarray
         arrays.write_block(root, spec, 3, rows)
 
 
-@pytest.mark.parametrize("change", [{"n": 0}, {"dim": 0}, {"block_rows": 0}, {"dtype": "complex64"}, {"dtype": "object"}])
+@pytest.mark.parametrize(
+    "change", [{"n": 0}, {"dim": 0}, {"block_rows": 0}, {"dtype": "complex64"}, {"dtype": "object"}]
+)
 def test_what_cannot_be_stored_is_refused_before_anything_is_written(root: Root, change: dict[str, int]) -> None:
     with pytest.raises(InvalidInput, match=PATH):
         arrays.create(root, replace(ArraySpec(PATH, 10, 3, "float32", 4), **change))
-    assert list(root.list("")) == ["embeddings/emb-1/zarr.json"] or list(root.list("")) == []
+    assert list(root.list("")) == []
 
 
 def test_attributes_travel_with_the_array(root: Root) -> None:
@@ -197,7 +203,7 @@ def test_a_large_whole_array_is_cut_into_chunks(root: Root, monkeypatch: pytest.
     monkeypatch.setattr("qrp_store.arrays.arrays.WHOLE_CHUNK_BYTES", 100)
     array = np.arange(110, dtype=np.float32).reshape(11, 10)
     checksum = arrays.save_array(root, "w", array)
-    assert [p for p in root.list("w/c")] == sorted(f"w/c/{i}/0" for i in range(6))
+    assert list(root.list("w/c")) == sorted(f"w/c/{i}/0" for i in range(6))
     np.testing.assert_array_equal(arrays.load_array(root, "w", checksum), array)
     np.testing.assert_array_equal(zarr.open_array(f"{root.url}/w", mode="r")[:], array)
 

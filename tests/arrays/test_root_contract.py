@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -21,12 +22,12 @@ class RootContract:
         root.put("a/b/c", b"one", memoryview(b"two"), b"")
         assert root.get("a/b/c") == b"onetwo"
         assert root.size("a/b/c") == 6
-        assert root.exists("a/b/c") and not root.exists("a/b") and not root.exists("a/b/d")
+        assert [root.exists(p) for p in ("a/b/c", "a/b", "a/b/d")] == [True, False, False]
 
     def test_an_object_never_changes(self, root: Root) -> None:
         root.put("a", b"same")
         root.put("a", b"sa", b"me")
-        with pytest.raises(Corrupt, match="a.*other bytes"):
+        with pytest.raises(Corrupt, match=r"a.*other bytes"):
             root.put("a", b"else")
         with pytest.raises(Corrupt):
             root.put("a", b"same and more")
@@ -48,7 +49,8 @@ class RootContract:
         for room, end in ((len(data), len(data)), (len(data) + 5, len(data)), (len(data) - 5, len(data) - 4)):
             buffer = bytearray(room)
             seen = list(root.read_into("a", memoryview(buffer)))
-            assert seen == sorted(seen) and seen[-1] == end
+            assert seen == sorted(seen)
+            assert seen[-1] == end
             assert buffer[: len(data)] == data[:room]
 
     def test_listing_is_recursive_and_sorted(self, root: Root) -> None:
@@ -117,7 +119,8 @@ class RootContract:
         for thread in threads:
             thread.join()
         winners = [o for o in outcomes if o is not None]
-        assert len(outcomes) == 8 and set(winners) == {root.get("deep/er/race")} and len(winners) == 2
+        assert (len(outcomes), len(winners)) == (8, 2)
+        assert set(winners) == {root.get("deep/er/race")}
 
 
 class TestDirectory(RootContract):
@@ -127,7 +130,7 @@ class TestDirectory(RootContract):
 
     def test_looking_creates_nothing(self, tmp_path: Path) -> None:
         root = open_root(str(tmp_path / "arrays"))
-        assert root.read_identity() is None and list(root.list("")) == [] and not root.exists("a")
+        assert (root.read_identity(), list(root.list("")), root.exists("a")) == (None, [], False)
         root.delete("a")
         assert list(tmp_path.iterdir()) == []
         assert root.url == str(tmp_path / "arrays")
@@ -141,7 +144,8 @@ class TestDirectory(RootContract):
         assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60).returncode == 9
         assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".partial-")]
         root = open_root(str(tmp_path))
-        assert list(root.list("")) == [] and not root.exists("zero")
+        assert list(root.list("")) == []
+        assert not root.exists("zero")
         root.put("zero", b"other")
         assert root.get("zero") == b"other"
 
@@ -162,7 +166,7 @@ class TestDirectory(RootContract):
             "except Unavailable as error: print(error, error.hint, list(root.list('')))"
         )
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
-        assert "cannot write" in done.stdout and "['small']" in done.stdout, done
+        assert re.search(r"cannot write .*\['small'\]", done.stdout), done
         assert [p.name for p in tmp_path.iterdir()] == ["small"]
 
     def test_a_file_where_a_folder_should_be_is_not_silently_replaced(self, tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Which centroid is nearest: the engine below K-means. Only this module imports faiss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qrp_store.errors import Unavailable
+
+Float32 = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int32]
+Search = Callable[[Float32], tuple[Labels, Float32]]
+_BUILDS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs", "faiss")
+
+
+class Nearest(Protocol):
+    """An engine. The same rows in the same batch must always give the same bits, in any thread."""
+
+    name: str
+
+    def prepare(self, centroids: Float32) -> Search:
+        """A search among `centroids` (k, d) that several threads may call at once.
+
+        It takes rows (m, d) and returns the number of each row's nearest centroid, int32 (m,), and the squared
+        distance to it, float32 (m,). A row without a nearest centroid (not finite) gets -1.
+        """
+        ...
+
+
+class FaissNearest:
+    """Exact search by faiss on the CPU, each call on one thread.
+
+    With more threads faiss and its BLAS cut the work differently, which changes distances in their last bits and now
+    and then an assignment; K-means runs several calls side by side instead.
+    """
+
+    name = "faiss"
+
+    def prepare(self, centroids: Float32) -> Search:
+        faiss = _faiss()
+        index = faiss.IndexFlatL2(centroids.shape[1])
+        index.add(np.ascontiguousarray(centroids, np.float32))
+
+        def search(rows: Float32) -> tuple[Labels, Float32]:
+            with _one_thread(faiss):
+                distances, labels = index.search(rows, 1)
+            return labels[:, 0].astype(np.int32), distances[:, 0]
+
+        return search
+
+
+def faiss_builds() -> list[str]:
+    """The installed distributions that provide the module `faiss`; more than one of them corrupt each other."""
+    found = []
+    for name in _BUILDS:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            pass
+    return found
+
+
+def require_one_build(builds: list[str]) -> None:
+    """Unavailable when more than one faiss build is installed: they overwrite each other's files silently."""
+    if len(builds) > 1:
+        raise Unavailable(
+            f"several builds of faiss are installed and corrupt each other: {', '.join(builds)}",
+            hint="pip uninstall all of them, then install one: pip install 'qrp-store[cpu]' or 'qrp-store[gpu]'",
+        )
+
+
+@cache
+def _faiss() -> Any:
+    require_one_build(faiss_builds())
+    try:
+        import faiss
+    except ImportError as error:
+        raise Unavailable("K-means needs faiss", hint="pip install 'qrp-store[cpu]'") from error
+    return faiss
+
+
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    """OpenMP keeps the number of threads per calling thread, so this disturbs nobody else."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

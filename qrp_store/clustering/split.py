@@ -1,0 +1,78 @@
+"""Who trains, who validates, who tests: by a hash of the key, stratified by cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qrp_store.errors import InvalidInput
+from qrp_store.records import TEST, TRAIN, VAL
+
+TEST_PERCENT, VAL_PERCENT = 20, 16
+SMALL = 5  # a cluster with fewer rows stays in the training part
+
+
+def split(
+    labels: npt.NDArray[np.int32], keys: Sequence[str], dataset: str, seed: int
+) -> tuple[npt.NDArray[np.uint8], int]:
+    """The part (records.TRAIN, VAL, TEST) of each sample, uint8 (n,), and the number of clusters under 5 rows.
+
+    `labels` int (n,) and `keys` run over the same samples; `dataset` names what the keys belong to. Within each
+    cluster, ordered by u = hash(dataset, seed, key) and then key, the lowest 20 % test, the next 16 % validate and the
+    rest trains. As u does not look at the clusters, different clusterings of a dataset share nearly the same test
+    samples. Totals over the clusters with at least 5 rows are exact, by largest remainder; smaller clusters train.
+    InvalidInput when no sample is left for validation or test.
+    """
+    if len(labels) != len(keys):
+        raise InvalidInput(f"{len(labels)} labels for {len(keys)} keys")
+    sizes = np.bincount(labels) if len(labels) else np.zeros(0, np.int64)
+    eligible = np.where(sizes >= SMALL, sizes, 0)
+    n_test, n_val = _quotas(eligible, TEST_PERCENT), _quotas(eligible, VAL_PERCENT)
+    if not n_test.sum() or not n_val.sum():
+        raise InvalidInput(
+            f"{len(labels)} samples in {int((sizes > 0).sum())} clusters leave none to validate or to test",
+            hint=f"clusters need {SMALL} samples or more: choose a smaller K or more samples",
+        )
+    order = _order(labels, keys, dataset, seed)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    cluster = labels[order]
+    parts = np.empty(len(labels), np.uint8)
+    parts[order] = np.where(
+        rank < n_test[cluster], TEST, np.where(rank < (n_test + n_val)[cluster], VAL, TRAIN)
+    )
+    return parts, int(((sizes > 0) & (sizes < SMALL)).sum())
+
+
+def _quotas(sizes: npt.NDArray[np.int64], percent: int) -> npt.NDArray[np.int64]:
+    """Whole numbers that add up to the rounded percentage of all, by largest remainder; ties to the lower number."""
+    whole, rest = np.divmod(sizes * percent, 100)
+    missing = (int(sizes.sum()) * percent + 50) // 100 - int(whole.sum())
+    whole[np.argsort(-rest, kind="stable")[:missing]] += 1
+    return whole
+
+
+def _order(
+    labels: npt.NDArray[np.int32], keys: Sequence[str], dataset: str, seed: int
+) -> npt.NDArray[np.int64]:
+    """Samples sorted by (cluster, u, key)."""
+    u = _hashes(keys, dataset, seed)
+    order = np.lexsort((u, labels))
+    same = np.flatnonzero((u[order][1:] == u[order][:-1]) & (labels[order][1:] == labels[order][:-1]))
+    if len(same):  # two keys with one hash: practically never
+        return np.array(sorted(range(len(keys)), key=lambda i: (labels[i], u[i], keys[i])), np.int64)
+    return order
+
+
+def _hashes(keys: Sequence[str], dataset: str, seed: int) -> npt.NDArray[np.uint64]:
+    secret = hashlib.sha256(f"{seed}:{dataset}".encode("utf-8", "surrogatepass")).digest()
+    base = hashlib.blake2b(digest_size=8, key=secret)
+
+    def digest(key: str) -> bytes:
+        state = base.copy()
+        state.update(key.encode("utf-8", "surrogatepass"))
+        return state.digest()
+
+    return np.frombuffer(b"".join(map(digest, keys)), ">u8").astype(np.uint64)
