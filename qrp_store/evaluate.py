@@ -15,7 +15,7 @@ from typing import Any
 from qrp_store import probe
 from qrp_store.catalog import clusterings, concept_sets, datasets, embeddings, lease, results
 from qrp_store.catalog.clusterings import StoredClustering
-from qrp_store.cluster import ClusterOptions, cluster_with
+from qrp_store.cluster import ClusterOptions, called, cluster_with
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
 from qrp_store.probe import JoinedConcepts, ProbeRequest
 from qrp_store.probing.reverse import ProbeOptions
@@ -192,7 +192,7 @@ class _Evaluation:
     def plan(self, backbone: str, asked: ClusterOptions, sets: Sequence[JoinedConcepts]) -> list[dict[str, Any]]:
         """What `run` would do, without doing it."""
         stored = embeddings.get(self.store.catalog, self.dataset.name, *split_version(backbone))
-        found = lease.find(self.store.catalog, asked.spec(stored))
+        found = lease.find(self.store.catalog, asked.spec(stored, called(self.store, stored)))
         rows = []
         for joined in sets:
             known = False

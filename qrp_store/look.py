@@ -49,13 +49,14 @@ def _nothing(store: Store, identifier: str) -> dict[str, Any]:
 
 
 def _result(store: Store, identifier: str) -> dict[str, Any]:
-    rows = store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,))
+    rows = store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,)).table
+    row = dict(zip(rows.columns, lists.with_flags(rows).rows[0], strict=True))
     best = store.sql(
         "SELECT cluster, n_test, mi_nats, cross_entropy_nats, top_concept FROM cluster_scores WHERE result_id = ? "
         "AND n_test > 0 ORDER BY cross_entropy_nats LIMIT ?",
         (identifier, _TOP),
     )
-    return {**(rows[0] if len(rows) else {}), "best_clusters": list(best)}
+    return {**row, "best_clusters": list(best)}
 
 
 def _concepts(store: Store, identifier: str) -> dict[str, Any]:

@@ -1,0 +1,352 @@
+"""The story of cluster: an embedding in, assignments with their part out.
+
+gather: the embedding and its usable rows. compute: K-means streamed over its blocks, then the split. commit:
+centroids first, assignments in bulk while the clustering is still being written, then `ready`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qrp_store.arrays.arrays import save_array
+from qrp_store.catalog import clusterings, datasets, embeddings, lease
+from qrp_store.catalog.clusterings import ClusteringRow
+from qrp_store.embedding import Embedding
+from qrp_store.errors import InvalidInput
+from qrp_store.progress import Progress, silent
+from qrp_store.records import TEST, TRAIN, VAL, Artifact, Spec, StoredEmbedding, derive_seed, fingerprint
+from qrp_store.samples import shown
+from qrp_store.store import Store, split_version
+
+if TYPE_CHECKING:
+    from qrp_store.clustering.kmeans import KMeansResult
+
+ALGORITHM = 1
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What is asked of K-means. `sample` None means faiss' default of 256 rows a centroid."""
+
+    k: int = 1000
+    seed: int = 0
+    niter: int = 25
+    sample: str | int | None = None
+    init: str = "random"
+    nredo: int = 1
+    engine: str = "auto"
+    device: str = "auto"
+    normalize: bool = False
+    spherical: bool = False
+    memory: str | int = "2GB"
+    workers: int | None = None
+
+    @classmethod
+    def of(cls, **options: Any) -> ClusterOptions:
+        """The options that are given, the defaults for the rest. Raises InvalidInput for one that is unknown."""
+        unknown = sorted(set(options) - {f.name for f in fields(cls)})
+        if unknown:
+            raise InvalidInput(f"cluster has no option {', '.join(unknown)}")
+        return cls(**options)
+
+    def document(self) -> dict[str, Any]:
+        """What changes a number, beside the seed."""
+        names = ("niter", "sample", "init", "nredo", "normalize", "spherical")
+        return {"clusters": self.k, **{name: getattr(self, name) for name in names}}
+
+    def spec(self, stored: StoredEmbedding, called: str | None = None) -> Spec:
+        """What clustering an embedding means. `called`: the backbone as its series of versions knows it."""
+        document = {
+            "algorithm": ALGORITHM,
+            "embedding": stored.artifact.identity,
+            "options": self.document(),
+            "seed": self.seed,
+        }
+        backbone = called or stored.backbone.name
+        series = fingerprint(["clustering", stored.dataset.name, backbone, self.document(), self.seed])
+        return Spec("clustering", f"{backbone}/k{self.k}/s{self.seed}", series, document)
+
+
+@dataclass(frozen=True)
+class ClusterReport:
+    """A clustering. `objective`: sum of squared distances of all usable rows to their centroid; times in seconds."""
+
+    id: str
+    version: int
+    fingerprint: str
+    dataset: str
+    backbone: str
+    clusters: int
+    seed: int
+    n: int
+    dim: int | None
+    n_sampled: int | None
+    objective: float | None
+    objective_per_iteration: tuple[float, ...] | None
+    sizes: dict[str, float]
+    n_train: int
+    n_val: int
+    n_test: int
+    n_small_clusters: int
+    engine: str
+    device: str
+    cached: bool
+    timings: dict[str, float]
+    peak_rss_bytes: int
+
+
+def cluster(
+    store: Store,
+    *,
+    dataset: str,
+    backbone: str,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+    **options: Any,
+) -> ClusterReport:
+    """K-means over the embedding of a dataset under a backbone; `options` are ClusterOptions'.
+
+    Asked again, the same clustering is found. Raises InvalidInput for K < 2 or more than the usable rows.
+    """
+    datasets.get_dataset(store.catalog, dataset)
+    asked = ClusterOptions.of(**options)
+    return cluster_with(store, dataset, backbone, asked, force=force, wait=wait, progress=progress)
+
+
+def called(store: Store, stored: StoredEmbedding) -> str:
+    """The backbone's name, with @N when the embedding is not the newest: old versions have series of their own."""
+    newest = embeddings.get(store.catalog, stored.dataset.name, stored.backbone.name)
+    same = newest.artifact.id == stored.artifact.id
+    return stored.backbone.name if same else f"{stored.backbone.name}@{stored.artifact.version}"
+
+
+def cluster_with(
+    store: Store, dataset: str, backbone: str, asked: ClusterOptions, *, force: bool, wait: bool, progress: Progress
+) -> ClusterReport:
+    """`cluster` with its options in one record."""
+    stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
+    usable = stored.array.n - len(stored.bad)
+    _check(asked, usable, stored.artifact.name)
+    memory = parse_memory(asked.memory)
+    spec = asked.spec(stored, called(store, stored))
+    found = None if force else lease.find(store.catalog, spec)
+    if found is not None:
+        return _report(store, found, stored, cached=True)
+    claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
+    if isinstance(claimed, Artifact):
+        return _report(store, claimed, stored, cached=True)
+    with lease.held(store.catalog, claimed) as heartbeat:
+        started = time.perf_counter()
+        keys = datasets.keys(store.catalog, stored.dataset)
+        blocks = UsableBlocks(Embedding(store.arrays, stored))
+        if asked.normalize:
+            _refuse_zero_rows(blocks, keys)
+        result = _kmeans(blocks, keys, asked, memory, heartbeat, progress)
+        total_s = time.perf_counter() - started
+        _commit(store, claimed, stored, asked, blocks, keys, result, total_s, progress)
+    done = clusterings.by_id(store.catalog, claimed.id)
+    return _report(store, done.artifact, stored, cached=False)
+
+
+def _check(asked: ClusterOptions, usable: int, name: str) -> None:
+    if not 2 <= asked.k <= usable:
+        raise InvalidInput(f"-k {asked.k}: {name} has {usable} usable rows", hint=f"choose K between 2 and {usable}")
+    if asked.niter < 1 or asked.nredo < 1:
+        raise InvalidInput(f"--niter {asked.niter} and --nredo {asked.nredo}: at least 1")
+    if isinstance(asked.sample, int) and asked.sample < asked.k:
+        raise InvalidInput(f"--sample {asked.sample}: K-means needs at least the {asked.k} rows of -k")
+    if isinstance(asked.sample, str) and asked.sample != "all":
+        raise InvalidInput(f"--sample {asked.sample!r}: 'all' or a number of rows")
+    for name, value, known in (
+        ("init", asked.init, ("random", "kmeans++")),
+        ("engine", asked.engine, ("auto", "faiss")),
+        ("device", asked.device, ("auto", "cpu")),
+    ):
+        if value not in known:
+            raise InvalidInput(f"--{name} {value!r}: known are {', '.join(known)}")
+
+
+def parse_memory(text: str | int) -> int:
+    """Bytes: a number, or one with KB, MB, GB, TB (powers of 1000) or KiB, MiB, … (powers of 1024)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(text).upper())
+    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
+        raise InvalidInput(f"--memory {text!r}: expected something like 2GB or 512MiB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+class UsableBlocks:
+    """An embedding's blocks without the rows that have no vector: what K-means streams."""
+
+    def __init__(self, embedding: Embedding) -> None:
+        self._embedding = embedding
+        spec = embedding.stored.array
+        self.positions = np.delete(np.arange(spec.n), list(embedding.stored.bad)).astype(np.int64)
+        edges = [spec.rows_of(i)[0] for i in range(spec.n_blocks)] + [spec.n]
+        self._first = np.searchsorted(self.positions, edges)
+
+    @property
+    def count(self) -> int:
+        return len(self.positions)
+
+    @property
+    def dim(self) -> int:
+        return self._embedding.shape[1]
+
+    @property
+    def n_blocks(self) -> int:
+        return self._embedding.stored.array.n_blocks
+
+    def rows_of(self, index: int) -> tuple[int, int]:
+        """Number of the block's first usable row, and how many it has."""
+        return int(self._first[index]), int(self._first[index + 1] - self._first[index])
+
+    def read(self, index: int) -> np.ndarray:
+        """The block's usable rows, verified."""
+        rows = self._embedding.block(index)
+        first, count = self.rows_of(index)
+        if count == len(rows):
+            return rows
+        start = self._embedding.stored.array.rows_of(index)[0]
+        kept: np.ndarray = rows[self.positions[first : first + count] - start]
+        return kept
+
+
+def _refuse_zero_rows(blocks: UsableBlocks, keys: Sequence[str]) -> None:
+    zero = [
+        shown(keys[blocks.positions[blocks.rows_of(index)[0] + i]])
+        for index in range(blocks.n_blocks)
+        for i in np.flatnonzero(~blocks.read(index).any(axis=1))
+    ]
+    if zero:
+        raise InvalidInput(
+            f"{len(zero)} rows are all zeros and cannot be normalised: {', '.join(zero)}",
+            hint="leave --normalize out, or ingest without them",
+        )
+
+
+def _kmeans(
+    blocks: UsableBlocks,
+    keys: Sequence[str],
+    asked: ClusterOptions,
+    memory: int,
+    heartbeat: lease.Heartbeat,
+    progress: Progress,
+) -> KMeansResult:
+    from qrp_store.clustering.kmeans import KMeansOptions, kmeans
+    from qrp_store.clustering.points import StreamedPoints
+
+    points = StreamedPoints(
+        blocks,
+        normalize=asked.normalize,
+        memory=memory,
+        workers=asked.workers,
+        name=lambda row: f"row of key {shown(keys[blocks.positions[row]])}",
+    )
+    options = KMeansOptions(
+        k=asked.k,
+        seed=derive_seed(asked.seed, "kmeans"),
+        niter=asked.niter,
+        nredo=asked.nredo,
+        init=asked.init,  # type: ignore[arg-type]
+        sample=asked.sample,  # type: ignore[arg-type]
+        spherical=asked.spherical,
+    )
+    return kmeans(points, options, on_iteration=lambda state: heartbeat.check(), progress=progress)
+
+
+def _commit(
+    store: Store,
+    claimed: lease.Claim,
+    stored: StoredEmbedding,
+    asked: ClusterOptions,
+    blocks: UsableBlocks,
+    keys: Sequence[str],
+    result: KMeansResult,
+    total_s: float,
+    progress: Progress,
+) -> None:
+    from qrp_store.clustering.split import split
+
+    own = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
+    parts, n_small = split(result.labels, own, stored.dataset.name, derive_seed(asked.seed, "split"))
+    if n_small:
+        progress.warn(f"{n_small} of {asked.k} clusters have under 5 rows and stay wholly in the training part")
+    path = f"{claimed.path}/centroids"
+    row = ClusteringRow(
+        backbone=stored.backbone.name,
+        clusters=asked.k,
+        seed=asked.seed,
+        n=blocks.count,
+        dim=blocks.dim,
+        n_sampled=result.n_sampled,
+        n_train=int((parts == TRAIN).sum()),
+        n_val=int((parts == VAL).sum()),
+        n_test=int((parts == TEST).sum()),
+        n_small_clusters=n_small,
+        objective=result.objective,
+        objective_per_iteration=tuple(result.objective_per_iteration),
+        centroids_path=path,
+        centroids_checksum=save_array(store.arrays, path, result.centroids, replace=True),
+    )
+    sizes = np.bincount(result.labels, minlength=asked.k)
+    assignments = (blocks.positions, result.labels, parts)
+    clusterings.write(store.catalog, claimed, stored.dataset, stored.artifact.id, row, sizes, assignments)
+    provenance = {
+        "engine": "faiss",
+        "device": "cpu",
+        "timings": {**result.timings, "total_s": total_s},
+        "peak_rss_bytes": _peak_rss(),
+        "memory": str(asked.memory),
+        "cpus": os.cpu_count(),
+    }
+    clusterings.commit(store.catalog, claimed, provenance)
+
+
+def _peak_rss() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _report(store: Store, found: Artifact, stored: StoredEmbedding, *, cached: bool) -> ClusterReport:
+    done = clusterings.by_id(store.catalog, found.id)
+    row, sizes = done.row, np.array(done.sizes)
+    return ClusterReport(
+        id=found.id,
+        version=found.version or 0,
+        fingerprint=found.fingerprint,
+        dataset=stored.dataset.name,
+        backbone=row.backbone,
+        clusters=row.clusters,
+        seed=row.seed,
+        n=row.n,
+        dim=row.dim,
+        n_sampled=row.n_sampled,
+        objective=row.objective,
+        objective_per_iteration=row.objective_per_iteration,
+        sizes={
+            "min": int(sizes.min()),
+            "median": float(np.median(sizes)),
+            "max": int(sizes.max()),
+            "empty": int((sizes == 0).sum()),
+        },
+        n_train=row.n_train,
+        n_val=row.n_val,
+        n_test=row.n_test,
+        n_small_clusters=row.n_small_clusters,
+        engine=str(found.provenance.get("engine", "import")),
+        device=str(found.provenance.get("device", "cpu")),
+        cached=cached,
+        timings=dict(found.provenance.get("timings", {})),
+        peak_rss_bytes=int(found.provenance.get("peak_rss_bytes", 0)),
+    )
