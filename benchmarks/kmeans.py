@@ -1,0 +1,163 @@
+"""K-means from stored blocks, against the script one would write: np.load, faiss.Kmeans, assign.
+
+    python benchmarks/kmeans.py [--quick] [--memory BYTES] [-n N] [-d DIM] [-k K] [--niter I] [--repeat R]
+
+Each run is a process of its own, the two sides by turns; the files are in the page cache for both. Printed are the
+medians of wall seconds (reading, training on all rows, assigning all rows) and of peak memory, the ratios of ours to
+the peer's, and the ratio of the objectives from the same initial centroids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qrp_store import arrays
+from qrp_store.clustering import KMeansOptions, MemoryPoints, StreamedPoints, kmeans
+from qrp_store.execution import available_cores
+from qrp_store.records import ArraySpec, Block
+
+
+class StoredBlocks:
+    """The blocks of a stored array as K-means wants them."""
+
+    def __init__(self, root: arrays.Root, spec: ArraySpec, blocks: list[Block]) -> None:
+        self._root, self._spec, self._blocks = root, spec, blocks
+        self.count, self.dim, self.n_blocks = spec.n, spec.dim, spec.n_blocks
+
+    def rows_of(self, index: int) -> tuple[int, int]:
+        return self._spec.rows_of(index)
+
+    def read(self, index: int) -> np.ndarray:
+        return arrays.read_block(self._root, self._spec, self._blocks[index])
+
+
+def prepare(folder: Path, n: int, dim: int, k: int) -> None:
+    """The same clustered rows as one .npy file and as stored blocks, and initial centroids."""
+    rng = np.random.default_rng(0)
+    spec = ArraySpec("embeddings/bench/vectors", n, dim, "float32", arrays.default_block_rows(dim, 4, n))
+    root = arrays.open_root(str(folder / "arrays"))
+    arrays.create(root, spec)
+    whole = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (n, dim))
+    middles = rng.standard_normal((2 * k, dim), dtype=np.float32)
+    blocks = []
+    for index in range(spec.n_blocks):
+        start, count = spec.rows_of(index)
+        rows = rng.standard_normal((count, dim), dtype=np.float32) + middles[rng.integers(0, 2 * k, count)]
+        whole[start : start + count] = rows
+        blocks.append(asdict(arrays.write_block(root, spec, index, rows)))
+    whole.flush()
+    np.save(folder / "start.npy", whole[np.sort(rng.permutation(n)[:k])])
+    (folder / "blocks.json").write_text(json.dumps({"spec": asdict(spec), "blocks": blocks}))
+
+
+def peer(folder: Path, niter: int) -> dict[str, Any]:
+    import faiss
+
+    start = np.load(folder / "start.npy")
+    began = time.perf_counter()
+    array = np.load(folder / "x.npy")
+    read = time.perf_counter()
+    reference = faiss.Kmeans(array.shape[1], len(start), niter=niter, max_points_per_centroid=len(array))
+    reference.train(array, init_centroids=start)
+    trained = time.perf_counter()
+    distances, _ = reference.assign(array)
+    ended = time.perf_counter()
+    parts = {"read_s": read - began, "train_s": trained - read, "assign_s": ended - trained, "total_s": ended - began}
+    return {**parts, "objective": float(distances.sum(dtype=np.float64))}
+
+
+def ours(folder: Path, niter: int, memory: int) -> dict[str, Any]:
+    start = np.load(folder / "start.npy")
+    document = json.loads((folder / "blocks.json").read_text())
+    blocks = [Block(**{**block, "bad": tuple(block["bad"])}) for block in document["blocks"]]
+    source = StoredBlocks(arrays.open_root(str(folder / "arrays")), ArraySpec(**document["spec"]), blocks)
+    # Loading faiss is no part of the peer's time either.
+    kmeans(MemoryPoints(start), KMeansOptions(2, niter=1))
+    points = StreamedPoints(source, memory=memory)
+    result = kmeans(points, KMeansOptions(len(start), niter=niter, sample="all"), start=start)
+    return {**result.timings, "objective": result.objective}
+
+
+def measure(side: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
+    command += ["--niter", str(options.niter), "--memory", str(options.memory)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def machine() -> str:
+    import faiss
+
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}, faiss {faiss.__version__}"
+    return f"{model}, {available_cores()} cores, {load}; {versions}"
+
+
+def peak_mb() -> float:
+    """This process's peak resident memory. The kernel's ru_maxrss would count the parent's too, kept across exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # macOS counts in bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="K-means from stored blocks against np.load + faiss.Kmeans")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rows, three iterations")
+    parser.add_argument("-n", type=int, default=400_000)
+    parser.add_argument("-d", type=int, default=512)
+    parser.add_argument("-k", type=int, default=500)
+    parser.add_argument("--niter", type=int, default=10)
+    parser.add_argument("--memory", type=int, default=200_000_000, help="bytes K-means may hold of the data")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--side", choices=("peer", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        run = peer(options.folder, options.niter) if options.side == "peer" else None
+        run = run or ours(options.folder, options.niter, options.memory)
+        run["peak_rss_mb"] = peak_mb()
+        print(json.dumps(run))
+        return
+    if options.quick:
+        options.n, options.niter, options.repeat = options.n // 10, 3, 3
+    print(machine())
+    print(f"{options.n:,} x {options.d} float32, K {options.k}, {options.niter} iterations, memory {options.memory:,}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, options.n, options.d, options.k)
+        runs: dict[str, list[dict[str, Any]]] = {"peer": [], "ours": []}
+        for _ in range(options.repeat):
+            for side, found in runs.items():
+                found.append(measure(side, folder, options))
+    medians = {s: {k: statistics.median(r[k] for r in found) for k in found[0]} for s, found in runs.items()}
+    for side, row in medians.items():
+        seconds = "  ".join(f"{key[:-2]} {row[key]:7.2f}" for key in ("read_s", "train_s", "assign_s", "total_s"))
+        print(f"{side:5} {seconds} s   peak {row['peak_rss_mb']:6.0f} MB")
+    pairs = sorted(o["total_s"] / p["total_s"] for o, p in zip(runs["ours"], runs["peer"], strict=True))
+    print(f"ratio of totals {statistics.median(pairs):.2f} (from {pairs[0]:.2f} to {pairs[-1]:.2f})")
+    print(f"ratio of objectives {medians['ours']['objective'] / medians['peer']['objective']:.6f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.execution import run
+
+
+def counted(limit: int, drawn: list[int]) -> Iterator[int]:
+    for task in range(limit):
+        drawn.append(task)
+        yield task
+
+
+@pytest.mark.parametrize(("workers", "window"), [(1, None), (1, 3), (2, None), (3, 1), (8, 40)])
+def test_results_come_in_the_order_of_the_tasks(workers: int, window: int | None) -> None:
+    def slow_at_first(task: int) -> int:
+        time.sleep(0.005 * (task < 3))
+        return task * task
+
+    assert list(run(slow_at_first, range(20), workers=workers, window=window)) == [t * t for t in range(20)]
+    assert list(run(slow_at_first, [], workers=workers, window=window)) == []
+
+
+def test_workers_run_side_by_side() -> None:
+    together = threading.Barrier(3)
+    assert len(list(run(lambda _: together.wait(timeout=10), range(3), workers=3))) == 3
+
+
+@pytest.mark.parametrize(("workers", "window", "ahead"), [(2, 3, 3), (2, None, 4), (1, None, 1)])
+def test_no_more_tasks_are_drawn_than_the_window_holds(workers: int, window: int | None, ahead: int) -> None:
+    drawn: list[int] = []
+    results = run(lambda task: task, counted(100, drawn), workers=workers, window=window)
+    assert drawn == []
+    for given in range(5):
+        assert next(results) == given
+        assert len(drawn) == given + ahead
+    results.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failing_task_raises_in_its_turn_and_ends_the_run(workers: int) -> None:
+    drawn: list[int] = []
+
+    def fail(task: int) -> int:
+        if task == 2:
+            raise KeyError("two")
+        return task
+
+    results = run(fail, counted(100, drawn), workers=workers)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(KeyError, match="two"):
+        next(results)
+    assert len(drawn) <= 6
+    assert list(results) == []
+
+
+def test_closing_early_cancels_what_has_not_begun_and_leaves_no_thread() -> None:
+    before = threading.active_count()
+    ran: list[int] = []
+
+    def note(task: int) -> None:
+        time.sleep(0.02)
+        ran.append(task)
+
+    results = run(note, range(100), workers=2, window=50)
+    next(results)
+    results.close()
+    assert len(ran) < 10
+    assert threading.active_count() == before
+
+
+def test_errors_of_the_task_source_pass_through() -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(run(lambda t: t, source(), workers=2))
+
+
+@pytest.mark.parametrize(("workers", "window"), [(0, None), (1, 0)])
+def test_nobody_working_is_refused(workers: int, window: int | None) -> None:
+    with pytest.raises(InvalidInput, match="at least 1"):
+        run(abs, [1], workers=workers, window=window)
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "carrier-pigeon://here"])
+def test_an_unreachable_scheduler_is_unavailable(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrp_store.execution._CONNECT_SECONDS", 0.5)
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        list(run(abs, [1], workers=1, scheduler=address))
+
+
+def test_a_dask_cluster_gives_the_same_results_within_the_window() -> None:
+    from distributed import LocalCluster
+
+    drawn: list[int] = []
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        results = run(abs, counted(30, drawn), workers=1, window=3, scheduler=address)
+        assert next(results) == 0
+        assert len(drawn) == 3
+        results.close()
+        assert list(run(abs, range(-9, 9), workers=2, scheduler=address)) == [abs(t) for t in range(-9, 9)]
+        with pytest.raises(ZeroDivisionError):
+            list(run(lambda t: 1 // t, [1, 0, 1], workers=2, scheduler=address))
