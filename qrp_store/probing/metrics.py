@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qrp_store.errors import InvalidInput
 from qrp_store.probing.device import resolve_device, torch
-from qrp_store.probing.objective import batches, chunk_rows, log_probabilities
+from qrp_store.probing.objective import batches, chunk_rows, log_probabilities, with_bias
 from qrp_store.probing.reverse import ProbeFit
 from qrp_store.probing.sparse import ConceptMatrix
 
@@ -122,13 +122,12 @@ def _predict(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """ln q of each sample's own cluster, and how many clusters stand before it; both (n,)."""
     place = resolve_device(device)
-    weight = torch.from_numpy(np.ascontiguousarray(fit.weight.T)).to(place)
-    bias = torch.from_numpy(fit.bias).to(place)
+    table = torch.from_numpy(np.vstack((fit.weight.T, fit.bias))).to(place)
     number = torch.arange(fit.n_clusters, device=place)
     log_q, rank = [], []
     with torch.no_grad():
-        for batch in batches(x, clusters, chunk_rows(fit.n_clusters), place):
-            every = log_probabilities(batch, weight, bias)
+        for batch in batches(with_bias(x), clusters, chunk_rows(fit.n_clusters), place):
+            every = log_probabilities(batch, table)
             target = batch.clusters.unsqueeze(1)
             own = every.gather(1, target)
             before = (every > own) | ((every == own) & (number < target))

@@ -1,12 +1,15 @@
 """The probe's loss and gradient over sparse batches.
 
-Weights are held as (M, K), so that a sample's logits are the sum of a few rows, and the gradient of a concept is the
-sum of the residuals of the samples that have it. Both are gathers (`embedding_bag`): the second over the batch's
-transpose, so every entry of the gradient is written once and nothing is scattered. No autograd.
+Weights are held as one table (M + 1, K) whose last row is the bias, a concept that every sample has. So a sample's
+logits are the sum of a few rows of the table, and the gradient of a row is the sum of the residuals of the samples that
+have its concept. Both are gathers (`embedding_bag`): the second over the batch's transpose, so that every entry of the
+gradient is written once and nothing is scattered. No autograd, and few passes over the logits: at these sizes memory
+traffic and starting threads are what a step costs.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,6 +47,13 @@ class Batch:
         return len(self.clusters)
 
 
+def with_bias(x: ConceptMatrix) -> ConceptMatrix:
+    """The same rows, each with one more concept, n_concepts, that all of them have."""
+    n = len(x)
+    every = ConceptMatrix(np.arange(n + 1), np.zeros(n, np.int32), 1)
+    return x.hstack([every])
+
+
 def batches(
     x: ConceptMatrix,
     clusters: NDArray[np.int64],
@@ -68,30 +78,36 @@ def batches(
 def _cut(
     x: ConceptMatrix, clusters: NDArray[np.int64], size: int, device: torch.device, transposed: bool
 ) -> Iterator[Batch]:
-    concepts = torch.from_numpy(x.indices).to(device)
+    n = len(x)
+    bounds = [*range(0, n, size), n]
+    members = torch.from_numpy(x.indices).to(device)
+    ends = torch.from_numpy(x.indptr).to(device)
     target = torch.from_numpy(clusters).to(device)
-    samples = _by_concept(x, size).to(device) if transposed else None
-    for start in range(0, len(x), size):
-        stop = min(start + size, len(x))
+    samples, sample_ends = _transpose(x, size, device) if transposed else (members, ends)
+    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         first, last = int(x.indptr[start]), int(x.indptr[stop])
-        ends = torch.from_numpy((x.indptr[start : stop + 1] - first).astype(np.int32)).to(device)
-        by_concept = None
-        if samples is not None:
-            counts = np.bincount(x.indices[first:last], minlength=x.n_concepts)
-            concept_ends = torch.from_numpy(np.concatenate(([0], np.cumsum(counts))).astype(np.int32)).to(device)
-            by_concept = Bags(samples[first:last], concept_ends)
-        yield Batch(Bags(concepts[first:last], ends), target[start:stop], by_concept)
+        by_sample = Bags(members[first:last], (ends[start : stop + 1] - first).int())
+        by_concept = Bags(samples[first:last], sample_ends[number]) if transposed else None
+        yield Batch(by_sample, target[start:stop], by_concept)
 
 
-def _by_concept(x: ConceptMatrix, size: int) -> torch.Tensor:
-    """The row within its batch of every entry, ordered by batch, then concept, then row; int32 (nnz,)."""
+def _transpose(x: ConceptMatrix, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each batch of `size` rows, the rows (counted within it) of each concept, and where they end.
+
+    int32 (nnz,), ordered by batch, then concept, then row; and int32 (batches, n_concepts + 1).
+    """
     row = x.rows()
+    batch = row // size
     # two stable sorts by small integers, which numpy does by radix: the most significant key comes last
     small = np.uint16 if x.n_concepts <= 1 << 16 else np.int32
     order = np.argsort(x.indices.astype(small), kind="stable")
-    batch = (row // size).astype(np.uint8)
-    order = order[np.argsort(batch[order], kind="stable")]
-    return torch.from_numpy((row % size).astype(np.int32)[order])
+    order = order[np.argsort(batch.astype(np.uint8)[order], kind="stable")]
+    members = (row - batch * size).astype(np.int32)[order]
+    count = -(-len(x) // size)
+    counts = np.bincount(batch * x.n_concepts + x.indices, minlength=count * x.n_concepts)
+    ends = np.zeros((count, x.n_concepts + 1), np.int32)
+    np.cumsum(counts.reshape(count, -1), axis=1, out=ends[:, 1:])
+    return torch.from_numpy(members).to(device), torch.from_numpy(ends).to(device)
 
 
 def chunk_rows(n_clusters: int) -> int:
@@ -99,46 +115,51 @@ def chunk_rows(n_clusters: int) -> int:
     return max(64, _CHUNK_FLOATS // n_clusters)
 
 
-def log_probabilities(batch: Batch, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """log q(c | y) of each row, (n, K), at weight (M, K) and bias (K,)."""
-    return torch.log_softmax(batch.concepts.sum(weight).add_(bias), dim=1)
+def log_probabilities(batch: Batch, table: torch.Tensor) -> torch.Tensor:
+    """log q(c | y) of each sample, (n, K)."""
+    return torch.log_softmax(batch.concepts.sum(table), dim=1)
 
 
-def loss_and_gradient(
-    batch: Batch, weight: torch.Tensor, bias: torch.Tensor, scale: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy (float64 scalar), and `scale` times its gradient by weight and bias. Needs the transpose."""
-    assert batch.samples is not None
-    log_q = log_probabilities(batch, weight, bias)
-    target = batch.clusters.unsqueeze(1)
-    loss = -log_q.gather(1, target).sum(dtype=torch.float64)
-    residual = log_q.exp_()
-    residual.scatter_add_(1, target, residual.new_full((1, 1), -1.0).expand(len(batch), 1))
-    residual.mul_(scale)
-    return loss, batch.samples.sum(residual), residual.sum(dim=0)
+class Gradient:
+    """Loss and gradient of transposed batches of up to `rows` samples."""
+
+    def __init__(self, rows: int, n_clusters: int, device: torch.device) -> None:
+        self._of_log_q = torch.zeros((rows, n_clusters), device=device)
+
+    def __call__(self, batch: Batch, table: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The summed cross-entropy (float64 scalar), and `scale` times its gradient (M + 1, K)."""
+        assert batch.samples is not None
+        log_q = log_probabilities(batch, table)
+        target = batch.clusters.unsqueeze(1)
+        loss = -log_q.gather(1, target).sum(dtype=torch.float64)
+        upstream = self._of_log_q[: len(batch)]
+        upstream.scatter_(1, target, -scale)
+        # the backward pass of log_softmax: scale * (q − 1 at the sample's cluster), in one go
+        residual = torch.ops.aten._log_softmax_backward_data(upstream, log_q, 1, log_q.dtype)
+        upstream.scatter_(1, target, 0.0)
+        return loss, batch.samples.sum(residual)
 
 
 class Objective:
-    """F(W, b) = mean cross-entropy + λ/2 (‖W‖² + ‖b‖²) over a whole part, kept ready on a device."""
+    """F(table) = mean cross-entropy + λ/2 ‖table‖² over a whole part, kept ready on a device."""
 
     def __init__(self, x: ConceptMatrix, clusters: NDArray[np.int64], n_clusters: int, device: torch.device) -> None:
         self.n = len(x)
-        self._batches = list(batches(x, clusters, chunk_rows(n_clusters), device, transposed=True))
+        size = min(self.n, chunk_rows(n_clusters))
+        self._batches = list(batches(with_bias(x), clusters, size, device, transposed=True))
+        self._gradient = Gradient(size, n_clusters, device)
 
-    def __call__(
-        self, weight: torch.Tensor, bias: torch.Tensor, weight_decay: float
-    ) -> tuple[float, torch.Tensor, torch.Tensor]:
-        """F in nats, and its gradient by weight (M, K) and by bias (K,); sums in float64."""
-        loss = torch.zeros((), dtype=torch.float64, device=weight.device)
-        by_weight = weight.to(torch.float64).mul_(weight_decay)
-        by_bias = bias.to(torch.float64).mul_(weight_decay)
-        penalty = weight_decay / 2 * (_square(weight) + _square(bias))
+    def __call__(self, table: torch.Tensor, weight_decay: float) -> tuple[float, torch.Tensor]:
+        """F in nats, and its gradient (M + 1, K); sums in float64."""
+        loss = torch.zeros((), dtype=torch.float64, device=table.device)
+        gradient = table.to(torch.float64)
+        penalty = weight_decay / 2 * square(gradient)
+        gradient.mul_(weight_decay)
         for batch in self._batches:
-            part, part_weight, part_bias = loss_and_gradient(batch, weight, bias, 1 / self.n)
+            part, part_gradient = self._gradient(batch, table, 1 / self.n)
             loss += part
-            by_weight += part_weight
-            by_bias += part_bias
-        return float(loss) / self.n + penalty, by_weight, by_bias
+            gradient += part_gradient
+        return float(loss) / self.n + penalty, gradient
 
 
 class CrossEntropy:
@@ -146,16 +167,16 @@ class CrossEntropy:
 
     def __init__(self, x: ConceptMatrix, clusters: NDArray[np.int64], n_clusters: int, device: torch.device) -> None:
         self.n = len(x)
-        self._batches = list(batches(x, clusters, chunk_rows(n_clusters), device))
+        self._batches = list(batches(with_bias(x), clusters, chunk_rows(n_clusters), device))
 
-    def __call__(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
-        """In nats a sample, at weight (M, K) and bias (K,)."""
-        loss = torch.zeros((), dtype=torch.float64, device=weight.device)
+    def __call__(self, table: torch.Tensor) -> float:
+        """In nats a sample."""
+        loss = torch.zeros((), dtype=torch.float64, device=table.device)
         for batch in self._batches:
-            log_q = log_probabilities(batch, weight, bias)
-            loss -= log_q.gather(1, batch.clusters.unsqueeze(1)).sum(dtype=torch.float64)
+            loss -= log_probabilities(batch, table).gather(1, batch.clusters.unsqueeze(1)).sum(dtype=torch.float64)
         return float(loss) / self.n
 
 
-def _square(values: torch.Tensor) -> float:
-    return float(torch.sum(values.to(torch.float64) ** 2))
+def square(values: torch.Tensor) -> float:
+    """The sum of the squares."""
+    return float(torch.linalg.vector_norm(values)) ** 2

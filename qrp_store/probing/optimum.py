@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from qrp_store.errors import QrpStoreError
 from qrp_store.probing.device import torch
-from qrp_store.probing.objective import CrossEntropy, Objective
+from qrp_store.probing.objective import CrossEntropy, Objective, square
 from qrp_store.probing.reverse import CERTIFICATE, Epoch
 from qrp_store.progress import Progress
 
@@ -24,10 +24,9 @@ _PATIENCE = 2
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """What a search ends with: weight (M, K) and bias (K,) on its device, and how it got there."""
+    """What a search ends with: the table (M + 1, K) of weights and bias on its device, and how it got there."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
+    table: torch.Tensor
     weight_decay: float
     epochs_run: int
     best_epoch: int
@@ -38,10 +37,9 @@ class Optimum:
 
 @dataclass
 class _Walk:
-    """Where a search stands: the weights, how many passes it took, what it saw, how long it worked."""
+    """Where a search stands: the table, how many passes it took, what it saw, how long it worked."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
+    table: torch.Tensor
     passes: int = 0
     train_s: float = 0.0
     val_s: float = 0.0
@@ -49,15 +47,14 @@ class _Walk:
 
     def validate(self, validation: CrossEntropy, loss: float | None, weight_decay: float) -> Epoch:
         began = time.perf_counter()
-        seen = Epoch(self.passes, loss, validation(self.weight, self.bias), weight_decay)
+        seen = Epoch(self.passes, loss, validation(self.table), weight_decay)
         self.val_s += time.perf_counter() - began
         self.history.append(seen)
         return seen
 
-    def done(self, weight: torch.Tensor, bias: torch.Tensor, best: Epoch) -> Optimum:
-        return Optimum(
-            weight, bias, best.weight_decay, self.passes, best.epoch, tuple(self.history), self.train_s, self.val_s
-        )
+    def done(self, table: torch.Tensor, best: Epoch) -> Optimum:
+        history = tuple(self.history)
+        return Optimum(table, best.weight_decay, self.passes, best.epoch, history, self.train_s, self.val_s)
 
 
 def optimum(
@@ -68,13 +65,13 @@ def optimum(
     device: torch.device,
     progress: Progress,
 ) -> Optimum:
-    """The minimum at one weight decay, for weights of `shape` (M, K). Validation is looked at, never obeyed."""
-    walk = _Walk(torch.zeros(shape, device=device), torch.zeros(shape[1], device=device))
+    """The minimum at one weight decay, for a table of `shape` (M + 1, K). Validation is looked at, never obeyed."""
+    walk = _Walk(torch.zeros(shape, device=device))
     walk.validate(validation, None, weight_decay)
     with progress.task("probe", None, "pass") as task:
         loss = _descend(objective, walk, weight_decay, progress, task.advance)
     best = walk.validate(validation, loss, weight_decay)
-    return walk.done(walk.weight, walk.bias, best)
+    return walk.done(walk.table, best)
 
 
 def tightest(
@@ -90,22 +87,22 @@ def tightest(
     Walks down from the strongest, each started from the last, and stops early once validation has risen twice running:
     the weakest ones take longest and, past its minimum, validation only rises.
     """
-    walk = _Walk(torch.zeros(shape, device=device), torch.zeros(shape[1], device=device))
+    walk = _Walk(torch.zeros(shape, device=device))
     walk.validate(validation, None, PATH[0])
-    best, kept, risen = None, (walk.weight, walk.bias), 0
+    best, kept, risen = None, walk.table, 0
     with progress.task("probe path", len(PATH), "weight decay") as task:
         for decay in PATH:
             loss = _descend(objective, walk, decay, progress, lambda amount: None)
             seen = walk.validate(validation, loss, decay)
             task.advance()
             if best is None or seen.val_cross_entropy < best.val_cross_entropy:
-                best, kept, risen = seen, (walk.weight.clone(), walk.bias.clone()), 0
+                best, kept, risen = seen, walk.table.clone(), 0
             else:
                 risen += 1
             if risen == _PATIENCE:
                 break
     assert best is not None
-    return walk.done(*kept, best)
+    return walk.done(kept, best)
 
 
 def _descend(
@@ -114,7 +111,7 @@ def _descend(
     """Take `walk` to the minimum at a weight decay; the objective there. Warns when it cannot be reached."""
     began = time.perf_counter()
     search = torch.optim.LBFGS(
-        [walk.weight, walk.bias],
+        [walk.table],
         max_iter=_ITERATIONS,
         history_size=_MEMORY,
         tolerance_grad=0,
@@ -124,11 +121,11 @@ def _descend(
     seen: list[tuple[float, float]] = []
 
     def evaluate() -> float:
-        loss, by_weight, by_bias = objective(walk.weight, walk.bias, weight_decay)
+        loss, gradient = objective(walk.table, weight_decay)
         if not math.isfinite(loss):
             raise QrpStoreError(f"the optimum was not found: the loss became {loss} at weight decay {weight_decay:g}")
-        walk.weight.grad, walk.bias.grad = by_weight.float(), by_bias.float()
-        seen.append((loss, (float((by_weight**2).sum() + (by_bias**2).sum())) / (2 * weight_decay)))
+        walk.table.grad = gradient.float()
+        seen.append((loss, square(gradient) / (2 * weight_decay)))
         walk.passes += 1
         advance(1)
         return loss

@@ -59,9 +59,9 @@ class ProbeOptions:
             raise InvalidInput("solver lbfgs needs a weight decay above 0: without it there may be no optimum")
 
     def lr_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 1."""
-        passed = (5 * (epoch - 1) >= 3 * self.epochs) + (5 * (epoch - 1) >= 4 * self.epochs)
-        return float(self.lr * 0.1**passed)
+        """The learning rate of an epoch, counted from 1. Milestones round down; the first epoch has the full rate."""
+        milestones = (max(1, self.epochs * 3 // 5), max(1, self.epochs * 4 // 5))
+        return float(self.lr * 0.1 ** sum(epoch > milestone for milestone in milestones))
 
 
 @dataclass(frozen=True)

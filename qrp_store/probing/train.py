@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qrp_store.errors import InvalidInput, QrpStoreError
 from qrp_store.probing.device import resolve_device, torch
-from qrp_store.probing.objective import CrossEntropy, Objective, batches, loss_and_gradient
+from qrp_store.probing.objective import CrossEntropy, Gradient, Objective, batches, square, with_bias
 from qrp_store.probing.optimum import Optimum, optimum, tightest
 from qrp_store.probing.reverse import Epoch, ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
@@ -76,7 +76,7 @@ def fit(
         else:
             objective = Objective(x_train, parts.c_train, n_clusters, parts.device)
             validation = CrossEntropy(x_val, parts.c_val, n_clusters, parts.device)
-            shape = (x_train.n_concepts, n_clusters)
+            shape = (x_train.n_concepts + 1, n_clusters)
             search = tightest if options.protocol == "tight" else optimum
             found = search(objective, validation, shape, options.weight_decay, parts.device, progress)
         return _report(parts, options, found)
@@ -96,58 +96,47 @@ def _checked(x: ConceptMatrix, clusters: ArrayLike, n_clusters: int, part: str) 
 
 
 def _sgd(parts: _Parts, options: ProbeOptions, seed: int, progress: Progress) -> Optimum:
-    device, shape = parts.device, (parts.x_train.n_concepts, parts.n_clusters)
-    weight, bias = torch.zeros(shape, device=device), torch.zeros(shape[1], device=device)
+    device, n_clusters = parts.device, parts.n_clusters
+    table = torch.zeros((parts.x_train.n_concepts + 1, n_clusters), device=device)
     steps = torch.optim.SGD(
-        [weight, bias], lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
+        [table], lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
     )
-    validation = CrossEntropy(parts.x_val, parts.c_val, parts.n_clusters, device)
+    gradient = Gradient(options.batch_size, n_clusters, device)
+    x = with_bias(parts.x_train)
+    validation = CrossEntropy(parts.x_val, parts.c_val, n_clusters, device)
     rng = np.random.default_rng(seed)
-    best_weight, best_bias = torch.zeros_like(weight), _frequencies(parts)
+    best_table = torch.zeros_like(table)
+    best_table[-1] = _frequencies(parts)
     began = time.perf_counter()
-    history = [Epoch(0, None, validation(best_weight, best_bias), options.weight_decay)]
+    history = [Epoch(0, None, validation(best_table), options.weight_decay)]
     train_s, val_s, best = 0.0, time.perf_counter() - began, history[0]
     with progress.task("probe", options.epochs, "epoch") as task:
         for epoch in range(1, options.epochs + 1):
             began = time.perf_counter()
             steps.param_groups[0]["lr"] = options.lr_at(epoch)
-            loss = _epoch(parts, options, steps, weight, bias, rng.permutation(len(parts.c_train)))
+            order = rng.permutation(len(x))
+            loss = torch.zeros((), dtype=torch.float64, device=device)
+            for batch in batches(x, parts.c_train, options.batch_size, device, order=order, transposed=True):
+                part, table.grad = gradient(batch, table, 1 / len(batch))
+                loss += part
+                steps.step()
+            mean = float(loss) / len(x)
             trained = time.perf_counter()
             train_s += trained - began
-            if not loss <= _EXPLODED * (1 + math.log(parts.n_clusters)):
+            if not mean <= _EXPLODED * (1 + math.log(parts.n_clusters)):
                 raise QrpStoreError(
-                    f"training diverged in epoch {epoch}: mean loss {loss:.3g} nats at learning rate {options.lr}",
+                    f"training diverged in epoch {epoch}: mean loss {mean:.3g} nats at learning rate {options.lr}",
                     hint="lower the learning rate",
                 )
-            history.append(Epoch(epoch, loss, validation(weight, bias), options.weight_decay))
+            history.append(Epoch(epoch, mean, validation(table), options.weight_decay))
             if history[-1].val_cross_entropy < best.val_cross_entropy:
                 best = history[-1]
-                best_weight.copy_(weight)
-                best_bias.copy_(bias)
+                best_table.copy_(table)
             val_s += time.perf_counter() - trained
             task.advance()
     if best.epoch == 0 and options.epochs:
         progress.note("no epoch beat the model without concepts; a lower learning rate or protocol tight may")
-    return Optimum(
-        best_weight, best_bias, options.weight_decay, options.epochs, best.epoch, tuple(history), train_s, val_s
-    )
-
-
-def _epoch(
-    parts: _Parts,
-    options: ProbeOptions,
-    steps: torch.optim.SGD,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    order: NDArray[np.int64],
-) -> float:
-    """One pass in this order; the mean cross-entropy of the batches as they were met."""
-    total = torch.zeros((), dtype=torch.float64, device=weight.device)
-    for batch in batches(parts.x_train, parts.c_train, options.batch_size, parts.device, order=order, transposed=True):
-        loss, weight.grad, bias.grad = loss_and_gradient(batch, weight, bias, 1 / len(batch))
-        total += loss
-        steps.step()
-    return float(total) / len(order)
+    return Optimum(best_table, options.weight_decay, options.epochs, best.epoch, tuple(history), train_s, val_s)
 
 
 def _frequencies(parts: _Parts) -> torch.Tensor:
@@ -160,14 +149,13 @@ def _frequencies(parts: _Parts) -> torch.Tensor:
 def _report(parts: _Parts, options: ProbeOptions, found: Optimum) -> ProbeFit:
     began = time.perf_counter()
     objective = Objective(parts.x_train, parts.c_train, parts.n_clusters, parts.device)
-    loss, by_weight, by_bias = objective(found.weight, found.bias, found.weight_decay)
-    grad_norm = math.sqrt(float((by_weight**2).sum() + (by_bias**2).sum()))
-    weight = np.ascontiguousarray(found.weight.cpu().numpy().T)
+    loss, gradient = objective(found.table, found.weight_decay)
+    table = found.table.cpu().numpy()
     return ProbeFit(
-        weight=weight,
-        bias=found.bias.cpu().numpy(),
+        weight=np.ascontiguousarray(table[:-1].T),
+        bias=table[-1].copy(),
         train_loss=loss,
-        grad_norm=grad_norm,
+        grad_norm=math.sqrt(square(gradient)),
         weight_decay=found.weight_decay,
         epochs_run=found.epochs_run,
         best_epoch=found.best_epoch,
