@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options as opt
+from . import output
 from .session import Session, command
 
 
@@ -58,9 +59,10 @@ def cluster(
             wait=not no_wait,
             progress=session.progress,
         )
-    sizes = report.sizes
+    wide = f" × {report.dim:,}" if report.dim else ""
     text = (
-        f"{report.id}  {report.dataset} under {report.backbone}: {report.n:,} × {report.dim:,} in {report.clusters:,} "
-        f"clusters of {sizes['min']:,} to {sizes['max']:,} rows, objective {report.objective:.6g}"
+        f"{report.id}  {report.dataset} under {report.backbone}: {report.n:,}{wide} in {report.clusters:,} clusters of "
+        f"{output.cell(report.sizes['min'])} to {output.cell(report.sizes['max'])} rows, "
+        f"objective {output.cell(report.objective)}"
     )
     session.show(report, text + (", already there" if report.cached else ""))

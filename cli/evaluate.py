@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from qrp_store.records import Table
-
 from . import options as opt
 from . import output
 from .boundary import exit_code
@@ -144,10 +142,9 @@ def evaluate(
 
 
 def _show(session: Session, report: Any) -> None:
-    results = output.document(report.results)
-    columns = SHOWN if all(name in r for r in results for name in SHOWN) else tuple(results[0])
-    table = Table(columns, [tuple(r[name] for name in columns) for r in results])
-    session.show(report, output.listing(table, "table", "") if results else "no results", without=("exit_kind",))
+    rows, columns = output.document(report.results or report.plan), SHOWN if report.results else None
+    text = output.listing(output.table(rows, columns), "table", "") if rows else "no results"
+    session.show(report, text, without=("exit_kind",))
     for error in output.document(report.errors):
         about = " ".join(str(v) for key, v in error.items() if key not in ("kind", "message", "hint") and v is not None)
         session.progress.warn(": ".join(filter(None, [about, str(error.get("message")), error.get("hint")])))

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from . import output as out
 from .options import DatasetFilter, Output
 from .session import Session, command
-from .store import describe
 
 
 def register(app: typer.Typer) -> None:
@@ -54,4 +54,4 @@ def export(
             k=k,
             seed=seed,
         )
-    session.show(report, describe(report))
+    session.show(report, f"{out.cell(report.what)}: {report.rows:,} rows in {out.cell(report.output)}")

@@ -88,7 +88,7 @@ def ingest(
             workers=workers,
             device=device,
             seed=seed,
-            keys=keys,
+            keys=None if keys is None else str(keys),
             field=field,
             dtype=dtype,
             block_rows=block_rows,

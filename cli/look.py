@@ -48,8 +48,7 @@ def show(
 
     with session.open() as store:
         found = show(store, reference)
-    width = max(map(len, found), default=0)
-    session.show(found, "\n".join(f"{name:<{width}}  {output.cell(value)}" for name, value in found.items()))
+    session.show(found, output.details(found))
 
 
 def leaderboard(session: Session, dataset: DatasetFilter = None, form: FormatOption = None) -> None:

@@ -60,18 +60,35 @@ def to_json(value: object) -> str:
     return json.dumps(document(value), ensure_ascii=False, allow_nan=False)
 
 
-def listing(table: Table, form: Format, schema: str) -> str:
+def listing(rows: Table, form: Format, schema: str) -> str:
     """The rows in a format. Only `table`, `md` and `latex`, made for reading, round numbers."""
     if form == "table":
-        return _plain(table) if not sys.stdout.isatty() else _rich(table)
+        return _plain(rows) if not sys.stdout.isatty() else _rich(rows)
     if form == "csv":
-        return _csv(table)
+        return _csv(rows)
     if form == "md":
-        return _markdown(table)
+        return _markdown(rows)
     if form == "latex":
-        return _latex(table)
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    return "\n".join(map(to_json, rows)) if form == "jsonl" else to_json({"schema": schema, "rows": rows})
+        return _latex(rows)
+    named = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
+    return "\n".join(map(to_json, named)) if form == "jsonl" else to_json({"schema": schema, "rows": named})
+
+
+def details(report: object) -> str:
+    """A report as aligned `name  value` lines; what is itself a list of rows follows as a table."""
+    values: dict[str, Any] = document(report)
+    rows = {name: v for name, v in values.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
+    plain = {name.replace("_", " "): cell(v) for name, v in values.items() if name not in rows}
+    width = max(map(len, plain), default=0)
+    parts = ["\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in plain.items())]
+    parts += [f"{name.replace('_', ' ')}:\n{listing(table(v), 'table', '')}" for name, v in rows.items()]
+    return "\n\n".join(parts)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Table:
+    """Dicts as a table; without `columns`, every key that appears."""
+    names = tuple(columns or dict.fromkeys(name for row in rows for name in row))
+    return Table(names, [tuple(row.get(name) for name in names) for row in rows])
 
 
 def cell(value: object) -> str:
@@ -83,7 +100,11 @@ def cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    text = value if isinstance(value, str) else str(value) if isinstance(value, int) else to_json(value)
+    if isinstance(value, list):
+        return ", ".join(map(cell, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {cell(v)}" for name, v in value.items())
+    text = str(value)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     command(app, "init", example="qrp-store init --store qrp-data")(init)
     command(app, "migrate", example="qrp-store migrate --check")(migrate)
     command(app, "verify", example="qrp-store verify --deep")(verify)
-    command(app, "rm", example="qrp-store rm efficientnet-lite0@1 --cascade")(remove)
+    command(app, "rm", example="qrp-store rm efficientnet-lite0@1 --cascade --yes")(remove)
     command(app, "gc", example="qrp-store gc --dry-run")(collect)
 
 
@@ -36,7 +36,7 @@ def migrate(
     from qrp_store.maintain import migrate
 
     report = migrate(session.store, check=check)
-    session.show(report, describe(report))
+    session.show(report, output.details(report))
 
 
 def verify(
@@ -48,8 +48,9 @@ def verify(
 
     with session.open() as store:
         report = verify(store, deep=deep, progress=session.progress)
-    problems = [output.cell(p) for p in report.problems]
-    said = f"checked {output.cell(report.checked)}: " + (f"{len(problems)} problems" if problems else "all well")
+    problems = [": ".join(map(output.cell, p.values())) for p in output.document(report.problems)]
+    counts = ", ".join(f"{n:,} {kind}" for kind, n in report.checked.items()) or "nothing"
+    said = f"checked {counts}; " + (f"{len(problems)} problems" if problems else "all well")
     session.show(report, "\n".join([said, *problems]))
     if report.problems:
         raise typer.Exit(exit_code("corrupt"))
@@ -59,14 +60,14 @@ def remove(
     session: Session,
     reference: Annotated[str, typer.Argument(metavar="NAME|ID", help="What to retire.")],
     cascade: Annotated[bool, typer.Option("--cascade", help="And everything made from it.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what this would retire.")] = False,
 ) -> None:
     """Retire an artifact: it no longer shows, and `gc` deletes what nothing needs."""
     from qrp_store.maintain import retire
 
     with session.open() as store:
         report = retire(store, reference, cascade=cascade, yes=yes)
-    session.show(report, describe(report))
+    session.show(report, output.details(report))
 
 
 def collect(
@@ -78,11 +79,4 @@ def collect(
 
     with session.open() as store:
         report = gc(store, dry_run=dry_run)
-    session.show(report, describe(report))
-
-
-def describe(report: object) -> str:
-    """A report as aligned `name  value` lines."""
-    values = output.document(report)
-    width = max(map(len, values), default=0)
-    return "\n".join(f"{name.replace('_', ' '):<{width}}  {output.cell(value)}" for name, value in values.items())
+    session.show(report, output.details(report))

@@ -151,7 +151,7 @@ def _concepts(code: str, name: str, category: tuple[str, str] | None) -> Iterato
         yield word, "name"
     if category is not None:
         yield category[0], "category"
-        yield category[1], "subcategory"
+        yield f"{category[1]} (kind)", "kind"  # a word may be a kind as well
 
 
 def _place(drawing: _Drawing) -> Image.Image:
