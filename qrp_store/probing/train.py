@@ -101,7 +101,7 @@ def _sgd(parts: _Parts, options: ProbeOptions, seed: int, progress: Progress) ->
     steps = torch.optim.SGD(
         [table], lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
     )
-    gradient = Gradient(options.batch_size, n_clusters, device)
+    gradient = Gradient(min(options.batch_size, len(parts.c_train)), n_clusters, device)
     x = with_bias(parts.x_train)
     validation = CrossEntropy(parts.x_val, parts.c_val, n_clusters, device)
     rng = np.random.default_rng(seed)
