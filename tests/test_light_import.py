@@ -40,7 +40,14 @@ def test_help_loads_no_store(tmp_path: Path, command: list[str]) -> None:
     assert not loaded_by(command_line(*command), tmp_path) & {*HEAVY, "numpy", "sqlalchemy", "alembic"}
 
 
+@pytest.fixture(scope="module")
+def store_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an empty store where commands look by default."""
+    folder = tmp_path_factory.mktemp("here")
+    subprocess.run([sys.executable, "-c", command_line("init")], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.parametrize("command", [["ls"], ["ls", "results", "--json"], ["sql", "SELECT 1 AS one"], ["leaderboard"]])
-def test_looking_loads_nothing_heavy(tmp_path: Path, command: list[str]) -> None:
-    subprocess.run([sys.executable, "-c", command_line("init")], cwd=tmp_path, check=True, capture_output=True)
-    assert not loaded_by(command_line(*command), tmp_path) & {*HEAVY, "alembic"}
+def test_looking_loads_nothing_heavy(store_here: Path, command: list[str]) -> None:
+    assert not loaded_by(command_line(*command), store_here) & {*HEAVY, "alembic"}
