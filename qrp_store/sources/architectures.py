@@ -185,21 +185,23 @@ def _of_timm(name: str, config: Mapping[str, Any], image_size: int | None) -> Pr
 
 def with_output_of(built: Architecture, layer: str) -> torch.nn.Module:
     """The model that gives the pooled output of one of its layers: means over space, or over tokens."""
+    import threading
+
     import torch
 
     class Tap(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.whole = built.model
-            self.seen: Any = None
+            self.mine = threading.local()  # several threads may run the model at once
             built.model.get_submodule(layer).register_forward_hook(self.keep)
 
         def keep(self, module: torch.nn.Module, given: object, output: Any) -> None:
-            self.seen = output[0] if isinstance(output, tuple | list) else output
+            self.mine.seen = output[0] if isinstance(output, tuple | list) else output
 
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             self.whole(batch)
-            seen, self.seen = self.seen, None
+            seen = self.mine.__dict__.pop("seen", None)
             if not isinstance(seen, torch.Tensor) or seen.ndim not in (2, 3, 4):
                 raise ValueError(f"layer {layer} gives no vectors, maps or tokens")
             if seen.ndim == 4:

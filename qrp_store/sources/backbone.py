@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+_CPU_PIECE = 8  # what a layer makes of so many images stays in the caches: half the time of 64 at once
+
+
 @dataclass(frozen=True)
 class BackboneOptions:
     """What the user asks for. `weights` is "default" (published with the architecture), "random" or a file's path.
@@ -71,11 +74,19 @@ class LoadedBackbone:
         """Features, float32 (b, dim) on the CPU, of a uint8 batch (b, 3, image_size, image_size)."""
         import torch
 
-        mean, std = self._statistics
         with torch.inference_mode():
-            pixels = batch.to(self.device).float().div_(255).sub_(mean).div_(std)
-            features: torch.Tensor = self._model(pixels)
-            return features.float().cpu()
+            if self.device != "cpu":
+                return self._features(batch.to(self.device)).cpu()
+            starts = range(0, len(batch), _CPU_PIECE)
+            return torch.cat([self._features(batch[start : start + _CPU_PIECE]) for start in starts])
+
+    def _features(self, batch: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        mean, std = self._statistics
+        pixels = batch.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        features: torch.Tensor = self._model(pixels)
+        return features.float()
 
 
 def load_backbone(options: BackboneOptions) -> LoadedBackbone:
@@ -92,7 +103,7 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
         built = architectures.build(options.arch, options.weights == "default", options.image_size)
     weights, recipe, built, notes = _weights(options, built)
     model = built.model if options.layer is None else _layer(built, options.arch, options.layer)
-    model = model.eval().requires_grad_(False).to(device)
+    model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
     preprocessing = built.preprocessing
     spec: dict[str, Any] = {
         "arch": options.arch,

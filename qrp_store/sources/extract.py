@@ -1,4 +1,4 @@
-"""Images to vectors, block by block: threads decode the next batches while the network works on this one."""
+"""Images to vectors, block by block: the next batches are decoded (and, on a CPU, embedded) while this one is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qrp_store.sources.images import decode_bytes, digest_of, read_image
 if TYPE_CHECKING:
     import torch
 
-_BATCHES_AHEAD = 3
+_MOST_WORKERS = {"cpu": 64, "cuda": 16}
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,13 @@ class ExtractedBlock:
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    pixels: torch.Tensor | None
-    digest: str | None
-    problem: str | None
-
-
-@dataclass(frozen=True)
 class _Batch:
-    block: int
-    offset: int
-    images: list[Future[_Decoded]]
+    """One batch's images, decoded (a bad one's place is zeros), and its features when a worker has made them."""
+
+    pixels: torch.Tensor
+    features: torch.Tensor | None
+    problems: list[str | None]
+    digests: list[str | None]
 
 
 def extract(
@@ -61,12 +57,16 @@ def extract(
     """The blocks' vectors, in order, each as soon as it is whole.
 
     Batches start at fixed offsets inside a block and never cross its end, and a bad image leaves its place in the
-    batch empty: so a vector depends on its own block alone, and a run that is taken up again gives the same bits.
+    batch empty: so a vector depends on its own block alone, and a run that is taken up again gives the same bits,
+    with any number of workers.
     A file that is no image, or whose vector is not finite, becomes a bad row, never an error. `stop` is called before
-    each batch; whatever it raises ends the work. `workers`: threads that decode (default: one a processor, at most
-    16). Raises InvalidInput for a batch size or number of workers below 1.
+    each batch; whatever it raises ends the work. `workers`: threads that decode and, on a CPU, run the network
+    (default: one a processor, at most 64; 16 with a GPU). Raises InvalidInput for a batch size or number of workers
+    below 1.
     """
-    workers = min(os.cpu_count() or 1, 16) if workers is None else workers
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers is None:
+        workers = min(processors, _MOST_WORKERS["cpu" if model.device == "cpu" else "cuda"])
     if batch_size < 1:
         raise InvalidInput(f"batch size {batch_size}: expected at least 1")
     if workers < 1:
@@ -75,62 +75,73 @@ def extract(
 
 
 def _extract(
-    model: LoadedBackbone, blocks: Sequence[Sequence[ImageFile]], size: int, workers: int, stop: Callable[[], object]
+    model: LoadedBackbone,
+    blocks: Sequence[Sequence[ImageFile]],
+    size: int,
+    workers: int,
+    stop: Callable[[], object],
 ) -> Iterator[ExtractedBlock]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    import torch
+
+    # On a CPU each worker runs the network in one thread of torch's: small layers split badly, on a busy machine the
+    # parts wait for each other, and the split decides the last bits. torch keeps the number for each thread, but its
+    # matrix library for the process, so it is put back.
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, "embed", initializer=torch.set_num_threads, initargs=(1,))
     try:
-        batches = _ahead(model, blocks, size, pool)
-        for block, images in enumerate(blocks):
+        batches = _ahead(model, blocks, size, pool, workers + 2)
+        for images in blocks:
             whole = ExtractedBlock(np.full((len(images), model.dim), np.nan, np.float32), {}, [])
-            for _ in range(0, len(images), size):
+            for offset in range(0, len(images), size):
                 stop()
-                batch = next(batches)
-                assert batch.block == block
-                _embed(model, batch, size, whole)
+                _put(model, next(batches).result(), offset, whole)
             yield whole
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 def _ahead(
-    model: LoadedBackbone, blocks: Sequence[Sequence[ImageFile]], size: int, pool: ThreadPoolExecutor
-) -> Iterator[_Batch]:
-    """Batches in order, with the next few already being decoded."""
-    waiting: deque[_Batch] = deque()
-    for block, images in enumerate(blocks):
+    model: LoadedBackbone, blocks: Sequence[Sequence[ImageFile]], size: int, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[Future[_Batch]]:
+    """Batches in order, with the next ones already under way."""
+    waiting: deque[Future[_Batch]] = deque()
+    for images in blocks:
         for offset in range(0, len(images), size):
-            futures = [pool.submit(_decode, model, image) for image in images[offset : offset + size]]
-            waiting.append(_Batch(block, offset, futures))
-            if len(waiting) > _BATCHES_AHEAD:
+            waiting.append(pool.submit(_work, model, images[offset : offset + size]))
+            if len(waiting) > ahead:
                 yield waiting.popleft()
-    yield from waiting
+    while waiting:
+        yield waiting.popleft()
 
 
-def _decode(model: LoadedBackbone, image: ImageFile) -> _Decoded:
-    digest = None
-    try:
-        data = read_image(image.path)
-        digest = digest_of(data)
-        return _Decoded(model.transform(decode_bytes(data)), digest, None)
-    except InvalidInput as error:
-        return _Decoded(None, digest, error.message)
-
-
-def _embed(model: LoadedBackbone, batch: _Batch, size: int, whole: ExtractedBlock) -> None:
-    """Put a batch's vectors, problems and digests into the block."""
+def _work(model: LoadedBackbone, images: Sequence[ImageFile]) -> _Batch:
+    """A worker's share: decode a batch, and on a CPU embed it."""
     import torch
 
-    decoded = [future.result() for future in batch.images]
-    pixels = torch.zeros((len(decoded), 3, model.image_size, model.image_size), dtype=torch.uint8)
-    for row, image in enumerate(decoded):
-        if image.pixels is not None:
-            pixels[row] = image.pixels
-    features = model.forward(pixels).numpy()
+    pixels = torch.zeros((len(images), 3, model.image_size, model.image_size), dtype=torch.uint8)
+    problems: list[str | None] = [None] * len(images)
+    digests: list[str | None] = [None] * len(images)
+    for row, image in enumerate(images):
+        try:
+            data = read_image(image.path)
+            digests[row] = digest_of(data)
+            pixels[row] = model.transform(decode_bytes(data))
+        except InvalidInput as error:
+            problems[row] = error.message
+    features = model.forward(pixels) if model.device == "cpu" else None
+    return _Batch(pixels, features, problems, digests)
+
+
+def _put(model: LoadedBackbone, batch: _Batch, offset: int, whole: ExtractedBlock) -> None:
+    """Put a batch's vectors, problems and digests into its block."""
+    features = (model.forward(batch.pixels) if batch.features is None else batch.features).numpy()
     finite = np.isfinite(features).all(axis=1)
-    for row, image in enumerate(decoded):
-        problem = image.problem or (None if finite[row] else "non-finite features")
+    for row, problem in enumerate(batch.problems):
+        if problem is None and not finite[row]:
+            problem = "non-finite features"
         if problem is None:
-            whole.rows[batch.offset + row] = features[row]
+            whole.rows[offset + row] = features[row]
         else:
-            whole.bad[batch.offset + row] = problem
-        whole.digests.append(image.digest)
+            whole.bad[offset + row] = problem
+    whole.digests.extend(batch.digests)
