@@ -20,7 +20,7 @@ from qrp_store.probing.device import torch
 from qrp_store.probing.sparse import ConceptMatrix
 
 _GROUP_BATCHES = 64
-_CHUNK_FLOATS = 1 << 22
+_CHUNK_FLOATS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ def _transpose(x: ConceptMatrix, size: int, device: torch.device) -> tuple[torch
 
 
 def chunk_rows(n_clusters: int) -> int:
-    """Rows to take at once when the whole of a part is gone through: 16 MB of logits."""
+    """Rows to take at once when the whole of a part is gone through: 4 MB of logits."""
     return max(64, _CHUNK_FLOATS // n_clusters)
 
 
