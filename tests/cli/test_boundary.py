@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from qrp_store.cli.boundary import conceal, run
-from qrp_store.cli.main import call
-from qrp_store.cli.session import Session, command
 from typer.main import get_command
 
 from qrp_store import errors
+from qrp_store.cli.boundary import conceal, run
+from qrp_store.cli.main import call
+from qrp_store.cli.session import Session, command
 
 
 def app_that_raises(error: BaseException) -> typer.Typer:

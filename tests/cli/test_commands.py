@@ -7,8 +7,9 @@ import shlex
 from typing import Any
 
 import pytest
-from qrp_store.cli.main import build
 from typer.main import get_command
+
+from qrp_store.cli.main import build
 
 ROOT: Any = get_command(build())
 NAMES = sorted(ROOT.commands)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from qrp_store.cli import output
 
+from qrp_store.cli import output
 from qrp_store.records import Table
 
 NASTY = 'a|b,"c" <script> é 🦊 \x1b[31m & 50 % _x_'

@@ -1,0 +1,85 @@
+"""The demo's data are what they say, and every command that it prints runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qrp_store import demo
+from qrp_store.cli.main import call
+
+
+def test_the_concepts_are_names_kinds_categories_and_skin_tones_each_in_one_group() -> None:
+    drawings = demo._drawings()
+    assert len(drawings) > 3000
+    assert len({d.key for d in drawings}) == len(drawings)
+    concepts = {concept for d in drawings for concept in d.concepts}
+    assert {group for _, group in concepts} == {"name", "kind", "category", "skin tone"}
+    assert len({name for name, _ in concepts}) == len(concepts)
+    wave = next(d for d in drawings if d.key == "waving-hand-medium-dark-skin-tone.png")
+    assert dict(wave.concepts) == {
+        "medium-dark skin": "skin tone",
+        "waving": "name",
+        "hand": "name",
+        "People & Body": "category",
+        "hand-fingers-open (kind)": "kind",
+    }
+
+
+def test_a_drawing_is_placed_by_its_code_alone() -> None:
+    first, second = demo._drawings()[:2]
+    image = demo._place(first)
+    assert image.size == (128, 128)
+    assert image.mode == "RGB"
+    assert image.tobytes() == demo._place(first).tobytes() != demo._place(second).tobytes()
+    assert (np.asarray(image) == 255).all(axis=2).any()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the demo ran on every sixteenth drawing."""
+    folder = tmp_path_factory.mktemp("demo")
+    few = demo._drawings()[::16]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_drawings", lambda: few)
+        assert call(["demo", str(folder / "a demo"), "--quiet"]) == 0
+    return folder / "a demo"
+
+
+def test_the_demo_ends_with_four_ranked_backbones(
+    ran: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = demo._drawings()[::16]
+    monkeypatch.setattr(demo, "_drawings", lambda: few)
+    assert call(["demo", str(ran), "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    report = json.loads(shown.out)
+    assert {r["backbone"] for r in report["leaderboard"]} == {
+        "efficientnet-lite0",
+        "efficientnet-lite2",
+        "random",
+        "pixels-16",
+    }
+    assert {r["n_seeds"] for r in report["leaderboard"]} == {3}
+    assert report["best_clusters"]["rows"]
+    assert any("CC BY-SA 4.0" in line for line in report["licences"])
+    assert shown.err.count("already there") >= 6
+
+
+def test_the_demo_leaves_files_that_a_user_would_have(ran: Path) -> None:
+    with (ran / "concepts.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    keys = (ran / "keys.txt").read_text().splitlines()
+    assert {r["key"] for r in rows} <= set(keys) == {p.name for p in (ran / "images").iterdir()}
+    assert np.load(ran / "pixels-16.npy").shape == (len(keys), 768)
+    assert "CC BY-SA 4.0" in (ran / "LICENCES.txt").read_text()
+
+
+def test_the_demo_refuses_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("")
+    assert call(["demo", str(tmp_path / "taken"), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "invalid_input"
