@@ -219,9 +219,7 @@ class StreamedPoints:
             yield from _regroup((rows for _, rows in blocks), self.count, self.dim, group_rows(k, self.dim))
 
 
-def _regroup(
-    blocks: Iterator[npt.NDArray[Any]], count: int, dim: int, size: int
-) -> Generator[Group, None, None]:
+def _regroup(blocks: Iterator[npt.NDArray[Any]], count: int, dim: int, size: int) -> Generator[Group, None, None]:
     """Cut consecutive blocks into groups of `size` rows (the last may be shorter), float32."""
     rows = np.empty((0, dim), np.float32)
     start = held = 0

@@ -40,9 +40,7 @@ def split(
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     cluster = labels[order]
     parts = np.empty(len(labels), np.uint8)
-    parts[order] = np.where(
-        rank < n_test[cluster], TEST, np.where(rank < (n_test + n_val)[cluster], VAL, TRAIN)
-    )
+    parts[order] = np.where(rank < n_test[cluster], TEST, np.where(rank < (n_test + n_val)[cluster], VAL, TRAIN))
     return parts, int(((sizes > 0) & (sizes < SMALL)).sum())
 
 
@@ -54,9 +52,7 @@ def _quotas(sizes: npt.NDArray[np.int64], percent: int) -> npt.NDArray[np.int64]
     return whole
 
 
-def _order(
-    labels: npt.NDArray[np.int32], keys: Sequence[str], dataset: str, seed: int
-) -> npt.NDArray[np.int64]:
+def _order(labels: npt.NDArray[np.int32], keys: Sequence[str], dataset: str, seed: int) -> npt.NDArray[np.int64]:
     """Samples sorted by (cluster, u, key)."""
     u = _hashes(keys, dataset, seed)
     order = np.lexsort((u, labels))

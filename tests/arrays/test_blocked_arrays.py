@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xarray
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qrp_store import arrays
@@ -76,18 +76,29 @@ def test_a_missing_block_is_an_error_never_zeros(root: Root) -> None:
     assert np.isnan(zarr.open_array(f"{root.url}/{PATH}", mode="r")[4:8]).all(), "not even to a plain reader"
 
 
-@given(where=st.integers(0, 4 * 3 * 4 + 3), bit=st.integers(0, 7), index=st.integers(0, 2))
-def test_any_flipped_bit_is_noticed(tmp_path_factory: pytest.TempPathFactory, where: int, bit: int, index: int) -> None:
-    root = open_root(str(tmp_path_factory.mktemp("flip")))
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Root, ArraySpec, list[Block]]:
+    root = open_root(str(tmp_path_factory.mktemp("stored")))
     spec, _, blocks = made(root, 10, 3, 4)
+    return root, spec, blocks
+
+
+@settings(deadline=None)
+@given(where=st.integers(0, 4 * 3 * 4 + 3), bit=st.integers(0, 7), index=st.integers(0, 2))
+def test_any_flipped_bit_is_noticed(
+    stored: tuple[Root, ArraySpec, list[Block]], where: int, bit: int, index: int
+) -> None:
+    root, spec, blocks = stored
     file = Path(root.url) / PATH / "c" / str(index) / "0"
-    data = bytearray(file.read_bytes())
-    data[where] ^= 1 << bit
-    file.write_bytes(data)
-    with pytest.raises(Corrupt, match=f"{PATH}: block {index} is damaged"):
-        arrays.read_block(root, spec, blocks[index])
-    assert arrays.verify_block(root, spec, blocks[index], deep=False) is None
-    assert "damaged" in str(arrays.verify_block(root, spec, blocks[index], deep=True))
+    good = file.read_bytes()
+    try:
+        file.write_bytes(good[:where] + bytes([good[where] ^ 1 << bit]) + good[where + 1 :])
+        with pytest.raises(Corrupt, match=f"{PATH}: block {index} is damaged"):
+            arrays.read_block(root, spec, blocks[index])
+        assert arrays.verify_block(root, spec, blocks[index], deep=False) is None
+        assert "damaged" in str(arrays.verify_block(root, spec, blocks[index], deep=True))
+    finally:
+        file.write_bytes(good)
 
 
 @pytest.mark.parametrize("length", [0, 1, 51, 53, 200])

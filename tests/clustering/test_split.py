@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qrp_store.clustering import split
@@ -17,6 +17,7 @@ def keys(n: int) -> list[str]:
 labels_of_clusters = st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(lambda sizes: max(sizes) >= 5)
 
 
+@settings(deadline=None)
 @given(labels_of_clusters, st.integers(0, 5))
 def test_each_cluster_and_the_whole_are_divided_20_16_64(sizes: list[int], seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
@@ -53,6 +54,7 @@ def test_the_largest_remainders_are_rounded_up_and_ties_go_to_the_lower_cluster(
     assert [int(((parts == TEST) & (labels == c)).sum()) for c in range(4)] == [2, 2, 1, 1]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_the_order_of_samples_does_not_matter(seed: int) -> None:
     labels, names = (np.arange(200) % 7).astype(np.int32), keys(200)
