@@ -1,6 +1,6 @@
 """The probe's epoch beside the plain script a user would write, from one run and at the same losses.
 
-    python benchmarks/probe.py [--quick] [--imagenet] [--repeats N]
+    python benchmarks/probe.py [--quick] [--imagenet] [--threads N] [--repeats N]
 
 plain   a Dataset of dense multi-hot rows, DataLoader, nn.Linear, cross_entropy, SGD
 ours    qrp_store.probing.train.fit, sgd
@@ -73,7 +73,7 @@ def plain(x: ConceptMatrix, clusters: np.ndarray, n_clusters: int, options: Prob
         for y, c in loader:
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(y), c)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.item() * len(c)
         seconds.append(time.perf_counter() - began)
@@ -150,8 +150,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the probe's epoch beside a plain DataLoader script.")
     parser.add_argument("--quick", action="store_true", help="a tenth of the size, once")
     parser.add_argument("--imagenet", action="store_true", help="also one epoch at ImageNet's size")
+    parser.add_argument("--threads", type=int, help="torch's threads (default: as torch chooses)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, the median counts (default 3)")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     if arguments.quick:
         compare(4_000, 500, 200, epochs=3, repeats=1)
