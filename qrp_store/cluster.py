@@ -11,7 +11,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from qrp_store.arrays.arrays import save_array
 from qrp_store.catalog import clusterings, datasets, embeddings, lease
 from qrp_store.catalog.clusterings import ClusteringRow
+from qrp_store.checkpoint import Checkpoint
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
@@ -28,7 +29,7 @@ from qrp_store.samples import shown
 from qrp_store.store import Store, split_version
 
 if TYPE_CHECKING:
-    from qrp_store.clustering.kmeans import KMeansResult
+    from qrp_store.clustering.kmeans import KMeansResult, KMeansState
 
 ALGORITHM = 1
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -152,9 +153,19 @@ def cluster_with(
         blocks = UsableBlocks(Embedding(store.arrays, stored))
         if asked.normalize:
             _refuse_zero_rows(blocks, keys)
-        result = _kmeans(blocks, keys, asked, memory, heartbeat, progress)
+        checkpoint = Checkpoint(store.arrays, claimed.path)
+        resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.k, blocks.dim)
+        if resume is not None:
+            progress.note(f"going on after iteration {resume.iteration}")
+
+        def after_iteration(state: KMeansState) -> None:
+            heartbeat.check()
+            checkpoint.save(state)
+
+        result = _kmeans(blocks, keys, asked, memory, resume, after_iteration, progress)
         total_s = time.perf_counter() - started
         _commit(store, claimed, stored, asked, blocks, keys, result, total_s, progress)
+    checkpoint.forget()
     done = clusterings.by_id(store.catalog, claimed.id)
     return _report(store, done.artifact, stored, cached=False)
 
@@ -240,7 +251,8 @@ def _kmeans(
     keys: Sequence[str],
     asked: ClusterOptions,
     memory: int,
-    heartbeat: lease.Heartbeat,
+    resume: KMeansState | None,
+    after_iteration: Callable[[KMeansState], None],
     progress: Progress,
 ) -> KMeansResult:
     from qrp_store.clustering.kmeans import KMeansOptions, kmeans
@@ -262,7 +274,7 @@ def _kmeans(
         sample=asked.sample,  # type: ignore[arg-type]
         spherical=asked.spherical,
     )
-    return kmeans(points, options, on_iteration=lambda state: heartbeat.check(), progress=progress)
+    return kmeans(points, options, resume=resume, on_iteration=after_iteration, progress=progress)
 
 
 def _commit(
