@@ -24,7 +24,7 @@ __all__ = ["DECODING", "IMAGE_ENDINGS", "ImageFile", "decode", "decode_bytes", "
 
 DECODING = "first frame, upright, over white, RGB"
 MAX_PIXELS = 178_956_970  # where Pillow itself stops: a larger picture is taken for a decompression bomb
-_opening = threading.Lock()
+_asking = threading.Lock()
 
 
 def decode(path: Path) -> tuple[Image, str]:
@@ -59,10 +59,10 @@ def decode_bytes(data: bytes) -> Image:
     if not data:
         raise InvalidInput("the file is empty")
     try:
-        image, orientation = _open(data)
+        image = _open(data)
         image.load()
+        turn = _TURNS.get(_orientation_of(image))
         picture = _rgb(image)
-        turn = _TURNS.get(orientation or 1)
         return picture if turn is None else picture.transpose(Image.Transpose[turn])
     except UnidentifiedImageError as error:
         raise InvalidInput("not an image that can be read") from error
@@ -87,22 +87,29 @@ _TURNS = {
 }
 
 
-def _open(data: bytes) -> tuple[Image, int | None]:
-    """The picture, not yet decoded, and its EXIF orientation."""
+def _open(data: bytes) -> Image:
+    """The picture, not yet decoded."""
     from PIL import Image
 
-    # Headers are where Pillow warns (large pictures, odd metadata). Filters belong to the process, hence the lock;
+    # Pillow warns at headers and metadata (large pictures, odd tags). Filters belong to the process, hence the lock;
     # the slow part, decoding, is outside.
-    with _opening, warnings.catch_warnings():
+    with _asking, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise InvalidInput(f"more than {MAX_PIXELS:,} pixels")
+    if image.width * image.height > MAX_PIXELS:
+        raise InvalidInput(f"more than {MAX_PIXELS:,} pixels")
+    return image
+
+
+def _orientation_of(image: Image) -> int:
+    """EXIF's orientation (1: upright) of a decoded picture: PNG keeps it at the end, TIFF has been turned by then."""
+    with _asking, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            orientation = image.getexif().get(_ORIENTATION)
+            orientation = image.getexif().get(_ORIENTATION, 1)
         except Exception:  # metadata too damaged to read: the picture stands as it is
-            orientation = None
-    return image, orientation
+            return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _rgb(image: Image) -> Image:

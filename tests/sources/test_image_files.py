@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.sources import images
@@ -111,15 +111,14 @@ def test_opaque_pictures_are_what_convert_gives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_stand_upright(tmp_path: Path, orientation: int) -> None:
-    from PIL import ImageOps
-
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(PIXELS).save(tmp_path / "x.png", exif=exif)
-    with Image.open(tmp_path / "x.png") as opened:
-        expected = np.asarray(ImageOps.exif_transpose(opened))
-    np.testing.assert_array_equal(np.asarray(decode(tmp_path / "x.png")[0]), expected)
-    assert (expected.shape[0] == 20) == (orientation >= 5)
+    for name in ("x.png", "x.jpg", "x.webp", "x.tif"):
+        Image.fromarray(PIXELS).save(tmp_path / name, exif=exif)
+        with Image.open(tmp_path / name) as opened:
+            expected = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        np.testing.assert_array_equal(np.asarray(decode(tmp_path / name)[0]), expected, err_msg=name)
+        assert (expected.shape[0] == 20) == (orientation >= 5)
 
 
 def test_transparency_lies_over_white(tmp_path: Path) -> None:
