@@ -46,7 +46,7 @@ def test_sgd_counts_its_epochs(world):
 
 
 def test_a_probe_that_learnt_nothing_says_so(make_world):
-    recorder = told(make_world(500, 100, 20, strength=0.0), epochs=3)
+    recorder = told(make_world(500, 100, 20, strength=0.0), epochs=3, lr=50.0)
     assert len(recorder.notes) == 1
     assert "without concepts" in recorder.notes[0]
 
