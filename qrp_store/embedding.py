@@ -56,7 +56,8 @@ class Embedding:
         if isinstance(rows, (int, np.integer)):
             if not -n <= rows < n:
                 raise IndexError(f"row {rows} of {n}")
-            return self._gather(np.array([int(rows) % n]))[0]
+            row: np.ndarray = self._gather(np.array([int(rows) % n]))[0]
+            return row
         wanted = np.asarray(rows)
         if wanted.dtype == bool:
             wanted = np.flatnonzero(wanted)
@@ -76,16 +77,16 @@ class Embedding:
     def dask(self) -> dask.array.Array:
         """As a dask array with one chunk a block."""
         try:
-            import dask
             import dask.array as da
+            from dask.delayed import delayed
         except ImportError as error:
             raise Unavailable("this needs dask", hint="pip install 'qrp-store[cpu]'") from error
-        delayed = dask.delayed(self.block, pure=False)
+        read = delayed(self.block, pure=False)
         parts = [
-            da.from_delayed(delayed(b.index), shape=(b.rows, self.shape[1]), dtype=self.dtype)
-            for b in self.stored.blocks
+            da.from_delayed(read(b.index), shape=(b.rows, self.shape[1]), dtype=self.dtype) for b in self.stored.blocks
         ]
-        return da.concatenate(parts)
+        whole: dask.array.Array = da.concatenate(parts)
+        return whole
 
     def torch(self) -> torch.utils.data.Dataset[Any]:
         """As a map-style torch dataset of rows (float tensors of shape (dim,))."""

@@ -17,6 +17,7 @@ from qrp_store.catalog import clusterings, concept_sets, datasets, embeddings, l
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.cluster import ClusterOptions, called, cluster_with
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
+from qrp_store.imported import with_seed
 from qrp_store.probe import JoinedConcepts, ProbeRequest
 from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.progress import Progress, silent
@@ -90,6 +91,7 @@ def evaluate(
     dataset: str,
     backbones: Sequence[str] = (),
     concepts: Sequence[str] = (),
+    imported: Sequence[str] = (),
     k: Sequence[int] = (1000,),
     seeds: Sequence[int] = (0,),
     protocol: str = "laina2022",
@@ -111,6 +113,7 @@ def evaluate(
 ) -> EvaluateReport:
     """Score every backbone × concept set × K × seed of a dataset.
 
+    `imported` names imported clusterings, scored as they are (and alone, unless backbones are named too).
     `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
     options. `force` makes new versions of results, not of clusterings. One backbone's failure keeps the others.
     """
@@ -128,27 +131,28 @@ def evaluate(
         raise InvalidInput(f"--bootstrap {bootstrap} and --min-count {min_count} must be at least 0")
     request = ProbeRequest(options, bootstrap, permute, labelled_only, min_count, clustering.get("device", "auto"))
     owner = datasets.get_dataset(store.catalog, dataset)
-    names = list(backbones) or embeddings.backbones(store.catalog, dataset)
+    names = list(backbones) or ([] if imported else embeddings.backbones(store.catalog, dataset))
+    if not names and not imported:
+        raise NotFound(f"dataset {dataset!r} has no embeddings", hint="qrp-store ingest")
     vocabularies = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, concepts)]
     base = ClusterOptions.of(**clustering)
     job = _Evaluation(store, owner, request, force, wait, progress)
     done: list[Result] = []
     plan: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    for backbone in names:
-        for clusters in k:
-            for seed in seeds:
-                try:
-                    asked = replace(base, k=clusters, seed=seed)
-                    if dry_run:
-                        plan += job.plan(backbone, asked, vocabularies)
-                    else:
-                        done += job.run(backbone, asked, vocabularies)
-                except QrpStoreError as error:
-                    if error.kind == "interrupted":
-                        raise
-                    where = {"backbone": backbone, "clusters": clusters, "seed": seed}
-                    errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
+    wanted = [(name, replace(base, k=n, seed=seed)) for name in names for n in k for seed in seeds]
+    wanted += [(name, replace(base, k=0, seed=seed)) for name in imported for seed in seeds]
+    for name, asked in wanted:
+        try:
+            if dry_run:
+                plan += job.plan(name, asked, vocabularies)
+            else:
+                done += job.run(name, asked, vocabularies)
+        except QrpStoreError as error:
+            if error.kind == "interrupted":
+                raise
+            where = {"backbone": name, "clusters": asked.k, "seed": asked.seed}
+            errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
     return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, tuple(plan), kind)
@@ -191,6 +195,10 @@ class _Evaluation:
 
     def plan(self, backbone: str, asked: ClusterOptions, sets: Sequence[JoinedConcepts]) -> list[dict[str, Any]]:
         """What `run` would do, without doing it."""
+        if asked.k == 0:
+            return [
+                {"backbone": backbone, "concepts": c.name, "seed": asked.seed, "clustering": "imported"} for c in sets
+            ]
         stored = embeddings.get(self.store.catalog, self.dataset.name, *split_version(backbone))
         found = lease.find(self.store.catalog, asked.spec(stored, called(self.store, stored)))
         rows = []
@@ -214,7 +222,12 @@ class _Evaluation:
         return rows
 
     def run(self, backbone: str, asked: ClusterOptions, sets: Sequence[JoinedConcepts]) -> list[Result]:
-        """The results of one backbone, K and seed."""
+        """The results of one backbone, K and seed; K = 0 stands for an imported clustering."""
+        if asked.k == 0:
+            clustering = with_seed(
+                self.store, self.dataset.name, backbone, asked.seed, wait=self.wait, progress=self.progress
+            )
+            return [self._result(clustering, joined, 0.0) for joined in sets]
         report = cluster_with(
             self.store, self.dataset.name, backbone, asked, wait=self.wait, force=False, progress=self.progress
         )

@@ -110,6 +110,25 @@ def by_id(catalog: Catalog, identifier: str) -> StoredClustering:
     return StoredClustering(lease.artifact_of(row), ClusteringRow(**fields), found)
 
 
+def newest_imported(catalog: Catalog, dataset: str, name: str) -> StoredClustering:
+    """The newest ready clustering that was imported under a name, whatever its seed. Raises NotFound."""
+    query = (
+        sa.select(_a.id)
+        .join(t.clustering, _k.artifact_pk == _a.pk)
+        .join(t.dataset, t.dataset.c.pk == _k.dataset_pk)
+        .where(_a.state == "ready", _a.name == name, _k.embedding_pk.is_(None), t.dataset.c.name == dataset)
+        .order_by(_a.pk.desc())
+        .limit(1)
+    )
+    with catalog.read() as connection:
+        identifier = connection.execute(query).scalar()
+    if identifier is None:
+        raise NotFound(
+            f"no imported clustering {name!r} of dataset {dataset!r}", hint="qrp-store cluster --import FILE"
+        )
+    return by_id(catalog, identifier)
+
+
 def assignments(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every (position int64, cluster int32, part uint8) of a clustering, by position."""
     import numpy as np

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -41,14 +42,13 @@ def resolve(catalog: Catalog, text: str) -> Reference:
     return found[0]
 
 
-def _things(where: sa.ColumnElement[bool] | None, table: sa.Table, kind: str) -> sa.Select[tuple[str, str, str, str]]:
-    query = sa.select(sa.literal(kind), table.c.id, table.c.name, table.c.state).where(table.c.state == "ready")
-    return query if where is None else query.where(where)
+def _things(where: sa.ColumnElement[bool], table: sa.Table, kind: str) -> sa.Select[Any]:
+    columns = (sa.literal(kind), table.c.id, table.c.name, table.c.state)
+    return sa.select(*columns).where(table.c.state == "ready", where)
 
 
-def _reference(row: sa.Row[tuple[str, str, str, str]]) -> Reference:
-    kind, identifier, name, state = row
-    return Reference(kind, identifier, name, state)
+def _reference(row: Any) -> Reference:
+    return Reference(row[0], row[1], row[2], row[3])
 
 
 def _by_id(connection: sa.Connection, text: str) -> list[Reference]:

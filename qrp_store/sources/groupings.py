@@ -1,0 +1,117 @@
+"""Groupings made elsewhere: which cluster each sample is in, from a file."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qrp_store.errors import InvalidInput, NotFound, Unavailable
+from qrp_store.samples import check_keys, shown
+
+MISSING = -1
+_COLUMNS = ("key", "cluster")
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Clusters from 0, int64, MISSING where a sample has none; for `keys`, or (None) in the dataset's order.
+
+    `names` are the clusters' own names where the file has words instead of numbers.
+    """
+
+    keys: list[str] | None
+    clusters: np.ndarray
+    names: tuple[str, ...] | None
+
+
+def read_grouping(path: Path) -> Grouping:
+    """A `.npy` of integers in dataset order, or `key,cluster` rows as CSV or Parquet.
+
+    Whole numbers from 0 are kept (−1 or an empty cell: no cluster); other words are numbered in sorted order.
+    Raises NotFound and InvalidInput.
+    """
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file")
+    ending = path.suffix.lower()
+    if ending == ".npy":
+        return Grouping(None, _array(path), None)
+    if ending not in (".csv", ".tsv", ".parquet"):
+        raise InvalidInput(f"{path}: expected .npy, or key,cluster rows in .csv or .parquet")
+    pairs = list(_parquet(path) if ending == ".parquet" else _csv(path))
+    keys = [key for key, _ in pairs]
+    check_keys(keys, str(path), "row")
+    clusters, names = _numbers([value for _, value in pairs])
+    return Grouping(keys, clusters, names)
+
+
+def grouping_digest(path: Path) -> str:
+    """sha256 (hex) of the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InvalidInput(f"{path}: not an array that can be read ({error})") from error
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu" or not values.size:
+        raise InvalidInput(f"{path}: expected one integer a sample, a one-dimensional .npy")
+    if int(values.min()) < MISSING:
+        raise InvalidInput(f"{path}: cluster {int(values.min())} at row {int(values.argmin())} is below -1")
+    return values.astype(np.int64)
+
+
+def _csv(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            header = next(rows, [])
+            at = _columns(path, header)
+            for number, row in enumerate(rows, start=2):
+                if len(row) != len(header):
+                    raise InvalidInput(f"{path}: row {number} has {len(row)} cells, the header {len(header)}")
+                yield row[at[0]], row[at[1]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InvalidInput(f"{path}: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise Unavailable("reading Parquet needs pyarrow", hint="pip install pyarrow") from error
+    try:
+        with pq.ParquetFile(path) as file:
+            at = _columns(path, file.schema_arrow.names)
+            for batch in file.iter_batches(columns=list(_COLUMNS)):
+                for key, cluster in zip(*(batch.column(name).to_pylist() for name in _COLUMNS), strict=True):
+                    yield str(key), "" if cluster is None else str(cluster)
+            assert at
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InvalidInput(f"{path}: {error}") from error
+
+
+def _columns(path: Path, header: list[str]) -> tuple[int, int]:
+    missing = [name for name in _COLUMNS if name not in header]
+    if missing:
+        raise InvalidInput(f"{path}: no column {' or '.join(missing)} (there are {', '.join(map(shown, header))})")
+    return header.index("key"), header.index("cluster")
+
+
+def _numbers(values: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    try:
+        numbers = [MISSING if value == "" else int(value) for value in values]
+    except ValueError:
+        names = tuple(sorted({value for value in values if value != ""}))
+        place = {name: number for number, name in enumerate(names)} | {"": MISSING}
+        return np.array([place[value] for value in values], np.int64), names
+    if min(numbers) < MISSING or max(numbers) > np.iinfo(np.int32).max:
+        raise InvalidInput(f"clusters are whole numbers from 0 (−1: none); here from {min(numbers)} to {max(numbers)}")
+    return np.array(numbers, np.int64), None

@@ -1,0 +1,97 @@
+"""Groupings made elsewhere are split, probed and ranked like our own."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.evaluate import evaluate
+from qrp_store.imported import import_clustering
+from qrp_store.ingest import ingest
+from qrp_store.label import label
+from qrp_store.store import Store, create_store, open_store
+
+N = 600
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    create_store(str(tmp_path / "store"))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(N, 8)).astype(np.float32))
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("key", "concept"), *((i, f"group {i % 3}") for i in range(N))])
+    opened = open_store(str(tmp_path / "store"))
+    ingest(opened, str(tmp_path / "x.npy"), dataset="d", backbone="b")
+    label(opened, str(tmp_path / "labels.csv"), dataset="d", concepts="c")
+    return opened
+
+
+def _assigned(store: Store, seed: int = 0) -> dict[str, int]:
+    rows = store.sql("SELECT key, cluster FROM assignments WHERE backbone = 'human' AND seed = ?", (seed,))
+    return {row["key"]: row["cluster"] for row in rows}
+
+
+def test_an_array_in_dataset_order(store: Store, tmp_path: Path) -> None:
+    clusters = np.arange(N) % 3
+    clusters[5] = -1
+    np.save(tmp_path / "c.npy", clusters)
+    made, cached = import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human")
+    assert (made.row.clusters, made.row.n, cached) == (3, N - 1, False)
+    assert _assigned(store) == {str(i): i % 3 for i in range(N) if i != 5}
+    assert import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human")[1]
+
+
+def test_words_by_key_in_any_order(store: Store, tmp_path: Path) -> None:
+    words = ["cat", "dog", "emu"]
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("cluster", "key"), *((words[i % 3], i) for i in reversed(range(N)))])
+    made, _ = import_clustering(store, str(tmp_path / "c.csv"), dataset="d", name="human")
+    assert made.artifact.provenance["cluster_names"] == words
+    assert _assigned(store) == {str(i): i % 3 for i in range(N)}
+
+
+def test_evaluated_for_every_seed(store: Store, tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.arange(N) % 3)
+    import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human")
+    report = evaluate(store, dataset="d", imported=["human"], seeds=(0, 1), epochs=20, bootstrap=0)
+    assert report.errors == ()
+    assert [(r.backbone, r.clusters, r.engine) for r in report.results] == [("human", 3, "import")] * 2
+    assert all(r.nmi > 0.9 for r in report.results)  # the concepts are the grouping
+    assert _assigned(store, 0) == _assigned(store, 1)
+    (row,) = store.sql("SELECT backbone, n_seeds FROM leaderboard")
+    assert row == {"backbone": "human", "n_seeds": 2}
+    again = evaluate(store, dataset="d", imported=["human"], seeds=(0, 1), epochs=20, bootstrap=0)
+    assert all(r.cached for r in again.results)
+
+
+@pytest.mark.parametrize(
+    "rows, word",
+    [
+        ([("key", "cluster"), ("nobody", 1), ("1", 0)], "not in dataset"),
+        ([("key", "cluster"), ("1", 1), ("1", 0)], "duplicate"),
+        ([("key", "group"), ("1", 1)], "no column cluster"),
+        ([("key", "cluster"), ("1", 0), ("2", 0)], "expected 2"),
+        ([("key", "cluster"), ("1", -7), ("2", 0)], "from -7"),
+        ([("key", "cluster")], "no keys"),
+    ],
+)
+def test_rows_that_do_not_fit(store: Store, tmp_path: Path, rows: list[tuple[object, ...]], word: str) -> None:
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.raises(InvalidInput, match=word):
+        import_clustering(store, str(tmp_path / "c.csv"), dataset="d", name="human")
+
+
+def test_arrays_that_do_not_fit(store: Store, tmp_path: Path) -> None:
+    for name, array in {"short": np.arange(5), "floats": np.ones(N), "wide": np.ones((N, 2), int)}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(InvalidInput):
+            import_clustering(store, str(tmp_path / f"{name}.npy"), dataset="d", name="human")
+    with pytest.raises(NotFound):
+        import_clustering(store, str(tmp_path / "none.npy"), dataset="d", name="human")
+    with pytest.raises(NotFound):
+        evaluate(store, dataset="nope", imported=["human"])
