@@ -103,7 +103,9 @@ def save_array(root: Root, path: str, array: Array, *, replace: bool = False) ->
     if array.ndim == 0:
         raise InvalidInput(f"array {path}: a single number is not stored as an array")
     step = _whole_step(array.shape, array.dtype.itemsize)
-    put_metadata(root, path, array.shape, (step, *(max(1, s) for s in array.shape[1:])), array.dtype.name)
+    put_metadata(
+        root, path, array.shape, (step, *(max(1, s) for s in array.shape[1:])), array.dtype.name, replace=replace
+    )
     checksum = _header(array.shape, array.dtype.name)
     chunk_bytes = step * _row_bytes(array.shape, array.dtype)
     for place, start in _whole_chunks(path, array.shape, step):

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +75,10 @@ class Root(Protocol):
 
     def delete(self, prefix: str) -> None:
         """Remove the object `prefix` or everything below the folder `prefix`. Nothing there is fine."""
+        ...
+
+    def sweep(self, older_than_s: float) -> int:
+        """Remove what writers left unfinished that long ago, and say how many bytes that were."""
         ...
 
     def link(self, source: str, target: str, names: Iterable[str]) -> None:
@@ -169,26 +174,35 @@ class Directory:
             return target.stat().st_size
 
     def exists(self, path: str) -> bool:
-        return self._at(path).is_file()
+        target = self._at(path)
+        with _translated("look for", target):
+            return target.is_file()
 
     def list(self, prefix: str) -> Iterator[str]:
         folder = self._at(prefix) if prefix else self._path
         with _translated("list", folder):
-            found = [
-                (Path(where) / name).relative_to(self._path).as_posix()
-                for where, _, names in os.walk(folder)
-                for name in names
-                if not name.startswith(_PARTIAL)
-            ]
+            found = [p.relative_to(self._path).as_posix() for p in _files(folder) if not p.name.startswith(_PARTIAL)]
         yield from sorted(found)
 
     def delete(self, prefix: str) -> None:
         target = self._at(prefix)
         with _translated("delete", target):
-            if target.is_dir():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+            while target.is_dir():
+                with suppress(FileNotFoundError):  # somebody else deletes the same
+                    shutil.rmtree(target)
+            target.unlink(missing_ok=True)
+
+    def sweep(self, older_than_s: float) -> int:
+        before, freed = time.time() - older_than_s, 0
+        with _translated("sweep", self._path):
+            for file in _files(self._path):
+                if file.name.startswith(_PARTIAL):
+                    with suppress(FileNotFoundError):
+                        found = file.stat()
+                        if found.st_mtime < before:
+                            file.unlink()
+                            freed += found.st_size
+        return freed
 
     def link(self, source: str, target: str, names: Iterable[str]) -> None:
         for name in names:
@@ -223,6 +237,15 @@ def _translated(verb: str, path: Path) -> Iterator[None]:
             f"cannot {verb} {path}: {error.strerror or error}",
             hint="free space or mend access to the arrays' folder, then run the same command again",
         ) from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise error
+
+    for where, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(where) / name for name in names)
 
 
 def _make_folder(folder: Path) -> None:

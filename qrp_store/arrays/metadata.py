@@ -23,10 +23,12 @@ def put_metadata(
     dtype: str,
     dimension_names: tuple[str, ...] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    *,
+    replace: bool = False,
 ) -> None:
     """Write the metadata of the array at `path` and of the group it lies in, unless the same is there already.
 
-    Corrupt when an array of another layout is there; InvalidInput for a dtype that is not stored.
+    Corrupt when an array of another layout is there, unless `replace`; InvalidInput for a dtype that is not stored.
     """
     if dtype not in DTYPES:
         raise InvalidInput(f"array {path}: dtype {dtype} is not stored", hint=f"use one of {', '.join(DTYPES)}")
@@ -34,9 +36,11 @@ def put_metadata(
     _put_group(root, group)
     fresh = _array_document(path, shape, chunk, dtype, dimension_names, attributes)
     try:
-        found = read_metadata(root, path)
+        found = None if replace else read_metadata(root, path)
     except NotFound:
-        root.put(f"{path}/zarr.json", fresh)
+        found = None
+    if found is None:
+        root.put(f"{path}/zarr.json", fresh, replace=replace)
         return
     wanted = json.loads(fresh)
     # Written by another zarr the text may differ where the meaning does not.

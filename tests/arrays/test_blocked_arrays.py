@@ -237,6 +237,15 @@ def test_a_whole_array_is_verified(root: Root) -> None:
         arrays.load_array(root, "w", checksum)
 
 
+def test_a_whole_array_nobody_recorded_can_be_replaced_by_one_of_another_shape(root: Root) -> None:
+    arrays.save_array(root, "w", np.arange(6.0))
+    other = np.arange(3, dtype=np.int32)
+    with pytest.raises(Corrupt, match="shape"):
+        arrays.save_array(root, "w", other)
+    checksum = arrays.save_array(root, "w", other, replace=True)
+    np.testing.assert_array_equal(arrays.load_array(root, "w", checksum), other)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"node_type": "group"}', '{"node_type": "array", "shape": "x"}'])
 def test_damaged_metadata_is_corrupt(root: Root, text: str) -> None:
     checksum = arrays.save_array(root, "w", np.arange(6.0))

@@ -77,6 +77,16 @@ class RootContract:
         root.delete("old")
         assert {p: root.get(p) for p in root.list("")} == {"new/c/0": b"zero", "new/c/1": b"one"}
 
+    def test_a_path_that_is_no_folder_lists_as_nothing(self, root: Root) -> None:
+        root.put("x", b"")
+        assert list(root.list("x")) == []
+
+    def test_sweeping_leaves_objects_alone(self, root: Root) -> None:
+        assert root.sweep(older_than_s=0) == 0
+        root.put("x/y", b"here")
+        assert root.sweep(older_than_s=-1) == 0
+        assert root.get("x/y") == b"here"
+
     def test_linking_what_is_missing_is_not_found(self, root: Root) -> None:
         with pytest.raises(NotFound):
             root.link("old", "new", ["c/0"])
@@ -144,10 +154,14 @@ class TestDirectory(RootContract):
         assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60).returncode == 9
         assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".partial-")]
         root = open_root(str(tmp_path))
+        assert root.sweep(older_than_s=3600) == 0
+        assert [p.name for p in tmp_path.iterdir()], "a writer may still be at it"
         assert list(root.list("")) == []
         assert not root.exists("zero")
         root.put("zero", b"other")
         assert root.get("zero") == b"other"
+        assert root.sweep(older_than_s=-1) == 5
+        assert [p.name for p in tmp_path.iterdir()] == ["zero"]
 
     def test_nothing_partial_stays_behind_a_failed_write(self, tmp_path: Path) -> None:
         with pytest.raises(TypeError):

@@ -260,3 +260,20 @@ def test_clustering_loads_no_torch_and_faiss_only_when_searching() -> None:
         "assert not {'torch', 'dask', 'scipy', 'zarr'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 7, 8, 13])
+def test_partial_sums_are_combined_in_a_balanced_tree(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that parts of the tree could be summed elsewhere; and rounding grows with its depth, not with its leaves."""
+    monkeypatch.setattr("qrp_store.clustering.passes._GROUP_BYTES", 1)
+    size = group_rows(2, 3)
+    array, centroids = data(size * groups, 3), data(2, 3)
+
+    def combined(parts: list[np.ndarray]) -> np.ndarray:
+        if len(parts) == 1:
+            return parts[0]
+        left = 1 << (len(parts) - 1).bit_length() - 1
+        return combined(parts[:left]) + combined(parts[left:])
+
+    leaves = [MemoryPoints(array[i * size : (i + 1) * size]).step(centroids).sums for i in range(groups)]
+    assert MemoryPoints(array, workers=2).step(centroids).sums.tobytes() == combined(leaves).tobytes()
