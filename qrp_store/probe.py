@@ -140,11 +140,11 @@ class Outcome:
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Where it was computed and by which versions: what could change the last bits."""
-        import torch
+        from qrp_store.probing.device import threads
 
         names = ("qrp-store", "torch", "numpy")
         versions = {name: _version(name) for name in names} | {"python": platform.python_version()}
-        return {"device": self.fit.device, "threads": torch.get_num_threads(), "versions": versions}
+        return {"device": self.fit.device, "threads": threads(), "versions": versions}
 
 
 def _number(value: float) -> float | None:

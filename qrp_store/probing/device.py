@@ -23,3 +23,8 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise Unavailable(f"device {name!r}: torch sees no such GPU", hint="use device cpu")
     return device
+
+
+def threads() -> int:
+    """How many threads torch computes with: what the last bits on a CPU depend on."""
+    return int(torch.get_num_threads())
