@@ -19,8 +19,8 @@ CLUSTERS = 32
 SEEDS = ("0", "1", "2")
 BEST_CLUSTERS = """\
 SELECT cluster, n_test, cross_entropy_nats, (SELECT group_concat(concept, ', ') FROM (SELECT concept FROM \
-cluster_concepts c WHERE c.result_id = s.result_id AND c.cluster = s.cluster AND rank <= 4 ORDER BY rank)) AS concepts \
-FROM cluster_scores s WHERE result_id = '{result}' AND n_test >= 10 ORDER BY cross_entropy_nats LIMIT 8"""
+cluster_concepts c WHERE c.result_id = s.result_id AND c.cluster = s.cluster AND n >= 5 ORDER BY rank LIMIT 4)) AS \
+concepts FROM cluster_scores s WHERE result_id = '{result}' AND n_test >= 10 ORDER BY cross_entropy_nats LIMIT 8"""
 BEST_RESULT = (
     "SELECT r.id, r.backbone FROM results r WHERE NOT r.permuted AND r.clusters = {k} ORDER BY r.nmi DESC LIMIT 1"
 )
@@ -47,7 +47,7 @@ def _demo(session: Session, directory: Path, run: Callable[[list[str]], None]) -
     talk = contextlib.redirect_stdout(sys.stderr) if session.as_json else contextlib.nullcontext()
 
     def step(title: str, *arguments: str) -> None:
-        steps.append(shlex.join(["qrp-store", *arguments]))
+        steps.append(" ".join(["qrp-store", *map(_quoted, arguments)]))
         output.write(f"\n# {title}\n$ {steps[-1]}")
         run(["--store", store, *(["--quiet"] if session.quiet else []), *arguments])
 
@@ -105,6 +105,11 @@ def _fill(data: Any, step: Callable[..., None]) -> None:
         *("evaluate", "--dataset", "openmoji", "-k", str(CLUSTERS), "--seed", *SEEDS),
     )
     step("Backbones ranked by how much of what they hold a person could name", "leaderboard", "--dataset", "openmoji")
+
+
+def _quoted(word: str) -> str:
+    """The word for a shell; a query that holds single quotes reads best between double ones."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def _best(session: Session, store: str) -> dict[str, Any]:
