@@ -87,13 +87,14 @@ def ingest(
     if known is not None:
         _align(store, rows, known, progress)
     rows.prepare(progress)
-    spec = _spec(rows, dataset, backbone, dtype)
+    mark = known.fingerprint if known is not None else datasets.keys_fingerprint(rows.keys)
+    spec = _spec(rows, dataset, backbone, dtype, mark)
     _refuse_other(store, rows, spec, backbone, force)
     if not force:
         found = lease.find(store.catalog, spec)
         if found is not None:
             return _report(store, found, started, written=0, cached=True)
-    target = known or datasets.stage_dataset(store.catalog, dataset, rows.keys, rows.root)
+    target = known or datasets.stage_dataset(store.catalog, dataset, rows.keys, mark, rows.root)
     model = datasets.stage_backbone(store.catalog, backbone, rows.backbone)
     claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
     if isinstance(claimed, Artifact):
@@ -166,10 +167,10 @@ def _order(name: str, there: Sequence[str], here: Sequence[str]) -> np.ndarray:
     return np.fromiter((place[key] for key in there), np.int64, len(there))
 
 
-def _spec(rows: RowSource, dataset: str, backbone: str, dtype: str) -> Spec:
+def _spec(rows: RowSource, dataset: str, backbone: str, dtype: str, mark: str) -> Spec:
     document = {
         "algorithm": ALGORITHM,
-        "dataset": datasets.keys_fingerprint(rows.keys),
+        "dataset": mark,
         "backbone": dict(rows.backbone),
         "content": rows.content,
         "dtype": dtype,
@@ -216,18 +217,16 @@ class _Job:
             self.progress.task(f"ingest {self.dataset.name} / {self.backbone.name}", total, "rows") as task,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
         ):
-            pending: tuple[Future[Block], BlockRows] | None = None
+            pending: Future[None] | None = None
             for number, block in zip(missing, self.rows.blocks(layout, missing), strict=True):
                 self.heartbeat.check()
-                positions = [layout.rows_of(number)[0] + local for local in block.bad]
-                future = writer.submit(
-                    arrays.write_block, self.store.arrays, layout, number, block.rows, positions, replace=True
-                )
-                self._record(pending)
-                pending = future, block
+                if pending is not None:
+                    pending.result()
+                pending = writer.submit(self._write, layout, number, block)
                 self.bad.update((self.rows.keys[layout.rows_of(number)[0] + i], why) for i, why in block.bad.items())
                 task.advance(len(block.rows))
-            self._record(pending)
+            if pending is not None:
+                pending.result()
         self._refuse_bad()
         return len(missing)
 
@@ -244,11 +243,10 @@ class _Job:
             self.store.arrays.link(previous, layout.path, names)
         return good
 
-    def _record(self, pending: tuple[Future[Block], BlockRows] | None) -> None:
-        if pending is None:
-            return
-        future, rows = pending
-        block = future.result()
+    def _write(self, layout: ArraySpec, number: int, rows: BlockRows) -> None:
+        """Put a block in place, then say so: while the next one is being made."""
+        positions = [layout.rows_of(number)[0] + local for local in rows.bad]
+        block = arrays.write_block(self.store.arrays, layout, number, rows.rows, positions, replace=True)
         files = [(block.start + i, *seen) for i, seen in enumerate(rows.files)]
         embeddings.record_block(self.store.catalog, self.claimed, block, self.dataset, files)
 

@@ -221,6 +221,9 @@ class ImageRows:
 
         assert self._options is not None
         self._model = load_backbone(self._options)
+        chosen = self._model.provenance.get("checkpoint")
+        if chosen:
+            progress.note(f"checkpoint: {chosen}")
 
     @property
     def model(self) -> LoadedBackbone:
@@ -237,7 +240,7 @@ class ImageRows:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        return {"device": str(self.model.device), "batch_size": self._batch_size}
+        return {"device": str(self.model.device), "batch_size": self._batch_size, **self.model.provenance}
 
     def reorder(self, order: np.ndarray) -> None:
         self.files = [self.files[row] for row in order]

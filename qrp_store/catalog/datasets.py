@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,13 +20,12 @@ from qrp_store.records import Backbone, Dataset, fingerprint
 _d, _b = t.dataset.c, t.backbone.c
 
 
-def keys_fingerprint(keys: Iterable[str]) -> str:
+def keys_fingerprint(keys: Sequence[str]) -> str:
     """sha256 (hex) over the keys in order, each with its length before it."""
     digest = hashlib.sha256()
-    for key in keys:
-        data = key.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
+    for start in range(0, len(keys), 4096):
+        encoded = [key.encode("utf-8", "surrogatepass") for key in keys[start : start + 4096]]
+        digest.update(b"".join(len(data).to_bytes(8, "little") + data for data in encoded))
     return digest.hexdigest()
 
 
@@ -64,12 +63,13 @@ def dataset_pk(connection: sa.Connection, identifier: str) -> int:
     return int(connection.execute(sa.select(_d.pk).where(_d.id == identifier)).scalar_one())
 
 
-def stage_dataset(catalog: Catalog, name: str, keys: Sequence[str], image_root: str | None = None) -> Dataset:
-    """Write a new dataset's samples; it shows once an embedding of it is committed.
+def stage_dataset(
+    catalog: Catalog, name: str, keys: Sequence[str], mark: str, image_root: str | None = None
+) -> Dataset:
+    """Write a new dataset's samples; it shows once an embedding of it is committed. `mark`: the keys' fingerprint.
 
     A dataset that an earlier, unfinished ingest staged with the same keys is used again.
     """
-    mark = keys_fingerprint(keys)
     staged = sa.select(t.dataset).where(_d.name == name, _d.fingerprint == mark, _d.state == "staged")
     with catalog.read() as connection:
         row = connection.execute(staged.order_by(_d.pk)).mappings().first()

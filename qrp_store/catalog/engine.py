@@ -67,8 +67,8 @@ def _engine(location: Location) -> sa.Engine:
             if isinstance(error, ImportError):
                 raise Unavailable("a Postgres store needs psycopg", hint="pip install 'qrp-store[postgres]'") from error
             raise Unavailable(f"not a database URL: {location.name}") from error
-    # No pool to share: a connection belongs to the thread and the block that opened it.
-    engine = sa.create_engine(location.catalog, poolclass=sa.pool.NullPool, connect_args={"timeout": BUSY_SECONDS})
+    # Pooled, since closing a database's last connection folds its WAL in, which costs as much as a commit.
+    engine = sa.create_engine(location.catalog, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
