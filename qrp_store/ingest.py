@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -228,25 +228,33 @@ class _Job:
             if pending is not None:
                 pending.result()
         self._refuse_bad()
+        self.store.arrays.sync(layout.path)  # data first: the catalog's word follows
         return len(missing)
 
     def _keep(self, layout: ArraySpec, recorded: tuple[Block, ...]) -> set[int]:
         """The recorded blocks that stand: whole, without bad rows, of images that are still the same."""
         changed = self.rows.changed_blocks(layout, datasets.image_files(self.store.catalog, self.dataset))
-        good = {b.index for b in recorded if not b.bad and b.index not in changed}
+        previous = layout
+        if self.claimed.previous_path is not None:
+            previous = replace(layout, path=f"{self.claimed.previous_path}/{embeddings.MEMBER}")
+        good = {
+            b.index
+            for b in recorded
+            # after a power cut a block that was recorded need not be whole
+            if not b.bad and b.index not in changed and not arrays.verify_block(self.store.arrays, previous, b, True)
+        }
         again = [b.index for b in recorded if b.index not in good]
         if again:
             embeddings.forget_blocks(self.store.catalog, self.claimed, again)
-        if self.claimed.previous_path is not None and good:
+        if previous is not layout and good:
             names = ["zarr.json", *(f"c/{number}/0" for number in sorted(good))]
-            previous = f"{self.claimed.previous_path}/{embeddings.MEMBER}"
-            self.store.arrays.link(previous, layout.path, names)
+            self.store.arrays.link(previous.path, layout.path, names)
         return good
 
     def _write(self, layout: ArraySpec, number: int, rows: BlockRows) -> None:
         """Put a block in place, then say so: while the next one is being made."""
         positions = [layout.rows_of(number)[0] + local for local in rows.bad]
-        block = arrays.write_block(self.store.arrays, layout, number, rows.rows, positions, replace=True)
+        block = arrays.write_block(self.store.arrays, layout, number, rows.rows, positions, replace=True, durable=False)
         files = [(block.start + i, *seen) for i, seen in enumerate(rows.files)]
         embeddings.record_block(self.store.catalog, self.claimed, block, self.dataset, files)
 

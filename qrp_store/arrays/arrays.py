@@ -45,9 +45,17 @@ def create(
 
 
 def write_block(
-    root: Root, spec: ArraySpec, index: int, rows: Array, bad: Sequence[int] = (), *, replace: bool = False
+    root: Root,
+    spec: ArraySpec,
+    index: int,
+    rows: Array,
+    bad: Sequence[int] = (),
+    *,
+    replace: bool = False,
+    durable: bool = True,
 ) -> Block:
-    """Store block `index`: `rows` has shape (rows of the block, dim) and the array's dtype. Durable on return.
+    """Store block `index`: `rows` has shape (rows of the block, dim) and the array's dtype. Durable on return, or
+    else after `root.sync`.
 
     `bad` are the positions in the whole array that have no vector; their rows are stored as NaN. The same bytes again
     are fine, other bytes are Corrupt unless `replace`, which is only for a block that nobody has recorded yet.
@@ -65,7 +73,7 @@ def write_block(
         rows = rows.copy()
         rows[np.array(positions) - start] = np.nan if rows.dtype.kind == "f" else 0
     parts, own = encode(octets(rows), _chunk_bytes(spec))
-    root.put(_block_path(spec, index), *parts, replace=replace)
+    root.put(_block_path(spec, index), *parts, replace=replace, durable=durable)
     return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{own:08x}", positions)
 
 

@@ -44,12 +44,16 @@ class Root(Protocol):
         """Mark the root as belonging to store `uuid`. InvalidInput when it belongs to another."""
         ...
 
-    def put(self, path: str, *parts: Bytes, replace: bool = False) -> None:
-        """Store `parts`, one after the other, as the object `path`; durable on return.
+    def put(self, path: str, *parts: Bytes, replace: bool = False, durable: bool = True) -> None:
+        """Store `parts`, one after the other, as the object `path`; durable on return, or else after `sync`.
 
         The same bytes again are fine; other bytes under the same path are Corrupt, unless `replace`, which is for
         objects that nobody refers to yet (a block written, but not recorded, before a crash).
         """
+        ...
+
+    def sync(self, prefix: str) -> None:
+        """Make everything below the folder `prefix` durable."""
         ...
 
     def get(self, path: str) -> bytes:
@@ -129,19 +133,20 @@ class Directory:
                 hint="name another folder for this store's arrays",
             )
 
-    def put(self, path: str, *parts: Bytes, replace: bool = False) -> None:
+    def put(self, path: str, *parts: Bytes, replace: bool = False, durable: bool = True) -> None:
         target = self._at(path)
         with _translated("write", target):
             if not replace and target.exists():
                 _require_same(target, parts)
                 return
-            _make_folder(target.parent)
+            _make_folder(target.parent, durable)
             partial = target.parent / f"{_PARTIAL}{os.getpid()}-{secrets.token_hex(6)}"
             try:
                 with partial.open("xb", buffering=0) as file:
                     for part in parts:
                         _write_all(file.fileno(), part)
-                    os.fsync(file.fileno())
+                    if durable:
+                        os.fsync(file.fileno())
                 if replace:
                     os.replace(partial, target)
                 elif not _publish(partial, target):
@@ -149,7 +154,18 @@ class Directory:
             finally:
                 with suppress(FileNotFoundError):
                     partial.unlink()
-            _sync_folder(target.parent)
+            if durable:
+                _sync_folder(target.parent)
+
+    def sync(self, prefix: str) -> None:
+        folder = self._at(prefix)
+        with _translated("write", folder):
+            for where, _, names in os.walk(folder, topdown=False):
+                for name in names:
+                    with open(Path(where) / name, "rb") as file:
+                        os.fsync(file.fileno())
+                _sync_folder(Path(where))
+            _sync_folder(folder.parent)
 
     def get(self, path: str) -> bytes:
         target = self._at(path)
@@ -208,7 +224,7 @@ class Directory:
         for name in names:
             old, new = self._at(f"{source}/{name}"), self._at(f"{target}/{name}")
             with _translated("link", old):
-                _make_folder(new.parent)
+                _make_folder(new.parent, durable=True)
                 with suppress(FileExistsError):
                     try:
                         os.link(old, new)
@@ -248,12 +264,13 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(where) / name for name in names)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, durable: bool) -> None:
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    _make_folder(folder.parent, durable)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    if durable:
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
