@@ -146,5 +146,5 @@ def _show(session: Session, report: Any) -> None:
     text = output.listing(output.table(rows, columns), "table", "") if rows else "no results"
     session.show(report, text, without=("exit_kind",))
     for error in output.document(report.errors):
-        about = " ".join(str(v) for key, v in error.items() if key not in ("kind", "message", "hint") and v is not None)
+        about = ", ".join(f"{k} {output.cell(v)}" for k, v in error.items() if k not in ("kind", "message", "hint"))
         session.progress.warn(": ".join(filter(None, [about, str(error.get("message")), error.get("hint")])))

@@ -57,7 +57,8 @@ def leaderboard(session: Session, dataset: DatasetFilter = None, form: FormatOpt
 
     with session.open() as store:
         table = leaderboard(store, dataset)
-    session.list(table, form, "qrp-store/leaderboard/1")
+    for_reading = form == "table" or (form is None and not session.as_json)
+    session.list(_readable(table) if for_reading else table, form, "qrp-store/leaderboard/1")
 
 
 def sql(
@@ -69,6 +70,16 @@ def sql(
     with session.open() as store:
         table = store.sql(query).table
     session.list(table, form, "qrp-store/sql/1")
+
+
+def _readable(table: Table) -> Table:
+    """The leaderboard in fewer columns, with mean ± std in one."""
+    named = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    spread = [
+        {**r, "nmi": " ± ".join(f"{r[x]:.3f}" for x in ("nmi_mean", "nmi_std") if r[x] is not None)} for r in named
+    ]
+    shown = "rank backbone nmi mi_nats_mean top1_mean n_seeds dataset concepts clusters protocol setting"
+    return output.table(spread, shown.split())
 
 
 def _overview(tables: dict[What, Table]) -> Table:

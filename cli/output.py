@@ -78,10 +78,10 @@ def details(report: object) -> str:
     """A report as aligned `name  value` lines; what is itself a list of rows follows as a table."""
     values: dict[str, Any] = document(report)
     rows = {name: v for name, v in values.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
-    plain = {name.replace("_", " "): cell(v) for name, v in values.items() if name not in rows}
+    plain = {name: cell(v) for name, v in values.items() if name not in rows}
     width = max(map(len, plain), default=0)
     parts = ["\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in plain.items())]
-    parts += [f"{name.replace('_', ' ')}:\n{listing(table(v), 'table', '')}" for name, v in rows.items()]
+    parts += [f"{name}:\n{listing(table(v), 'table', '')}" for name, v in rows.items()]
     return "\n\n".join(parts)
 
 
@@ -134,15 +134,33 @@ def _rich(table: Table) -> str:
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    console = Console(file=sys.stdout)
+    table, same = (table, "") if _width(table) <= console.width else _lift(table)
     shown = RichTable(box=box.SIMPLE_HEAD)
     for name, right in zip(table.columns, _numeric(table), strict=True):
         shown.add_column(Text(name), justify="right" if right else "left", overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(cell(v)) for v in row))
-    console = Console(file=sys.stdout)
     with console.capture() as captured:
+        if same:
+            console.print(Text(same))
         console.print(shown)
     return captured.get().rstrip("\n")
+
+
+def _width(table: Table) -> int:
+    columns = zip(table.columns, *([cell(v) for v in row] for row in table.rows), strict=True)
+    return 1 + sum(3 + max(map(len, column)) for column in columns)  # rich pads a column with three
+
+
+def _lift(table: Table) -> tuple[Table, str]:
+    """The table without the columns that say the same in every row, and what they say."""
+    if len(table.rows) < 2:
+        return table, ""
+    same = {i for i in range(len(table.columns)) if len({cell(row[i]) for row in table.rows}) == 1}
+    said = ", ".join(f"{table.columns[i]} {value}" for i in sorted(same) if (value := cell(table.rows[0][i])))
+    kept = [i for i in range(len(table.columns)) if i not in same]
+    return Table(tuple(table.columns[i] for i in kept), [tuple(row[i] for i in kept) for row in table.rows]), said
 
 
 def _csv(table: Table) -> str:

@@ -49,7 +49,7 @@ def verify(
     with session.open() as store:
         report = verify(store, deep=deep, progress=session.progress)
     problems = [": ".join(map(output.cell, p.values())) for p in output.document(report.problems)]
-    counts = ", ".join(f"{n:,} {kind}" for kind, n in report.checked.items()) or "nothing"
+    counts = ", ".join(f"{kind} {n:,}" for kind, n in report.checked.items()) or "nothing"
     said = f"checked {counts}; " + (f"{len(problems)} problems" if problems else "all well")
     session.show(report, "\n".join([said, *problems]))
     if report.problems:

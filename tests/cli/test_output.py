@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,12 +54,26 @@ def test_a_terminal_never_sees_control_characters_or_markup(
 ) -> None:
     rows = Table(("key",), [("[bold]\x1b[2J\rx[/bold]",)])
     assert "\x1b[2J" not in output.listing(rows, "table", "s")
-    import sys
-
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     shown = output.listing(rows, "table", "s")
     assert "\\x1b[2J\\rx" in shown
     assert "[bold]" in shown
+
+
+def test_what_is_the_same_in_every_row_stands_above_a_table_too_wide_for_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = Table(
+        ("dataset", "backbone", "nmi"),
+        [("imagenet-validation", "resnet-50", 0.5), ("imagenet-validation", "vit-base", 0.4)],
+    )
+    shown = output.listing(rows, "table", "s")
+    assert shown.count("imagenet-validation") == 1
+    assert all(text in shown for text in ("dataset imagenet-validation", "resnet-50", "vit-base", "0.5", "0.4"))
+    monkeypatch.setenv("COLUMNS", "100")
+    assert output.listing(rows, "table", "s").count("imagenet-validation") == 2
 
 
 def test_markdown_escapes_its_own_signs() -> None:
