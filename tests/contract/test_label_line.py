@@ -1,0 +1,141 @@
+"""`label SOURCE --dataset D --concepts C`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+WHERE = ("--dataset", "d", "--concepts", "c")
+KEYS = ["a/1.png", "a/2.png", "b/1.png", "b/2.png", "b/3.png"]
+
+
+@pytest.fixture
+def store(qrp: Any, store: Path, files: Any) -> Path:
+    """A store with one dataset of five samples."""
+    rows = files.array(np.eye(5))
+    qrp.ok("ingest", rows, "--keys", files.keys(KEYS), "--dataset", "d", "--backbone", "b", store=store)
+    return store
+
+
+def labels(sql: Any, store: Path) -> dict[tuple[str, str], float | None]:
+    rows = sql(store, "SELECT key, concept, score FROM labels WHERE is_newest")
+    assert len({(r["key"], r["concept"]) for r in rows}) == len(rows)
+    return {(r["key"], r["concept"]): r["score"] for r in rows}
+
+
+def test_a_long_csv_with_key_and_concept(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    report = qrp.ok("label", files.labels([("a/1.png", "x"), ("b/3.png", "y")]), *WHERE, store=store)
+    assert labels(sql, store) == {("a/1.png", "x"): None, ("b/3.png", "y"): None}
+    assert (report["n_concepts"], report["n_labels"], report["n_labelled_samples"]) == (2, 2, 2)
+
+
+ROWS = [
+    {"key": "a/1.png", "concept": "x", "score": 0.75, "group": "g"},
+    {"key": "b/2.png", "concept": "x", "score": 1.0, "group": "g"},
+    {"key": "b/2.png", "concept": "y", "score": 0.625, "group": "h"},
+]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_long_files_with_score_and_group(qrp: Any, store: Path, files: Any, sql: Any, ending: str) -> None:
+    path = files.folder / f"labels.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    elif ending == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    else:
+        comma = "," if ending == "csv" else "\t"
+        path.write_text("".join(comma.join(map(str, r)) + "\n" for r in [ROWS[0].keys(), *(r.values() for r in ROWS)]))
+    report = qrp.ok("label", path, *WHERE, store=store)
+    assert labels(sql, store) == {(r["key"], r["concept"]): r["score"] for r in ROWS}
+    assert report["groups"] == {"g": 1, "h": 1}
+    assert sql(store, "SELECT DISTINCT concept, concept_group FROM labels ORDER BY concept") == [
+        {"concept": "x", "concept_group": "g"},
+        {"concept": "y", "concept_group": "h"},
+    ]
+
+
+def test_an_image_folder_gives_a_class_a_folder(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    qrp.ok("label", files.images(KEYS), *WHERE, "--exclusive", store=store)
+    assert labels(sql, store) == {(key, key[0]): None for key in KEYS}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept"), [((), {"c", "d"}), ((0.5,), {"c", "d"}), ((0.75,), {"d"}), ((0,), {*"bcd"})]
+)
+def test_a_score_counts_when_it_is_greater_than_the_threshold(
+    qrp: Any, store: Path, files: Any, sql: Any, threshold: tuple[float, ...], kept: set[str]
+) -> None:
+    rows = [("a/1.png", "a", 0), ("a/1.png", "b", 0.5), ("a/1.png", "c", 0.75), ("a/1.png", "d", 1)]
+    table = files.labels(rows, ("key", "concept", "score"))
+    qrp.ok("label", table, *WHERE, *(("--threshold", *threshold) if threshold else ()), store=store)
+    assert {concept for _, concept in labels(sql, store)} == kept
+
+
+def test_a_repeated_key_and_concept_counts_once_with_its_highest_score(
+    qrp: Any, store: Path, files: Any, sql: Any
+) -> None:
+    rows = [("a/1.png", "x", s) for s in (0.6, 0.875, 0.3, 0.7)] + [("a/2.png", "x", 0.75)]
+    report = qrp.ok("label", files.labels(rows, ("key", "concept", "score")), *WHERE, store=store)
+    assert labels(sql, store) == {("a/1.png", "x"): 0.875, ("a/2.png", "x"): 0.75}
+    assert report["n_labels"] == 2
+
+
+def test_group_names_the_group_of_concepts_without_one(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    rows = [("a/1.png", "x", ""), ("a/1.png", "y", "own")]
+    table = files.labels(rows, ("key", "concept", "group"))
+    assert qrp.ok("label", table, *WHERE, "--group", "g", store=store)["groups"] == {"g": 1, "own": 1}
+
+
+def test_exclusive_is_checked_after_the_threshold(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    rows = [("a/1.png", "x", 0.9), ("a/1.png", "y", 0.6), ("a/2.png", "y", 0.9)]
+    table = files.labels(rows, ("key", "concept", "score"))
+    told = qrp.fails(4, "label", table, *WHERE, "--exclusive", store=store)
+    assert "a/1.png" in told
+    assert "a/2.png" not in told
+    assert labels(sql, store) == {}
+    qrp.ok("label", table, *WHERE, "--exclusive", "--threshold", 0.7, store=store)
+
+
+def test_ignore_unknown_keys_leaves_them_out(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    table = files.labels([("a/1.png", "x"), ("no/such.png", "x"), ("other.png", "z")])
+    told = qrp.fails(4, "label", table, *WHERE, store=store)
+    assert "2 keys" in told
+    assert "no/such.png" in told
+    assert "--ignore-unknown-keys" in told
+    assert labels(sql, store) == {}
+    ran = qrp.run("label", table, *WHERE, "--ignore-unknown-keys", "--json", store=store)
+    assert ran.json["n_labels"] == 1
+    assert "2 keys" in ran.err
+    assert set(labels(sql, store)) == {("a/1.png", "x")}
+
+
+def test_only_unknown_keys_are_refused_even_then(qrp: Any, store: Path, files: Any) -> None:
+    qrp.fails(4, "label", files.labels([("no", "x")]), *WHERE, "--ignore-unknown-keys", store=store)
+
+
+def test_the_same_asked_again_is_cached_and_another_file_is_the_next_version(
+    qrp: Any, store: Path, files: Any, sql: Any
+) -> None:
+    table = files.labels([("a/1.png", "x")])
+    first, second = (qrp.ok("label", table, *WHERE, store=store) for _ in range(2))
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["id"] == second["id"]
+    third = qrp.ok("label", files.labels([("a/1.png", "y")], name="other.csv"), *WHERE, store=store)
+    assert (third["version"], third["cached"]) == (2, False)
+    fourth = qrp.ok("label", table, *WHERE, "--force", store=store)
+    assert fourth["version"] == 3
+    rows = sql(store, "SELECT version, is_newest, concept FROM labels ORDER BY version")
+    assert [tuple(r.values()) for r in rows] == [(1, 0, "x"), (2, 0, "y"), (3, 1, "x")]
+
+
+def test_a_dataset_that_is_not_there_is_exit_3(qrp: Any, store: Path, files: Any) -> None:
+    table = files.labels([("a/1.png", "x")])
+    assert "nope" in qrp.fails(3, "label", table, "--dataset", "nope", "--concepts", "c", store=store)
