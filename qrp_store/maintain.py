@@ -116,6 +116,8 @@ def gc(store: Store, *, dry_run: bool = False) -> GcReport:
         size += store.arrays.size(path)
         if not dry_run:
             store.arrays.delete(path)
+    if not dry_run:
+        size += store.arrays.sweep(upkeep.GRACE_SECONDS)
     rows += upkeep.remove_staged(store.catalog, dry_run=dry_run)
     return GcReport(dry_run, tuple(gone), rows, objects, size)
 
