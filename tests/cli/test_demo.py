@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qrp_store import demo
+from qrp_store.cli import demo as steps
 from qrp_store.cli.main import call
 
 
@@ -41,11 +42,12 @@ def test_a_drawing_is_placed_by_its_code_alone() -> None:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder where the demo ran on every sixteenth drawing."""
+    """A folder where the demo ran on every twelfth drawing, with few clusters."""
     folder = tmp_path_factory.mktemp("demo")
-    few = demo._drawings()[::16]
+    few = demo._drawings()[::12]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "_drawings", lambda: few)
+        patch.setattr(steps, "CLUSTERS", 6)
         assert call(["demo", str(folder / "a demo"), "--quiet"]) == 0
     return folder / "a demo"
 
@@ -53,8 +55,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_demo_ends_with_four_ranked_backbones(
     ran: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = demo._drawings()[::16]
+    few = demo._drawings()[::12]
     monkeypatch.setattr(demo, "_drawings", lambda: few)
+    monkeypatch.setattr(steps, "CLUSTERS", 6)
     assert call(["demo", str(ran), "--json", "--quiet"]) == 0
     shown = capsys.readouterr()
     report = json.loads(shown.out)
