@@ -53,6 +53,9 @@ def evaluate(
         list[str] | None,
         typer.Option("--concepts", metavar="C", help="Repeatable; C1+C2 joins sets.  [default: each of the dataset]"),
     ] = None,
+    clustering: Annotated[
+        list[str] | None, typer.Option("--clustering", metavar="N", help="Repeatable; an imported clustering.")
+    ] = None,
     k: Annotated[
         list[int] | None, typer.Option("-k", "--clusters", metavar="K", help="Repeatable.  [default: 1000]")
     ] = None,
@@ -108,6 +111,7 @@ def evaluate(
             dataset=dataset,
             backbones=tuple(backbone or ()),
             concepts=tuple(concepts or ()),
+            imported=tuple(clustering or ()),
             k=tuple(k or (1000,)),
             seeds=tuple(seed or (0,)),
             protocol=protocol,
@@ -144,7 +148,9 @@ def evaluate(
 def _show(session: Session, report: Any) -> None:
     rows, columns = output.document(report.results or report.plan), SHOWN if report.results else None
     text = output.listing(output.table(rows, columns), "table", "") if rows else "no results"
-    session.show(report, text, without=("exit_kind",))
+    # When everything failed the document is also a failure's: the first one's.
+    failed = bool(report.errors) and not report.results and not report.plan
+    session.show(report, text, without=("exit_kind",) if failed else ("exit_kind", "error"))
     for error in output.document(report.errors):
         about = ", ".join(f"{k} {output.cell(v)}" for k, v in error.items() if k not in ("kind", "message", "hint"))
         session.progress.warn(": ".join(filter(None, [about, str(error.get("message")), error.get("hint")])))

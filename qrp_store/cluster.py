@@ -144,10 +144,10 @@ def cluster_with(
     spec = asked.spec(stored, called(store, stored))
     found = None if force else lease.find(store.catalog, spec)
     if found is not None:
-        return _report(store, found, stored, cached=True)
+        return report_of(store, found, dataset, cached=True)
     claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
     if isinstance(claimed, Artifact):
-        return _report(store, claimed, stored, cached=True)
+        return report_of(store, claimed, dataset, cached=True)
     with lease.held(store.catalog, claimed) as heartbeat:
         started = time.perf_counter()
         keys = datasets.keys(store.catalog, stored.dataset)
@@ -168,7 +168,7 @@ def cluster_with(
         _commit(store, claimed, stored, asked, blocks, keys, result, total_s, progress)
     checkpoint.forget()
     done = clusterings.by_id(store.catalog, claimed.id)
-    return _report(store, done.artifact, stored, cached=False)
+    return report_of(store, done.artifact, dataset, cached=False)
 
 
 def _check(asked: ClusterOptions, usable: int, name: str) -> None:
@@ -338,14 +338,15 @@ def _peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _report(store: Store, found: Artifact, stored: StoredEmbedding, *, cached: bool) -> ClusterReport:
+def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> ClusterReport:
+    """A ready clustering as `cluster` reports it."""
     done = clusterings.by_id(store.catalog, found.id)
     row, sizes = done.row, np.array(done.sizes)
     return ClusterReport(
         id=found.id,
         version=found.version or 0,
         fingerprint=found.fingerprint,
-        dataset=stored.dataset.name,
+        dataset=dataset,
         backbone=row.backbone,
         clusters=row.clusters,
         seed=row.seed,

@@ -75,7 +75,7 @@ class Result:
 
 @dataclass(frozen=True)
 class EvaluateReport:
-    """Every result asked for, and what went wrong with the others. `exit_kind` is the first failure's kind."""
+    """Every result asked for, and what went wrong with the others; `error` and `exit_kind` are the first failure's."""
 
     schema: str
     results: tuple[Result, ...]
@@ -83,6 +83,7 @@ class EvaluateReport:
     timings: dict[str, float]
     plan: tuple[dict[str, Any], ...] = ()
     exit_kind: str | None = None
+    error: dict[str, Any] | None = None
 
 
 def evaluate(
@@ -155,7 +156,8 @@ def evaluate(
             errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
-    return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, tuple(plan), kind)
+    first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None
+    return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, tuple(plan), kind, first)
 
 
 def _concept_names(store: Store, dataset: str, asked: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from qrp_store.catalog import clusterings, datasets, lease
 from qrp_store.catalog.clusterings import ClusteringRow, StoredClustering
+from qrp_store.cluster import ClusterReport, report_of
 from qrp_store.clustering.split import split
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
@@ -35,8 +36,8 @@ def import_clustering(
     force: bool = False,
     wait: bool = True,
     progress: Progress = silent,
-) -> tuple[StoredClustering, bool]:
-    """A clustering called `name` from a file of assignments, and whether it was there already.
+) -> ClusterReport:
+    """A clustering called `name` from a file of assignments; `cached` when it was there already.
 
     Samples without a cluster are left out. Raises NotFound, and InvalidInput for a file that does not fit.
     """
@@ -51,7 +52,8 @@ def import_clustering(
     provenance: dict[str, object] = {"engine": "import", "source": str(Path(source).absolute())}
     if grouping.names is not None:
         provenance["cluster_names"] = list(grouping.names)
-    return _make(store, owner, name, seed, clusters, provenance, force, wait, progress)
+    made, cached = _make(store, owner, name, seed, clusters, provenance, force, wait, progress)
+    return report_of(store, made.artifact, dataset, cached=cached)
 
 
 def with_seed(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qrp_store.catalog import clusterings
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
 from qrp_store.imported import import_clustering
@@ -39,18 +40,19 @@ def test_an_array_in_dataset_order(store: Store, tmp_path: Path) -> None:
     clusters = np.arange(N) % 3
     clusters[5] = -1
     np.save(tmp_path / "c.npy", clusters)
-    made, cached = import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human")
-    assert (made.row.clusters, made.row.n, cached) == (3, N - 1, False)
+    made = import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human")
+    assert (made.clusters, made.n, made.engine, made.cached) == (3, N - 1, "import", False)
     assert _assigned(store) == {str(i): i % 3 for i in range(N) if i != 5}
-    assert import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human")[1]
+    assert import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human").cached
 
 
 def test_words_by_key_in_any_order(store: Store, tmp_path: Path) -> None:
     words = ["cat", "dog", "emu"]
     with (tmp_path / "c.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("cluster", "key"), *((words[i % 3], i) for i in reversed(range(N)))])
-    made, _ = import_clustering(store, str(tmp_path / "c.csv"), dataset="d", name="human")
-    assert made.artifact.provenance["cluster_names"] == words
+    made = import_clustering(store, str(tmp_path / "c.csv"), dataset="d", name="human")
+    stored = clusterings.by_id(store.catalog, made.id)
+    assert stored.artifact.provenance["cluster_names"] == words
     assert _assigned(store) == {str(i): i % 3 for i in range(N)}
 
 
