@@ -5,6 +5,7 @@ Importing this loads nothing heavy: no torch, faiss, dask or zarr.
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from qrp_store.errors import (
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-def open(store: str | None = None, arrays: str | None = None) -> Store:
+def open(store: str | PathLike[str] | None = None, arrays: str | PathLike[str] | None = None) -> Store:
     """Open an existing store; nothing is ever created by looking.
 
     `store` is a directory or a database URL (default: $QRP_STORE, then ./qrp-data); `arrays` names another

@@ -33,11 +33,15 @@ class Location:
         return str(self.directory) if self.directory is not None else redact(self.catalog)
 
 
-def resolve(store: str | None = None, arrays: str | None = None, env: Mapping[str, str] | None = None) -> Location:
+def resolve(
+    store: str | os.PathLike[str] | None = None,
+    arrays: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Location:
     """The location that an option, the environment or the default names. Looks at nothing on disk."""
     env = os.environ if env is None else env
-    store = store or env.get("QRP_STORE") or DEFAULT_STORE
-    arrays = arrays or env.get("QRP_STORE_ARRAYS") or None
+    store = os.fspath(store or env.get("QRP_STORE") or DEFAULT_STORE)
+    arrays = os.fspath(arrays or env.get("QRP_STORE_ARRAYS") or "") or None
     if _DATABASE.match(store):
         return Location(_psycopg(store), None, arrays)
     if store.startswith("sqlite:"):

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from qrp_store.catalog import embeddings, query, schema
@@ -184,7 +185,7 @@ def create_store(store: str | None = None, arrays: str | None = None) -> InitRep
     return InitReport(location.name, redact(root.url), row.uuid, created, schema.HEAD)
 
 
-def open_store(store: str | None = None, arrays: str | None = None) -> Store:
+def open_store(store: str | PathLike[str] | None = None, arrays: str | PathLike[str] | None = None) -> Store:
     """Open an existing store. Raises NotFound, SchemaMismatch, Unavailable or Corrupt; creates nothing."""
     location = resolve(store, arrays)
     opened = Store(location, schema.open_catalog(location))

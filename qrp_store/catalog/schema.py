@@ -108,6 +108,10 @@ def create(location: Location, arrays_url: str) -> tuple[Catalog, bool]:
     catalog = Catalog(location)
     try:
         if catalog.sqlite and location.directory is not None:
+            with catalog.read() as connection:
+                found, revision = state(connection)
+            if found != "empty":
+                _require_current(location.name, found, revision)  # before a file that isn't ours is touched
             _set_journal_mode(catalog, journal_mode(location.directory))
         with catalog.write() as connection:
             _lock(connection)
