@@ -141,18 +141,17 @@ def evaluate(
     done: list[Result] = []
     plan: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    wanted = [(name, replace(base, k=n, seed=seed)) for name in names for n in k for seed in seeds]
-    wanted += [(name, replace(base, k=0, seed=seed)) for name in imported for seed in seeds]
-    for name, asked in wanted:
+    wanted = [(name, seed, replace(base, k=n, seed=seed)) for name in names for n in k for seed in seeds]
+    for name, seed, asked in [*wanted, *((name, seed, None) for name in imported for seed in seeds)]:
         try:
             if dry_run:
-                plan += job.plan(name, asked, vocabularies)
+                plan += job.plan(name, seed, asked, vocabularies)
             else:
-                done += job.run(name, asked, vocabularies)
+                done += job.run(name, seed, asked, vocabularies)
         except QrpStoreError as error:
             if error.kind == "interrupted":
                 raise
-            where = {"backbone": name, "clusters": asked.k, "seed": asked.seed}
+            where = {"backbone": name, "clusters": asked.k if asked else None, "seed": seed}
             errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
@@ -195,12 +194,12 @@ class _Evaluation:
     wait: bool
     progress: Progress
 
-    def plan(self, backbone: str, asked: ClusterOptions, sets: Sequence[JoinedConcepts]) -> list[dict[str, Any]]:
+    def plan(
+        self, backbone: str, seed: int, asked: ClusterOptions | None, sets: Sequence[JoinedConcepts]
+    ) -> list[dict[str, Any]]:
         """What `run` would do, without doing it."""
-        if asked.k == 0:
-            return [
-                {"backbone": backbone, "concepts": c.name, "seed": asked.seed, "clustering": "imported"} for c in sets
-            ]
+        if asked is None:
+            return [{"backbone": backbone, "concepts": c.name, "seed": seed, "clustering": "imported"} for c in sets]
         stored = embeddings.get(self.store.catalog, self.dataset.name, *split_version(backbone))
         found = lease.find(self.store.catalog, asked.spec(stored, called(self.store, stored)))
         rows = []
@@ -223,11 +222,13 @@ class _Evaluation:
             )
         return rows
 
-    def run(self, backbone: str, asked: ClusterOptions, sets: Sequence[JoinedConcepts]) -> list[Result]:
-        """The results of one backbone, K and seed; K = 0 stands for an imported clustering."""
-        if asked.k == 0:
+    def run(
+        self, backbone: str, seed: int, asked: ClusterOptions | None, sets: Sequence[JoinedConcepts]
+    ) -> list[Result]:
+        """The results of one backbone, K and seed; without cluster options, those of an imported clustering."""
+        if asked is None:
             clustering = with_seed(
-                self.store, self.dataset.name, backbone, asked.seed, wait=self.wait, progress=self.progress
+                self.store, self.dataset.name, backbone, seed, wait=self.wait, progress=self.progress
             )
             return [self._result(clustering, joined, 0.0) for joined in sets]
         report = cluster_with(
