@@ -78,6 +78,9 @@ def evaluate(
     permute: Annotated[
         bool, typer.Option("--permute", help="The control instead: concepts permuted within each part.")
     ] = False,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Each concept group alone and left out, too: see view group_scores.")
+    ] = False,
     labelled_only: Annotated[
         bool, typer.Option("--labelled-only", help="Leave out samples without any concept.")
     ] = False,
@@ -123,6 +126,7 @@ def evaluate(
             weight_decay=weight_decay,
             bootstrap=bootstrap,
             permute=permute,
+            ablate=ablate,
             labelled_only=labelled_only,
             min_count=min_count,
             dry_run=dry_run,

@@ -104,6 +104,7 @@ def evaluate(
     weight_decay: float = 3e-6,
     bootstrap: int = 1000,
     permute: bool = False,
+    ablate: bool = False,
     labelled_only: bool = False,
     min_count: int = 0,
     dry_run: bool = False,
@@ -116,7 +117,8 @@ def evaluate(
 
     `imported` names imported clusterings, scored as they are (and alone, unless backbones are named too).
     `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
-    options. `force` makes new versions of results, not of clusterings. One backbone's failure keeps the others.
+    options. `ablate` adds each concept group's scores, alone and left out. `force` makes new versions of results, not
+    of clusterings. One backbone's failure keeps the others.
     """
     started = time.perf_counter()
     options = ProbeOptions(
@@ -130,7 +132,15 @@ def evaluate(
     )
     if bootstrap < 0 or min_count < 0:
         raise InvalidInput(f"--bootstrap {bootstrap} and --min-count {min_count} must be at least 0")
-    request = ProbeRequest(options, bootstrap, permute, labelled_only, min_count, clustering.get("device", "auto"))
+    request = ProbeRequest(
+        options=options,
+        bootstrap=bootstrap,
+        permute=permute,
+        labelled_only=labelled_only,
+        min_count=min_count,
+        ablate=ablate,
+        device=clustering.get("device", "auto"),
+    )
     owner = datasets.get_dataset(store.catalog, dataset)
     names = list(backbones) or ([] if imported else embeddings.backbones(store.catalog, dataset))
     if not names and not imported:
@@ -297,7 +307,7 @@ class _Evaluation:
                 row,
                 outcome.cluster_scores(),
                 outcome.cluster_concepts(),
-                (),
+                outcome.group_scores(),
                 outcome.provenance,
             )
         return stored_result(self.store, claimed.id, cached=False)

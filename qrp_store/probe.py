@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,18 @@ from qrp_store.catalog.concept_sets import StoredConcepts
 from qrp_store.errors import InvalidInput
 from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
+from qrp_store.probing.trial import Trial
 from qrp_store.progress import Progress
 from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
 
 if TYPE_CHECKING:
+    from qrp_store.probing.controls import GroupScore
     from qrp_store.probing.explain import Explanation
     from qrp_store.probing.metrics import Score
+
+NO_GROUP = "(none)"
+"""What `group_scores` call the concepts that have no group."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class ProbeRequest:
     labelled_only: bool
     min_count: int
     device: str
+    ablate: bool = False
 
     def document(self) -> dict[str, Any]:
         """What changes a number, for the fingerprint."""
@@ -54,12 +60,21 @@ class ProbeRequest:
 
 
 @dataclass(frozen=True)
-class _Concepts:
-    """The concepts that take part: their names, groups and which hold for which row of the dataset."""
+class Concepts:
+    """The concepts that take part: which hold for which sample, their names, groups, and the set they come from.
+
+    `sets` says what to call the concepts without a group: their set's name when several are joined, else NO_GROUP.
+    """
 
     matrix: ConceptMatrix
     names: tuple[str, ...]
     groups: tuple[str | None, ...]
+    sets: tuple[str, ...]
+
+    @property
+    def groups_named(self) -> tuple[str, ...]:
+        """The group of every concept, also of those without."""
+        return tuple(own if group is None else group for group, own in zip(self.groups, self.sets, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +84,10 @@ class Outcome:
     fit: ProbeFit
     score: Score
     explanation: Explanation
-    concepts: _Concepts
+    concepts: Concepts
     n_parts: tuple[int, int, int]
     train_cross_entropy_nats: float
+    groups: tuple[GroupScore, ...]
     load_s: float
     score_s: float
 
@@ -137,6 +153,10 @@ class Outcome:
                     rows.append((k, place + 1, name, group, float(weight), _number(float(lift)), int(n)))
         return rows
 
+    def group_scores(self) -> list[tuple[str, str, float, float]]:
+        """group, role, nmi, MI; nothing without --ablate."""
+        return [(g.group, g.role, g.nmi, g.mi_nats) for g in self.groups]
+
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Where it was computed and by which versions: what could change the last bits."""
@@ -158,65 +178,85 @@ def _version(package: str) -> str | None:
         return None
 
 
+@dataclass(frozen=True, eq=False)
+class ProbeData:
+    """The samples that take part, by position in the dataset: their concepts, cluster and part, each (n,)."""
+
+    positions: np.ndarray
+    concepts: Concepts
+    clusters: np.ndarray
+    parts: np.ndarray
+
+    def part(self, number: int) -> tuple[ConceptMatrix, np.ndarray]:
+        """Concepts and clusters of one part (records.TRAIN, VAL or TEST)."""
+        at = np.flatnonzero(self.parts == number)
+        return self.concepts.matrix.take(at), self.clusters[at]
+
+
+def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> ProbeData:
+    """What a probe is trained and scored on. Raises InvalidInput for an empty part."""
+    positions, clusters, parts = clusterings.assignments(store.catalog, clustering.artifact.id)
+    concepts = _concepts(store, joined, positions, request.min_count)
+    x = concepts.matrix
+    if request.labelled_only:
+        kept = np.flatnonzero(np.diff(x.indptr))
+        x, positions, clusters, parts = x.take(kept), positions[kept], clusters[kept], parts[kept]
+    if request.permute:
+        x = permute_rows(x, parts, seed=derive_seed(clustering.row.seed, "permute"))
+    for part, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
+        if not (parts == part).any():
+            raise InvalidInput(
+                f"the {name} part of {clustering.artifact.id} has no sample left for {joined.name!r}",
+                hint="fewer clusters, more samples, or without --labelled-only",
+            )
+    return ProbeData(positions, replace(concepts, matrix=x), clusters, parts)
+
+
 def run(
     store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, progress: Progress
 ) -> Outcome:
     """Train on the stored split and score on its test part. Raises InvalidInput for an empty part."""
     from qrp_store.probing.explain import explain
     from qrp_store.probing.metrics import score
-    from qrp_store.probing.train import fit
 
     started = time.perf_counter()
-    positions, clusters, parts = clusterings.assignments(store.catalog, clustering.artifact.id)
-    concepts = _load(store, joined, positions, request.min_count)
-    x = concepts.matrix
-    if request.labelled_only:
-        kept = np.flatnonzero(np.diff(x.indptr))
-        x, clusters, parts = x.take(kept), clusters[kept], parts[kept]
-    seed = clustering.row.seed
-    if request.permute:
-        x = permute_rows(x, parts, seed=derive_seed(seed, "permute"))
-    rows = [np.flatnonzero(parts == part) for part in (TRAIN, VAL, TEST)]
-    _require_parts(rows, clustering, joined)
-    (x_train, c_train), (x_val, c_val), (x_test, c_test) = ((x.take(r), clusters[r]) for r in rows)
+    data = load(store, clustering, joined, request)
+    x_test, c_test = data.part(TEST)
     load_s = time.perf_counter() - started
-    fitted = fit(
-        x_train,
-        c_train,
-        x_val,
-        c_val,
-        clustering.row.clusters,
-        request.options,
-        seed=derive_seed(seed, "shuffle"),
-        device=request.device,
-        progress=progress,
+    seed, device = clustering.row.seed, request.device
+    trial = Trial(
+        data.clusters, data.parts, clustering.row.clusters, request.options, derive_seed(seed, "shuffle"), device
     )
+    fitted = trial.fit(data.concepts.matrix, progress)
     scored_at = time.perf_counter()
-    device = request.device
     told = score(
         fitted, x_test, c_test, bootstrap=request.bootstrap, seed=derive_seed(seed, "bootstrap"), device=device
     )
+    x_train, c_train = data.part(TRAIN)
     on_train = score(fitted, x_train, c_train, bootstrap=0, seed=0, device=device)
     explanation = explain(fitted, x_train, c_train)
-    counts = (len(rows[TRAIN]), len(rows[VAL]), len(rows[TEST]))
+    counts = np.bincount(data.parts, minlength=3).tolist()
     score_s = time.perf_counter() - scored_at
-    return Outcome(fitted, told, explanation, concepts, counts, on_train.cross_entropy_nats, load_s, score_s)
+    wanted = request.ablate and told.nmi is not None
+    groups = _ablation(trial, data.concepts, told, progress) if wanted else ()
+    n_parts = (counts[TRAIN], counts[VAL], counts[TEST])
+    return Outcome(
+        fitted, told, explanation, data.concepts, n_parts, on_train.cross_entropy_nats, groups, load_s, score_s
+    )
 
 
-def _require_parts(rows: list[np.ndarray], clustering: StoredClustering, joined: JoinedConcepts) -> None:
-    for part, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
-        if len(rows[part]) == 0:
-            raise InvalidInput(
-                f"the {name} part of {clustering.artifact.id} has no sample left for {joined.name!r}",
-                hint="fewer clusters, more samples, or without --labelled-only",
-            )
+def _ablation(trial: Trial, concepts: Concepts, whole: Score, progress: Progress) -> tuple[GroupScore, ...]:
+    from qrp_store.probing.controls import ablate
+
+    return tuple(ablate(trial, concepts.matrix, concepts.groups_named, whole, progress))
 
 
-def _load(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_count: int) -> _Concepts:
-    """The joined concept matrix over these positions; concepts that hold for fewer than `min_count` are left out."""
+def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_count: int) -> Concepts:
+    """The joined concepts over these positions; those that hold for fewer than `min_count` are left out."""
     matrices: list[ConceptMatrix] = []
     names: list[str] = []
     groups: list[str | None] = []
+    sets: list[str] = []
     n_rows = int(positions[-1]) + 1
     for part in joined.parts:
         at, concept = concept_sets.labels(store.catalog, part.artifact.id)
@@ -226,17 +266,15 @@ def _load(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_count
         vocabulary = concept_sets.vocabulary(store.catalog, part.artifact.id)
         names += vocabulary.names
         groups += vocabulary.groups
+        sets += [part.artifact.name if len(joined.parts) > 1 else NO_GROUP] * len(vocabulary.names)
     matrix = matrices[0].hstack(matrices[1:]) if len(matrices) > 1 else matrices[0]
-    if min_count > 0:
-        kept = np.flatnonzero(matrix.counts() >= min_count)
-        if len(kept) == 0:
-            raise InvalidInput(f"--min-count {min_count}: no concept of {joined.name!r} holds that often")
-        new = np.full(matrix.n_concepts, -1, np.int64)
-        new[kept] = np.arange(len(kept))
-        column = new[matrix.indices]
-        matrix = ConceptMatrix.from_pairs(matrix.rows()[column >= 0], column[column >= 0], len(matrix), len(kept))
-        names, groups = [names[i] for i in kept], [groups[i] for i in kept]
-    return _Concepts(matrix, tuple(names), tuple(groups))
+    kept = np.flatnonzero(matrix.counts() >= min_count)
+    if len(kept) == 0 and min_count > 0:
+        raise InvalidInput(f"--min-count {min_count}: no concept of {joined.name!r} holds that often")
+    if len(kept) < matrix.n_concepts:
+        matrix = matrix.select(kept)
+        names, groups, sets = [names[i] for i in kept], [groups[i] for i in kept], [sets[i] for i in kept]
+    return Concepts(matrix, tuple(names), tuple(groups), tuple(sets))
 
 
 def save_weights(root: Root, path: str, outcome: Outcome) -> tuple[str, str]:

@@ -78,6 +78,17 @@ class ConceptMatrix:
         source += np.arange(len(source))
         return ConceptMatrix(indptr, self.indices[source], self.n_concepts)
 
+    def select(self, concepts: ArrayLike) -> ConceptMatrix:
+        """The same rows with these concepts alone (unique, ascending), numbered anew from 0."""
+        kept = np.asarray(concepts, dtype=np.int64)
+        _inside(kept, self.n_concepts, "concept")
+        number = np.full(self.n_concepts, -1, np.int32)
+        number[kept] = np.arange(len(kept))
+        column = number[self.indices]
+        indptr = np.zeros(len(self) + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.rows()[column >= 0], minlength=len(self)), out=indptr[1:])
+        return ConceptMatrix(indptr, column[column >= 0], len(kept))
+
     def hstack(self, others: Iterable[ConceptMatrix]) -> ConceptMatrix:
         """This matrix with others' concepts behind its own. Raises InvalidInput when the numbers of rows differ."""
         parts = [self, *others]
