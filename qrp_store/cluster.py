@@ -11,7 +11,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,8 @@ from qrp_store.checkpoint import Checkpoint
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
+from qrp_store.quantize import Place, UsableBlocks, choose_place, refuse_zero_rows
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Spec, StoredEmbedding, derive_seed, fingerprint
-from qrp_store.samples import shown
 from qrp_store.store import Store, split_version
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def cluster_with(
     found = None if force else lease.find(store.catalog, spec)
     if found is not None:
         return report_of(store, found, dataset, cached=True)
+    place = choose_place(asked)
     claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
     if isinstance(claimed, Artifact):
         return report_of(store, claimed, dataset, cached=True)
@@ -153,7 +154,7 @@ def cluster_with(
         keys = datasets.keys(store.catalog, stored.dataset)
         blocks = UsableBlocks(Embedding(store.arrays, stored))
         if asked.normalize:
-            _refuse_zero_rows(blocks, keys)
+            refuse_zero_rows(blocks, keys)
         checkpoint = Checkpoint(store.arrays, claimed.path)
         resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.k, blocks.dim)
         if resume is not None:
@@ -163,9 +164,9 @@ def cluster_with(
             heartbeat.check()
             checkpoint.save(state)
 
-        result = _kmeans(blocks, keys, asked, memory, resume, after_iteration, progress)
+        result = place.kmeans(blocks, keys, asked, memory, resume, after_iteration, progress)
         total_s = time.perf_counter() - started
-        _commit(store, claimed, stored, asked, blocks, keys, result, total_s, progress)
+        _commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress)
     checkpoint.forget()
     done = clusterings.by_id(store.catalog, claimed.id)
     return report_of(store, done.artifact, dataset, cached=False)
@@ -182,8 +183,8 @@ def _check(asked: ClusterOptions, usable: int, name: str) -> None:
         raise InvalidInput(f"--sample {asked.sample!r}: 'all' or a number of rows")
     for name, value, known in (
         ("init", asked.init, ("random", "kmeans++")),
-        ("engine", asked.engine, ("auto", "faiss")),
-        ("device", asked.device, ("auto", "cpu")),
+        ("engine", asked.engine, ("auto", "faiss", "torch")),
+        ("device", asked.device, ("auto", "cpu", "cuda")),
     ):
         if value not in known:
             raise InvalidInput(f"--{name} {value!r}: known are {', '.join(known)}")
@@ -197,92 +198,12 @@ def parse_memory(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-class UsableBlocks:
-    """An embedding's blocks without the rows that have no vector: what K-means streams."""
-
-    def __init__(self, embedding: Embedding) -> None:
-        self._embedding = embedding
-        spec = embedding.stored.array
-        self.positions = np.delete(np.arange(spec.n), list(embedding.stored.bad)).astype(np.int64)
-        edges = [spec.rows_of(i)[0] for i in range(spec.n_blocks)] + [spec.n]
-        self._first = np.searchsorted(self.positions, edges)
-
-    @property
-    def count(self) -> int:
-        return len(self.positions)
-
-    @property
-    def dim(self) -> int:
-        return self._embedding.shape[1]
-
-    @property
-    def n_blocks(self) -> int:
-        return self._embedding.stored.array.n_blocks
-
-    def rows_of(self, index: int) -> tuple[int, int]:
-        """Number of the block's first usable row, and how many it has."""
-        return int(self._first[index]), int(self._first[index + 1] - self._first[index])
-
-    def read(self, index: int) -> np.ndarray:
-        """The block's usable rows, verified."""
-        rows = self._embedding.block(index)
-        first, count = self.rows_of(index)
-        if count == len(rows):
-            return rows
-        start = self._embedding.stored.array.rows_of(index)[0]
-        kept: np.ndarray = rows[self.positions[first : first + count] - start]
-        return kept
-
-
-def _refuse_zero_rows(blocks: UsableBlocks, keys: Sequence[str]) -> None:
-    zero = [
-        shown(keys[blocks.positions[blocks.rows_of(index)[0] + i]])
-        for index in range(blocks.n_blocks)
-        for i in np.flatnonzero(~blocks.read(index).any(axis=1))
-    ]
-    if zero:
-        raise InvalidInput(
-            f"{len(zero)} rows are all zeros and cannot be normalised: {', '.join(zero)}",
-            hint="leave --normalize out, or ingest without them",
-        )
-
-
-def _kmeans(
-    blocks: UsableBlocks,
-    keys: Sequence[str],
-    asked: ClusterOptions,
-    memory: int,
-    resume: KMeansState | None,
-    after_iteration: Callable[[KMeansState], None],
-    progress: Progress,
-) -> KMeansResult:
-    from qrp_store.clustering.kmeans import KMeansOptions, kmeans
-    from qrp_store.clustering.points import StreamedPoints
-
-    points = StreamedPoints(
-        blocks,
-        normalize=asked.normalize,
-        memory=memory,
-        workers=asked.workers,
-        name=lambda row: f"row of key {shown(keys[blocks.positions[row]])}",
-    )
-    options = KMeansOptions(
-        k=asked.k,
-        seed=derive_seed(asked.seed, "kmeans"),
-        niter=asked.niter,
-        nredo=asked.nredo,
-        init=asked.init,  # type: ignore[arg-type]
-        sample=asked.sample,  # type: ignore[arg-type]
-        spherical=asked.spherical,
-    )
-    return kmeans(points, options, resume=resume, on_iteration=after_iteration, progress=progress)
-
-
 def _commit(
     store: Store,
     claimed: lease.Claim,
     stored: StoredEmbedding,
     asked: ClusterOptions,
+    place: Place,
     blocks: UsableBlocks,
     keys: Sequence[str],
     result: KMeansResult,
@@ -316,8 +237,7 @@ def _commit(
     assignments = (blocks.positions, result.labels, parts)
     clusterings.write(store.catalog, claimed, stored.dataset, stored.artifact.id, row, sizes, assignments)
     provenance = {
-        "engine": "faiss",
-        "device": "cpu",
+        **place.provenance(),
         "timings": {**result.timings, "total_s": total_s},
         "peak_rss_bytes": _peak_rss(),
         "memory": str(asked.memory),

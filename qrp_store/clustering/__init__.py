@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qrp_store.clustering.engines import Chosen, choose
 from qrp_store.clustering.kmeans import KMeansOptions, KMeansResult, KMeansState, kmeans
 from qrp_store.clustering.nearest import FaissNearest, Nearest, faiss_builds
 from qrp_store.clustering.passes import Step
@@ -10,6 +11,7 @@ from qrp_store.clustering.split import split
 
 __all__ = [
     "Blocks",
+    "Chosen",
     "FaissNearest",
     "KMeansOptions",
     "KMeansResult",
@@ -19,6 +21,7 @@ __all__ = [
     "Points",
     "Step",
     "StreamedPoints",
+    "choose",
     "faiss_builds",
     "kmeans",
     "split",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +67,8 @@ def step_pass(groups: Iterable[Group], centroids: Float32, engine: Engine, name:
     tree: list[Step | None] = []
     with closing(engine.over(lambda group: _partial(group, search, k, name), groups)) as partials:
         for partial in partials:
-            _carry(tree, partial)
-    return _total(tree)
+            carry(tree, partial)
+    return total(tree)
 
 
 def assign_pass(
@@ -119,7 +119,16 @@ def _partial(group: Group, search: Search, k: int, name: Callable[[int], str]) -
     return Step(counts, sums, float(distances.sum(dtype=np.float64)))
 
 
-def _carry(tree: list[Step | None], step: Step) -> None:
+class Summand(Protocol):
+    """What can be combined in a tree: a Step, wherever it is kept."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+S = TypeVar("S", bound=Summand)
+
+
+def carry(tree: list[S | None], step: S) -> None:
     """Add the next group's step to a binary counter: level i holds the sum of 2^i consecutive groups, or nothing."""
     for level, held in enumerate(tree):
         if held is None:
@@ -130,9 +139,10 @@ def _carry(tree: list[Step | None], step: Step) -> None:
     tree.append(step)
 
 
-def _total(tree: list[Step | None]) -> Step:
+def total(tree: list[S | None]) -> S:
+    """The sum of all that was carried: right to left over the levels, so the same as of the whole binary tree."""
     held = [step for step in tree if step is not None]
-    total = held[0]
+    whole = held[0]
     for step in held[1:]:
-        total = step + total
-    return total
+        whole = step + whole
+    return whole

@@ -107,7 +107,7 @@ class MemoryPoints:
     def sample(self, rows: Rows) -> Float32:
         return self._array[rows]
 
-    def subset(self, rows: Rows | None) -> Points:
+    def subset(self, rows: Rows | None) -> MemoryPoints:
         if rows is None:
             return self
         return MemoryPoints(
@@ -118,14 +118,15 @@ class MemoryPoints:
         )
 
     def step(self, centroids: Float32) -> Step:
-        with closing(self._groups(len(centroids))) as groups:
+        with closing(self.groups(len(centroids))) as groups:
             return step_pass(groups, centroids, self._engine, self._name)
 
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
-        with closing(self._groups(len(centroids))) as groups:
+        with closing(self.groups(len(centroids))) as groups:
             return assign_pass(groups, self.count, centroids, self._engine, self._name)
 
-    def _groups(self, k: int) -> Generator[Group, None, None]:
+    def groups(self, k: int) -> Generator[Group, None, None]:
+        """The points in the groups of a pass about `k` centroids."""
         size = group_rows(k, self.dim)
         for start in range(0, self.count, size):
             yield Group(start, self._array[start : start + size])
@@ -171,7 +172,7 @@ class StreamedPoints:
                 out[order[start : start + len(part)]] = part
         return out
 
-    def subset(self, rows: Rows | None) -> Points:
+    def subset(self, rows: Rows | None) -> MemoryPoints | StreamedPoints:
         count = self.count if rows is None else len(rows)
         name = self._name if rows is None else (lambda row: self._name(int(rows[row])))
         engine = self._engine
@@ -188,11 +189,11 @@ class StreamedPoints:
         )
 
     def step(self, centroids: Float32) -> Step:
-        with closing(self._groups(len(centroids))) as groups:
+        with closing(self.groups(len(centroids))) as groups:
             return step_pass(groups, centroids, self._engine, self._name)
 
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
-        with closing(self._groups(len(centroids))) as groups:
+        with closing(self.groups(len(centroids))) as groups:
             return assign_pass(groups, self.count, centroids, self._engine, self._name)
 
     def _all(self) -> Float32:
@@ -214,7 +215,8 @@ class StreamedPoints:
                     raise InvalidInput(f"block {index} gave {rows.shape}, not {(count, self.dim)}")
                 yield start, _unit(rows, start, name) if self._normalize else rows
 
-    def _groups(self, k: int) -> Generator[Group, None, None]:
+    def groups(self, k: int) -> Generator[Group, None, None]:
+        """The points in the groups of a pass about `k` centroids."""
         with closing(self._blocks(self._source, self._name)) as blocks:
             yield from _regroup((rows for _, rows in blocks), self.count, self.dim, group_rows(k, self.dim))
 
