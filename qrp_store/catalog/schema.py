@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid as uuids
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from qrp_store.catalog import tables as t
 from qrp_store.catalog import views
 from qrp_store.catalog.clock import now_text
 from qrp_store.catalog.engine import Catalog, journal_mode
-from qrp_store.errors import InvalidInput, NotFound, SchemaMismatch
+from qrp_store.errors import InvalidInput, NotFound, SchemaMismatch, Unavailable
 from qrp_store.settings import Location
 
 REVISIONS = ("0001",)
@@ -104,7 +105,7 @@ def peek(location: Location) -> StoreRow | None:
 def create(location: Location, arrays_url: str) -> tuple[Catalog, bool]:
     """Bring an empty database to the schema and name the store. Harmless when repeated; True when it was made now."""
     if location.directory is not None:
-        location.directory.mkdir(parents=True, exist_ok=True)
+        _make_directory(location.directory)
     catalog = Catalog(location)
     try:
         if catalog.sqlite and location.directory is not None:
@@ -130,6 +131,15 @@ def create(location: Location, arrays_url: str) -> tuple[Catalog, bool]:
         catalog.close()
         raise
     return catalog, made
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidInput(f"{directory}: there is a file where the store's directory should be") from error
+    except OSError as error:
+        raise Unavailable(f"{directory} cannot be made ({error.strerror})", hint="name another --store") from error
 
 
 def _set_journal_mode(catalog: Catalog, mode: str) -> None:

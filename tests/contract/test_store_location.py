@@ -70,6 +70,14 @@ def test_init_is_harmless_when_repeated(qrp: Any, own: Path, sql: Any) -> None:
     assert sql(own, "SELECT * FROM results") == before
 
 
+def test_init_where_no_folder_can_be_is_told(qrp: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "file" in qrp.fails(4, "init", store=tmp_path / "file")
+    assert "file" in qrp.fails(4, "init", store=tmp_path / "file" / "store")
+    assert "/proc/nope" in qrp.fails(8, "init", store=Path("/proc/nope"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize("words", LOOKING, ids=lambda words: " ".join(words[:2]))
 def test_a_store_that_is_not_there_is_exit_3_and_names_init(qrp: Any, tmp_path: Path, words: tuple[str, ...]) -> None:
     assert "qrp-store init" in qrp.fails(3, *words, cwd=tmp_path, store=tmp_path / "nothing" / "here")
