@@ -87,6 +87,10 @@ def evaluate(
     min_count: Annotated[
         int, typer.Option("--min-count", metavar="N", help="Leave out concepts that hold for fewer samples.")
     ] = 0,
+    group_by: Annotated[
+        str | None,
+        typer.Option("--group-by", metavar="FILE", help="key,group rows: a group stays in one part of the split."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
     niter: opt.Niter = 25,
     sample: opt.Sample = None,
@@ -129,6 +133,7 @@ def evaluate(
             ablate=ablate,
             labelled_only=labelled_only,
             min_count=min_count,
+            group_by=group_by,
             dry_run=dry_run,
             force=force,
             wait=not no_wait,

@@ -17,6 +17,7 @@ from qrp_store.catalog import clusterings, concept_sets, datasets, embeddings, l
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.cluster import ClusterOptions, called, cluster_with
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
+from qrp_store.grouped import Groups, grouped_spec, groups_of, split_by
 from qrp_store.imported import with_seed
 from qrp_store.probe import JoinedConcepts, ProbeRequest
 from qrp_store.probing.reverse import ProbeOptions
@@ -107,6 +108,7 @@ def evaluate(
     ablate: bool = False,
     labelled_only: bool = False,
     min_count: int = 0,
+    group_by: str | None = None,
     dry_run: bool = False,
     force: bool = False,
     wait: bool = True,
@@ -117,8 +119,9 @@ def evaluate(
 
     `imported` names imported clusterings, scored as they are (and alone, unless backbones are named too).
     `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
-    options. `ablate` adds each concept group's scores, alone and left out. `force` makes new versions of results, not
-    of clusterings. One backbone's failure keeps the others.
+    options. `ablate` adds each concept group's scores, alone and left out; `group_by` names a file of key,group rows
+    whose groups are not torn apart by the split. `force` makes new versions of results, not of clusterings. One
+    backbone's failure keeps the others.
     """
     started = time.perf_counter()
     options = ProbeOptions(
@@ -147,7 +150,8 @@ def evaluate(
         raise NotFound(f"dataset {dataset!r} has no embeddings", hint="qrp-store ingest")
     vocabularies = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, concepts)]
     base = ClusterOptions.of(**clustering)
-    job = _Evaluation(store, owner, request, force, wait, progress)
+    groups = groups_of(store, owner, group_by) if group_by is not None else None
+    job = _Evaluation(store, owner, request, groups, force, wait, progress)
     done: list[Result] = []
     plan: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
@@ -200,6 +204,7 @@ class _Evaluation:
     store: Store
     dataset: Dataset
     request: ProbeRequest
+    groups: Groups | None
     force: bool
     wait: bool
     progress: Progress
@@ -213,6 +218,9 @@ class _Evaluation:
         stored = embeddings.get(self.store.catalog, self.dataset.name, *split_version(backbone))
         found = lease.find(self.store.catalog, asked.spec(stored, called(self.store, stored)))
         rows = []
+        if found is not None and self.groups is not None:
+            plain = clusterings.by_id(self.store.catalog, found.id)
+            found = lease.find(self.store.catalog, grouped_spec(plain, self.groups))
         for joined in sets:
             known = False
             if found is not None:
@@ -240,13 +248,19 @@ class _Evaluation:
             clustering = with_seed(
                 self.store, self.dataset.name, backbone, seed, wait=self.wait, progress=self.progress
             )
-            return [self._result(clustering, joined, 0.0) for joined in sets]
+            return [self._result(self._split(clustering), joined, 0.0) for joined in sets]
         report = cluster_with(
             self.store, self.dataset.name, backbone, asked, wait=self.wait, force=False, progress=self.progress
         )
-        stored = clusterings.by_id(self.store.catalog, report.id)
+        stored = self._split(clusterings.by_id(self.store.catalog, report.id))
         cluster_s = 0.0 if report.cached else report.timings["total_s"]
         return [self._result(stored, joined, cluster_s) for joined in sets]
+
+    def _split(self, clustering: StoredClustering) -> StoredClustering:
+        """The clustering as it is, or split by groups."""
+        if self.groups is None:
+            return clustering
+        return split_by(self.store, clustering, self.groups, wait=self.wait, progress=self.progress)
 
     def _spec(self, clustering: StoredClustering, joined: JoinedConcepts) -> Spec:
         options = self.request.document()

@@ -140,6 +140,15 @@ def assignments(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarr
     return positions, clusters, parts
 
 
+def embedding_id(catalog: Catalog, identifier: str) -> str | None:
+    """The embedding that a clustering is of; None for an imported one."""
+    own = t.artifact.alias("own")
+    query = sa.select(_a.id).join(t.clustering, _k.embedding_pk == _a.pk).join(own, own.c.pk == _k.artifact_pk)
+    with catalog.read() as connection:
+        found: str | None = connection.execute(query.where(own.c.id == identifier)).scalar()
+    return found
+
+
 def dataset_size(catalog: Catalog, identifier: str) -> int:
     """The number of samples of the dataset that a clustering is of, missing ones too."""
     query = sa.select(t.dataset.c.n).join(t.clustering, _k.dataset_pk == t.dataset.c.pk)

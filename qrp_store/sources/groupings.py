@@ -14,7 +14,6 @@ from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.samples import check_keys, shown
 
 MISSING = -1
-_COLUMNS = ("key", "cluster")
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,28 @@ def read_grouping(path: Path) -> Grouping:
         return Grouping(None, _array(path), None)
     if ending not in (".csv", ".tsv", ".parquet"):
         raise InvalidInput(f"{path}: expected .npy, or key,cluster rows in .csv or .parquet")
-    pairs = list(_parquet(path) if ending == ".parquet" else _csv(path))
+    keys, values = _table(path, "cluster")
+    clusters, names = _numbers(values)
+    return Grouping(keys, clusters, names)
+
+
+def read_groups(path: Path) -> tuple[list[str], list[str]]:
+    """Keys and the name of each one's group ("": none) from `key,group` rows as CSV or Parquet.
+
+    Raises NotFound and InvalidInput.
+    """
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file")
+    if path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
+        raise InvalidInput(f"{path}: expected key,group rows in .csv or .parquet")
+    return _table(path, "group")
+
+
+def _table(path: Path, column: str) -> tuple[list[str], list[str]]:
+    pairs = list((_parquet if path.suffix.lower() == ".parquet" else _csv)(path, column))
     keys = [key for key, _ in pairs]
     check_keys(keys, str(path), "row")
-    clusters, names = _numbers([value for _, value in pairs])
-    return Grouping(keys, clusters, names)
+    return keys, [value for _, value in pairs]
 
 
 def grouping_digest(path: Path) -> str:
@@ -67,12 +83,12 @@ def _array(path: Path) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _csv(path: Path) -> Iterator[tuple[str, str]]:
+def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
             header = next(rows, [])
-            at = _columns(path, header)
+            at = _columns(path, header, column)
             for number, row in enumerate(rows, start=2):
                 if len(row) != len(header):
                     raise InvalidInput(f"{path}: row {number} has {len(row)} cells, the header {len(header)}")
@@ -81,7 +97,7 @@ def _csv(path: Path) -> Iterator[tuple[str, str]]:
         raise InvalidInput(f"{path}: {error}") from error
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, str]]:
+def _parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -89,20 +105,20 @@ def _parquet(path: Path) -> Iterator[tuple[str, str]]:
         raise Unavailable("reading Parquet needs pyarrow", hint="pip install pyarrow") from error
     try:
         with pq.ParquetFile(path) as file:
-            at = _columns(path, file.schema_arrow.names)
-            for batch in file.iter_batches(columns=list(_COLUMNS)):
-                for key, cluster in zip(*(batch.column(name).to_pylist() for name in _COLUMNS), strict=True):
-                    yield str(key), "" if cluster is None else str(cluster)
+            at = _columns(path, file.schema_arrow.names, column)
+            for batch in file.iter_batches(columns=["key", column]):
+                for key, value in zip(*(batch.column(name).to_pylist() for name in ("key", column)), strict=True):
+                    yield str(key), "" if value is None else str(value)
             assert at
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidInput(f"{path}: {error}") from error
 
 
-def _columns(path: Path, header: list[str]) -> tuple[int, int]:
-    missing = [name for name in _COLUMNS if name not in header]
+def _columns(path: Path, header: list[str], column: str) -> tuple[int, int]:
+    missing = [name for name in ("key", column) if name not in header]
     if missing:
         raise InvalidInput(f"{path}: no column {' or '.join(missing)} (there are {', '.join(map(shown, header))})")
-    return header.index("key"), header.index("cluster")
+    return header.index("key"), header.index(column)
 
 
 def _numbers(values: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:

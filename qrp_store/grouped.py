@@ -1,0 +1,100 @@
+"""A clustering split so that samples which belong together share a part: near-duplicates, frames of one video.
+
+A split is stored with its clustering, so this makes another clustering: the same assignments, split anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from qrp_store.catalog import clusterings, datasets, lease
+from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.clustering.split import TEST_PERCENT, split_groups
+from qrp_store.errors import InvalidInput
+from qrp_store.progress import Progress, silent
+from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, canonical, derive_seed, fingerprint
+from qrp_store.samples import shown
+from qrp_store.sources.groupings import read_groups
+from qrp_store.store import Store
+
+ALGORITHM = 1
+_FAR = 5  # percentage points
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Which samples of a dataset belong together.
+
+    `of` int64 (n,) numbers the group of each position, `names` the groups (a sample of no group is one by itself),
+    `digest` sums all of it up.
+    """
+
+    dataset: Dataset
+    of: np.ndarray = field(repr=False)
+    names: tuple[str, ...] = field(repr=False)
+    digest: str
+
+
+def groups_of(store: Store, dataset: Dataset, source: str) -> Groups:
+    """The groups that a file of key,group rows names. Raises NotFound, and InvalidInput for keys not in the dataset."""
+    keys, values = read_groups(Path(source).expanduser())
+    position = {key: i for i, key in enumerate(datasets.keys(store.catalog, dataset))}
+    unknown = [key for key in keys if key not in position]
+    if unknown:
+        examples = ", ".join(shown(key) for key in unknown[:5])
+        raise InvalidInput(f"{source}: {len(unknown)} keys are not in dataset {dataset.name!r}, for example {examples}")
+    named = {key: value for key, value in zip(keys, values, strict=True) if value}
+    # a tag before each name keeps a key from meeting a group of the same name
+    whose = [f"group {named[key]}" if key in named else f"key {key}" for key in position]
+    number = {name: i for i, name in enumerate(dict.fromkeys(whose))}
+    digest = hashlib.sha256(canonical(whose).encode("utf-8", "surrogatepass")).hexdigest()
+    return Groups(dataset, np.array([number[name] for name in whose], np.int64), tuple(number), digest)
+
+
+def grouped_spec(clustering: StoredClustering, groups: Groups) -> Spec:
+    """What a clustering split by groups means."""
+    own = clustering.artifact
+    document = {
+        "algorithm": ALGORITHM,
+        "split_of": own.identity,
+        "options": {**own.spec["options"], "grouping": groups.digest},
+        "seed": clustering.row.seed,
+    }
+    # no imported clustering can go by that name: names hold no +
+    series = fingerprint(["clustering", own.series, "grouped", groups.digest])
+    return Spec("clustering", f"{own.name}+grouped", series, document)
+
+
+def split_by(
+    store: Store, clustering: StoredClustering, groups: Groups, *, wait: bool = True, progress: Progress = silent
+) -> StoredClustering:
+    """The clustering split by groups, found or made. Raises InvalidInput when the groups are too few or too large."""
+    spec = grouped_spec(clustering, groups)
+    claimed = lease.find(store.catalog, spec) or lease.claim(store.catalog, spec, wait=wait, progress=progress)
+    if isinstance(claimed, Artifact):
+        return clusterings.by_id(store.catalog, claimed.id)
+    with lease.held(store.catalog, claimed):
+        positions, labels, _ = clusterings.assignments(store.catalog, clustering.artifact.id)
+        seed = derive_seed(clustering.row.seed, "split")
+        parts = split_groups(groups.of[positions], groups.names, groups.dataset.name, seed)
+        counts = np.bincount(parts, minlength=3).tolist()
+        if abs(100 * counts[TEST] / len(parts) - TEST_PERCENT) > _FAR:
+            progress.warn(f"the groups are large: {counts[TEST]} of {len(parts)} samples are in the test part")
+        row = replace(
+            clustering.row,
+            n_train=counts[TRAIN],
+            n_val=counts[VAL],
+            n_test=counts[TEST],
+            centroids_path=None,  # they are the other clustering's
+            centroids_checksum=None,
+        )
+        embedding = clusterings.embedding_id(store.catalog, clustering.artifact.id)
+        sizes, assignments = np.array(clustering.sizes), (positions, labels, parts)
+        clusterings.write(store.catalog, claimed, groups.dataset, embedding, row, sizes, assignments)
+        provenance = {**clustering.artifact.provenance, "split_of": clustering.artifact.id}
+        clusterings.commit(store.catalog, claimed, provenance)
+    return clusterings.by_id(store.catalog, claimed.id)
