@@ -13,17 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 
-# Importing torch costs seconds: a process that has imported everything forks one child a command. The child runs the
-# console script's own entry with its own arguments, environment, folder and streams.
+# Imports cost seconds: a process that has done them forks one child a command. The child runs the console script's own
+# entry with its own arguments, environment, folder and streams. Only what computes with torch forks a process with it.
+LIGHT = "alembic.command, alembic.config, faiss, pyarrow.parquet, sqlalchemy, zarr"
+HEAVY = f"{LIGHT}, PIL.Image, torch, torchvision"
 SERVER = """
 import gc, json, os, sys
-import alembic.command, alembic.config, faiss, PIL.Image, pyarrow.parquet, sqlalchemy, torch, torchvision, zarr
-import qrp_store.evaluate, qrp_store.ingest, qrp_store.label
+import qrp_store.cluster, qrp_store.evaluate, qrp_store.ingest, qrp_store.label, qrp_store.look
 from qrp_store.cli.main import main
 gc.freeze()
 for line in sys.stdin:
@@ -68,9 +69,18 @@ class Qrp:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._servers: dict[str, subprocess.Popen[str]] = {}
+
+    def _server(self, words: Sequence[str]) -> tuple[IO[str], IO[str]]:
+        """stdin and stdout of the process that runs this command line."""
+        modules = HEAVY if "evaluate" in words or "--arch" in words else LIGHT
+        if modules not in self._servers:
+            program = [sys.executable, "-c", f"import {modules}\n{SERVER}"]
+            self._servers[modules] = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        running = self._servers[modules]
+        assert running.stdin is not None
+        assert running.stdout is not None
+        return running.stdin, running.stdout
 
     def run(
         self, *argv: object, store: Path | None = None, cwd: Path | None = None, env: Mapping[str, str] | None = None
@@ -81,11 +91,10 @@ class Qrp:
             words += ["--store", str(store)]
         out, err = self._folder / "out", self._folder / "err"
         asked = {"argv": words, "cwd": str(cwd or self._folder), "env": environment(env)}
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps({**asked, "out": str(out), "err": str(err)}) + "\n")
-        self._server.stdin.flush()
-        answer = self._server.stdout.readline()
+        to, back = self._server(words)
+        to.write(json.dumps({**asked, "out": str(out), "err": str(err)}) + "\n")
+        to.flush()
+        answer = back.readline()
         assert answer, "the server has ended"
         return Ran(int(answer), out.read_text("utf-8"), err.read_text("utf-8"))
 
@@ -115,11 +124,11 @@ class Qrp:
         return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
     def close(self) -> None:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait(20)
-        self._server.stdout.close()
+        for running in self._servers.values():
+            for stream in (running.stdin, running.stdout):
+                assert stream is not None
+                stream.close()
+            running.wait(20)
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

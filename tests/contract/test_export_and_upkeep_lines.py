@@ -82,7 +82,7 @@ def test_show_tells_of_every_kind_of_thing(qrp: Any, world: Any) -> None:
         name: result[name] for name in ("id", "nmi", "setting", "fingerprint", "permuted")
     }
     for what in ("datasets", "backbones", "embeddings", "concepts", "clusterings"):
-        for row in qrp.rows("ls", what, store=world.store):
+        for row in qrp.rows("ls", what, store=world.store)[:2]:
             assert qrp.ok("show", row["id"], store=world.store)["id"] == row["id"]
             text = qrp.run("show", row["id"], store=world.store)
             assert row["id"] in text.out
