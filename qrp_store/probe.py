@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,14 @@ class ProbeRequest:
         own = {name: value for name, value in vars(self).items() if name not in ("options", "device")}
         return {**vars(self.options), **own}
 
+    @classmethod
+    def of(cls, document: Mapping[str, Any], device: str) -> ProbeRequest:
+        """The request whose `document()` this is."""
+        training = {f.name: document[f.name] for f in fields(ProbeOptions)}
+        return cls(
+            options=ProbeOptions(**training), device=device, **{k: document[k] for k in document.keys() - training}
+        )
+
 
 @dataclass(frozen=True)
 class Concepts:
@@ -90,6 +98,11 @@ class Outcome:
     groups: tuple[GroupScore, ...]
     load_s: float
     score_s: float
+
+    @property
+    def weights(self) -> np.ndarray:
+        """The probe as it is stored: float32 (K, M + 1), the bias as last column."""
+        return np.concatenate([self.fit.weight, self.fit.bias[:, None]], axis=1)
 
     def row(self, cluster_s: float) -> dict[str, Any]:
         """The columns of `result` that the probe itself knows."""
@@ -160,11 +173,16 @@ class Outcome:
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Where it was computed and by which versions: what could change the last bits."""
-        from qrp_store.probing.device import threads
+        return {"device": self.fit.device, **surroundings()}
 
-        names = ("qrp-store", "torch", "numpy")
-        versions = {name: _version(name) for name in names} | {"python": platform.python_version()}
-        return {"device": self.fit.device, "threads": threads(), "versions": versions}
+
+def surroundings() -> dict[str, Any]:
+    """Threads, instruction set and library versions that this process computes probes with."""
+    from qrp_store.probing.device import instructions, threads
+
+    names = ("qrp-store", "torch", "numpy")
+    versions = {name: _version(name) for name in names} | {"python": platform.python_version()}
+    return {"threads": threads(), "instructions": instructions(), "versions": versions}
 
 
 def _number(value: float) -> float | None:
@@ -278,7 +296,6 @@ def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_c
 
 
 def save_weights(root: Root, path: str, outcome: Outcome) -> tuple[str, str]:
-    """Store the probe as float32 (K, M + 1): the weights, and the bias as last column; returns path and checksum."""
+    """Store the probe's weights; returns path and checksum."""
     where = f"{path}/weights"
-    table = np.concatenate([outcome.fit.weight, outcome.fit.bias[:, None]], axis=1)
-    return where, save_array(root, where, table, replace=True)
+    return where, save_array(root, where, outcome.weights, replace=True)

@@ -8,8 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from qrp_store.catalog import bulk, datasets, lease
+from qrp_store.catalog import bulk, concept_sets, datasets, lease
 from qrp_store.catalog import tables as t
+from qrp_store.catalog.concept_sets import StoredConcepts
 from qrp_store.catalog.engine import Catalog
 from qrp_store.catalog.lease import Claim
 from qrp_store.errors import NotFound
@@ -83,3 +84,20 @@ def by_id(catalog: Catalog, identifier: str) -> StoredResult:
         raise NotFound(f"no result {identifier!r}", hint="qrp-store ls results")
     own = {c.name: row[f"result_{c.name}"] for c in t.result.c if not c.name.endswith("_pk")}
     return StoredResult(lease.artifact_of(row), own, row["clustering_id"])
+
+
+def concepts_of(catalog: Catalog, identifier: str) -> tuple[StoredConcepts, ...]:
+    """The concept sets that a result was made with, in their order. Raises NotFound when one was retired."""
+    own, used = t.artifact.alias("own"), t.result_concept_set.c
+    query = (
+        sa.select(t.dataset.c.name, _a.name, _a.version)
+        .join_from(t.result_concept_set, own, own.c.pk == used.result_pk)
+        .join(t.artifact, _a.pk == used.concept_set_pk)
+        .join(t.concept_set, t.concept_set.c.artifact_pk == _a.pk)
+        .join(t.dataset, t.dataset.c.pk == t.concept_set.c.dataset_pk)
+        .where(own.c.id == identifier)
+        .order_by(used.place)
+    )
+    with catalog.read() as connection:
+        found = connection.execute(query).all()
+    return tuple(concept_sets.get(catalog, dataset, name, version) for dataset, name, version in found)

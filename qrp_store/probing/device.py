@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from qrp_store.errors import InvalidInput, Unavailable
 
 try:
@@ -28,3 +31,19 @@ def resolve_device(name: str) -> torch.device:
 def threads() -> int:
     """How many threads torch computes with: what the last bits on a CPU depend on."""
     return int(torch.get_num_threads())
+
+
+def instructions() -> str:
+    """The instruction set that torch computes with on this CPU, like AVX2: it decides the last bits, too."""
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+@contextmanager
+def using_threads(number: int | None) -> Iterator[None]:
+    """Compute with so many threads meanwhile; None leaves them as they are."""
+    before = threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
