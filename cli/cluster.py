@@ -46,6 +46,7 @@ def cluster(
     spherical: opt.Spherical = False,
     memory: opt.Memory = "2GB",
     workers: opt.Workers = None,
+    scheduler: opt.Scheduler = None,
     force: opt.Force = False,
     no_wait: opt.NoWait = False,
 ) -> None:
@@ -89,6 +90,7 @@ def cluster(
             spherical=spherical,
             memory=memory,
             workers=workers,
+            scheduler=scheduler,
             force=force,
             wait=not no_wait,
             progress=session.progress,

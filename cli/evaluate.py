@@ -102,6 +102,7 @@ def evaluate(
     spherical: opt.Spherical = False,
     memory: opt.Memory = "2GB",
     workers: opt.Workers = None,
+    scheduler: opt.Scheduler = None,
     force: opt.Force = False,
     no_wait: opt.NoWait = False,
 ) -> None:
@@ -148,6 +149,7 @@ def evaluate(
             spherical=spherical,
             memory=memory,
             workers=workers,
+            scheduler=scheduler,
         )
     _show(session, report)
     if report.exit_kind is not None:

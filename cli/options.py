@@ -32,6 +32,10 @@ Nredo = Annotated[int, typer.Option("--nredo", metavar="N", help="Starts tried; 
 Engine = Annotated[Literal["auto", "faiss", "torch"], typer.Option("--engine", help="Who searches the neighbours.")]
 Normalize = Annotated[bool, typer.Option("--normalize", help="Bring every row to length 1 first.")]
 Spherical = Annotated[bool, typer.Option("--spherical", help="Bring every centroid to length 1 after each step.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="URL", help="Cluster on the workers of this Dask scheduler, tcp://…"),
+]
 Memory = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory for rows under way, e.g. 200MB.")]
 
 

@@ -25,7 +25,7 @@ from qrp_store.checkpoint import Checkpoint
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
-from qrp_store.quantize import Place, UsableBlocks, choose_place, refuse_zero_rows
+from qrp_store.quantize import Place, UsableBlocks, place_for, refuse_zero_rows
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Spec, StoredEmbedding, derive_seed, fingerprint
 from qrp_store.store import Store, split_version
 
@@ -52,6 +52,7 @@ class ClusterOptions:
     spherical: bool = False
     memory: str | int = "2GB"
     workers: int | None = None
+    scheduler: str | None = None
 
     @classmethod
     def of(cls, **options: Any) -> ClusterOptions:
@@ -145,10 +146,25 @@ def cluster_with(
     found = None if force else lease.find(store.catalog, spec)
     if found is not None:
         return report_of(store, found, dataset, cached=True)
-    place = choose_place(asked)
-    claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
-    if isinstance(claimed, Artifact):
-        return report_of(store, claimed, dataset, cached=True)
+    with place_for(asked) as place:
+        claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
+        if isinstance(claimed, Artifact):
+            return report_of(store, claimed, dataset, cached=True)
+        _make(store, claimed, stored, asked, place, memory, progress)
+    done = clusterings.by_id(store.catalog, claimed.id)
+    return report_of(store, done.artifact, dataset, cached=False)
+
+
+def _make(
+    store: Store,
+    claimed: lease.Claim,
+    stored: StoredEmbedding,
+    asked: ClusterOptions,
+    place: Place,
+    memory: int,
+    progress: Progress,
+) -> None:
+    """Compute and commit what was claimed."""
     with lease.held(store.catalog, claimed) as heartbeat:
         started = time.perf_counter()
         keys = datasets.keys(store.catalog, stored.dataset)
@@ -168,8 +184,6 @@ def cluster_with(
         total_s = time.perf_counter() - started
         _commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress)
     checkpoint.forget()
-    done = clusterings.by_id(store.catalog, claimed.id)
-    return report_of(store, done.artifact, dataset, cached=False)
 
 
 def _check(asked: ClusterOptions, usable: int, name: str) -> None:

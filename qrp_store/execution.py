@@ -7,17 +7,22 @@ the number of workers. A bounded number of tasks is under way: tasks are drawn f
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store import __version__
+from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
 from qrp_store.settings import redact
 
 T = TypeVar("T")
 R = TypeVar("R")
 _CONNECT_SECONDS = 10
+_LOOK_SECONDS = 2.0  # how often a wait looks whether there is still anybody to wait for
+_WORKERLESS_SECONDS = 60  # a nanny needs seconds to start its worker again
 
 
 def available_cores() -> int:
@@ -59,28 +64,8 @@ def _on_threads(function: Callable[[T], R], tasks: Iterable[T], workers: int, ro
 
 
 def _on_cluster(function: Callable[[T], R], tasks: Iterable[T], scheduler: str, room: int) -> Generator[R, None, None]:
-    try:
-        from distributed import Client, KilledWorker
-        from distributed.client import FutureCancelledError
-    except ImportError as error:
-        raise Unavailable("a scheduler needs dask[distributed]", hint="pip install 'qrp-store[cpu]'") from error
-    where = redact(scheduler)
-    try:
-        client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:  # ValueError: an address of no known kind
-        raise Unavailable(f"the Dask scheduler {where} cannot be reached: {error}") from error
-
-    def submit(task: T) -> Callable[[], R]:
-        # pure=False: the same task twice is computed twice, never answered from another client's memory.
-        result: Callable[[], R] = client.submit(function, task, pure=False).result
-        return result
-
-    try:
-        yield from _in_order(submit, tasks, room)
-    except (KilledWorker, FutureCancelledError) as error:
-        raise Unavailable(f"the Dask cluster at {where} lost its workers: {error}") from error
-    finally:
-        client.close()
+    with Cluster(scheduler) as cluster:
+        yield from cluster.run(function, ((task,) for task in tasks), room)
 
 
 def _in_order(submit: Callable[[T], Callable[[], R]], tasks: Iterable[T], room: int) -> Generator[R, None, None]:
@@ -91,3 +76,154 @@ def _in_order(submit: Callable[[T], Callable[[], R]], tasks: Iterable[T], room: 
             yield waiting.popleft()()
     while waiting:
         yield waiting.popleft()()
+
+
+class LostData(Unavailable):
+    """What was shared with the workers, or kept by them, is gone with them: share it again and repeat."""
+
+
+class Cluster:
+    """A Dask cluster, connected to; a context manager that ends the connection and leaves the cluster running.
+
+    Unavailable when the scheduler cannot be reached, has no workers, or has workers with another qrp_store. Functions
+    run on the workers must pickle. A QrpStoreError raised there comes back with the worker's address before its
+    message; other exceptions come back as they are.
+    """
+
+    def __init__(self, scheduler: str) -> None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise Unavailable("a scheduler needs dask[distributed]", hint="pip install 'qrp-store[cpu]'") from error
+        self.address = redact(scheduler)
+        try:
+            self._client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError) as error:  # ValueError: an address of no known kind
+            raise Unavailable(f"the Dask scheduler {self.address} cannot be reached: {error}") from error
+        try:
+            self._look()
+        except BaseException:
+            self._client.close()
+            raise
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._client.close()
+
+    def _look(self) -> None:
+        try:
+            self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"the Dask scheduler {self.address} has no workers", hint="start some, or wait"
+            ) from error
+        versions: Any = self._client.get_versions(packages=["qrp_store"])
+        for worker, found in versions["workers"].items():
+            _require_version(worker, found["packages"].get("qrp_store"), __version__)
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        self.workers = len(workers)
+        self.threads = sum(worker["nthreads"] for worker in workers)
+        self.memory = min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
+
+    def share(self, value: object) -> Any:
+        """Send a value (no list, tuple, set or dict) to every worker once; what comes back stands for it in tasks."""
+        with self._connection():
+            return self._client.scatter(value, broadcast=True, hash=False, timeout=_WORKERLESS_SECONDS)
+
+    def keep(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Begin function(*arguments) and leave the result with its worker; what comes back stands for it.
+
+        The worker forgets it with the last reference. When a worker dies, others do its part again.
+        """
+        with self._connection():
+            # pure=False: the same task twice is computed twice, never answered from another client's memory.
+            return self._client.submit(_at_worker, __version__, function, *arguments, pure=False)
+
+    def everywhere(self, function: Callable[..., R], *arguments: Any) -> dict[str, R | Exception]:
+        """What the function gives or raises on each worker, by the worker's address."""
+        begun = {
+            worker: self._client.submit(
+                _at_worker, __version__, function, *arguments, pure=False, workers=[worker], allow_other_workers=False
+            )
+            for worker in self._client.nthreads()
+        }
+        found: dict[str, R | Exception] = {}
+        for worker, future in begun.items():
+            try:
+                found[worker] = future.result(timeout=_WORKERLESS_SECONDS)
+            except Exception as error:
+                found[worker] = error
+        return found
+
+    def run(
+        self, function: Callable[..., R], tasks: Iterable[tuple[Any, ...]], window: int | None = None
+    ) -> Generator[R, None, None]:
+        """Yield function(*task) for each task, in order, with at most `window` (default: enough) under way.
+
+        Tasks may hold what `share` and `keep` gave. Raises LostData when that is gone with the workers that had it.
+        """
+
+        def submit(task: tuple[Any, ...]) -> Callable[[], R]:
+            future = self.keep(function, *task)
+            return lambda: self._result(future)
+
+        yield from _in_order(submit, tasks, window or 2 * self.threads + 2)
+
+    @contextmanager
+    def _connection(self) -> Iterator[None]:
+        """Dask's errors at talking to the scheduler or the workers, as ours."""
+        from distributed.client import ClosedClientError
+
+        try:
+            yield
+        except (ClosedClientError, OSError, RuntimeError, KeyError, ValueError) as error:
+            if self._client.status != "running":
+                raise Unavailable(f"the Dask scheduler {self.address} has gone away: {error}") from error
+            raise LostData(f"the Dask cluster at {self.address} lost workers: {error}") from error
+
+    def _result(self, future: Any) -> Any:
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+
+        alone_since = None
+        while True:
+            try:
+                return future.result(timeout=_LOOK_SECONDS)
+            except KilledWorker as error:
+                raise Unavailable(f"the Dask cluster at {self.address} lost its workers: {error}") from error
+            except FutureCancelledError as error:
+                raise LostData(f"the Dask cluster at {self.address} lost what its workers held: {error}") from error
+            except TimeoutError:
+                if future.done():  # the task's own
+                    raise
+            with self._connection():
+                staffed = bool(self._client.nthreads())
+            if staffed:
+                alone_since = None
+            elif alone_since is None:
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > _WORKERLESS_SECONDS:
+                raise Unavailable(f"the Dask cluster at {self.address} has no workers any more", hint="run it again")
+
+
+def _at_worker(version: str, function: Callable[..., R], *arguments: Any) -> R:
+    """function(*arguments), on a worker; errors of this package say which one it was."""
+    from distributed import get_worker
+
+    _require_version(get_worker().address, __version__, version)
+    try:
+        return function(*arguments)
+    except QrpStoreError as error:
+        error.message = f"worker {get_worker().address}: {error.message}"
+        error.args = (error.message,)
+        raise
+
+
+def _require_version(worker: str, found: str | None, version: str) -> None:
+    if found != version:
+        has = "has no qrp_store" if found is None else f"runs qrp_store {found}"
+        raise Unavailable(
+            f"Dask worker {worker} {has}, this is {version}", hint="install the same version on every worker"
+        )

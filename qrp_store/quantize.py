@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
+from qrp_store.execution import Cluster
 from qrp_store.progress import Progress
 from qrp_store.records import derive_seed
 from qrp_store.samples import shown
@@ -30,6 +32,11 @@ class UsableBlocks:
         self.positions = np.delete(np.arange(spec.n), list(embedding.stored.bad)).astype(np.int64)
         edges = [spec.rows_of(i)[0] for i in range(spec.n_blocks)] + [spec.n]
         self._first = np.searchsorted(self.positions, edges)
+
+    @property
+    def url(self) -> str:
+        """Where the array is."""
+        return self._embedding.url
 
     @property
     def count(self) -> int:
@@ -74,13 +81,17 @@ def refuse_zero_rows(blocks: UsableBlocks, keys: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where K-means runs: by which engine, on which device."""
+    """Where K-means runs: by which engine, on which device, in this process or on the workers of a cluster."""
 
     chosen: Chosen
+    cluster: Cluster | None = None
 
     def provenance(self) -> dict[str, Any]:
         """What a clustering says of it."""
-        return {"engine": self.chosen.engine, "device": self.chosen.device}
+        ran = {"engine": self.chosen.engine, "device": self.chosen.device}
+        if self.cluster is None:
+            return ran
+        return {**ran, "scheduler": self.cluster.address, "workers": self.cluster.workers}
 
     def kmeans(
         self,
@@ -111,6 +122,13 @@ class Place:
         return kmeans(points, options, resume=resume, on_iteration=after_iteration, progress=progress)
 
     def _points(self, blocks: UsableBlocks, asked: ClusterOptions, memory: int, name: Callable[[int], str]) -> Points:
+        if self.cluster is not None:
+            from qrp_store.clustering.distributed import DistributedPoints, require_readable
+
+            require_readable(blocks, self.cluster, blocks.url)
+            return DistributedPoints(
+                blocks, self.cluster, self.chosen, k=asked.k, normalize=asked.normalize, memory=memory, name=name
+            )
         from qrp_store.clustering.points import StreamedPoints
 
         streamed = StreamedPoints(
@@ -128,8 +146,15 @@ class Place:
         return TorchPoints(streamed, device=self.chosen.device, name=name)
 
 
-def choose_place(asked: ClusterOptions) -> Place:
+@contextmanager
+def place_for(asked: ClusterOptions) -> Iterator[Place]:
     """Where K-means runs when this is asked. Raises Unavailable for what is not there."""
-    from qrp_store.clustering.engines import choose
+    if asked.scheduler is None:
+        from qrp_store.clustering.engines import choose
 
-    return Place(choose(asked.engine, asked.device))
+        yield Place(choose(asked.engine, asked.device))
+        return
+    from qrp_store.clustering.distributed import choose_on_workers
+
+    with Cluster(asked.scheduler) as cluster:
+        yield Place(choose_on_workers(cluster, asked.engine, asked.device), cluster)

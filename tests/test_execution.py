@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
+from operator import add
 
 import pytest
 
+from qrp_store import __version__, execution
 from qrp_store.errors import InvalidInput, Unavailable
-from qrp_store.execution import run
+from qrp_store.execution import Cluster, run
 
 
 def counted(limit: int, drawn: list[int]) -> Iterator[int]:
@@ -100,7 +103,7 @@ def test_a_dask_cluster_gives_the_same_results_within_the_window() -> None:
     from distributed import LocalCluster
 
     drawn: list[int] = []
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
         results = run(abs, counted(30, drawn), workers=1, window=3, scheduler=address)
         assert next(results) == 0
@@ -109,3 +112,57 @@ def test_a_dask_cluster_gives_the_same_results_within_the_window() -> None:
         assert list(run(abs, range(-9, 9), workers=2, scheduler=address)) == [abs(t) for t in range(-9, 9)]
         with pytest.raises(ZeroDivisionError):
             list(run(lambda t: 1 // t, [1, 0, 1], workers=2, scheduler=address))
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as running:
+        yield running.scheduler_address
+
+
+def test_workers_with_another_version_are_refused_with_both_versions(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qrp_store.execution.__version__", "99.0")
+    with pytest.raises(
+        Unavailable, match=rf"worker .* runs qrp_store {re.escape(__version__)}, this is 99\.0"
+    ) as caught:
+        Cluster(address)
+    assert "same version" in (caught.value.hint or "")
+
+
+def test_a_worker_that_joins_later_with_another_version_is_refused(address: str) -> None:
+    with Cluster(address) as cluster:
+        task = cluster._client.submit(execution._at_worker, "99.0", abs, -1)
+        with pytest.raises(Unavailable, match=rf"runs qrp_store {re.escape(__version__)}, this is 99\.0"):
+            task.result()
+
+
+def test_a_scheduler_without_workers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr("qrp_store.execution._CONNECT_SECONDS", 0.5)
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as running,
+        pytest.raises(Unavailable, match="has no workers"),
+    ):
+        Cluster(running.scheduler_address)
+
+
+def test_shared_values_kept_results_and_errors_of_workers(address: str) -> None:
+    with Cluster(address) as cluster:
+        assert (cluster.workers, cluster.threads) == (2, 2)
+        seven, minus = cluster.share(7), cluster.keep(divmod, 23, 4)
+        assert list(cluster.run(add, [(seven, 1), (seven, seven)])) == [8, 14]
+        assert list(cluster.run(max, [(minus,)])) == [5]
+        assert set(cluster.everywhere(abs, -3).values()) == {3}
+        with pytest.raises(InvalidInput, match=r"^worker .*: workers and window must") as caught:
+            list(cluster.run(refuse, [()]))
+        assert caught.value.message == str(caught.value)
+        assert all(isinstance(e, InvalidInput) for e in cluster.everywhere(refuse).values())
+
+
+def refuse() -> None:
+    run(abs, [], workers=0)

@@ -94,7 +94,7 @@ class MemoryPoints:
         self._engine = Engine(nearest or FaissNearest(), workers or available_cores())
         self._name = name
         if normalize:
-            self._array = _unit(self._array, 0, name)
+            self._array = unit(self._array, 0, name)
 
     @property
     def count(self) -> int:
@@ -167,7 +167,7 @@ class StreamedPoints:
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
         out = np.empty((len(rows), self.dim), np.float32)
-        with closing(self._blocks(_Selection(self._source, wanted), lambda i: self._name(int(wanted[i])))) as blocks:
+        with closing(self._blocks(Selection(self._source, wanted), lambda i: self._name(int(wanted[i])))) as blocks:
             for start, part in blocks:
                 out[order[start : start + len(part)]] = part
         return out
@@ -180,7 +180,7 @@ class StreamedPoints:
             held = self._all() if rows is None else self.sample(rows)
             return MemoryPoints(held, nearest=engine.nearest, workers=engine.workers, name=name)
         return StreamedPoints(
-            self._source if rows is None else _Selection(self._source, rows),
+            self._source if rows is None else Selection(self._source, rows),
             normalize=self._normalize,
             memory=self._memory,
             nearest=engine.nearest,
@@ -213,7 +213,7 @@ class StreamedPoints:
                 start, count = source.rows_of(index)
                 if rows.shape != (count, self.dim):
                     raise InvalidInput(f"block {index} gave {rows.shape}, not {(count, self.dim)}")
-                yield start, _unit(rows, start, name) if self._normalize else rows
+                yield start, unit(rows, start, name) if self._normalize else rows
 
     def groups(self, k: int) -> Generator[Group, None, None]:
         """The points in the groups of a pass about `k` centroids."""
@@ -244,7 +244,7 @@ def _regroup(blocks: Iterator[npt.NDArray[Any]], count: int, dim: int, size: int
                 start, held = start + length, 0
 
 
-class _Selection:
+class Selection:
     """Some rows (ascending) of blocks, as blocks."""
 
     def __init__(self, source: Blocks, rows: Rows) -> None:
@@ -273,7 +273,7 @@ class _Selection:
         return rows[self._rows[first : first + count] - self._source.rows_of(index)[0]]
 
 
-def _unit(rows: npt.NDArray[Any], start: int, name: Callable[[int], str]) -> Float32:
+def unit(rows: npt.NDArray[Any], start: int, name: Callable[[int], str]) -> Float32:
     """The rows scaled to length 1, float32. InvalidInput for a row of zeros, named by `name` of its number."""
     out = np.empty(rows.shape, np.float32)
     for first in range(0, len(rows), BATCH):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 from qrp_store.catalog import clusterings
+from qrp_store.cli.main import call
 from qrp_store.cluster import cluster
 from qrp_store.clustering.torch_nearest import TorchNearest
 from qrp_store.errors import InvalidInput, Unavailable
 from qrp_store.ingest import ingest
+from qrp_store.label import label
 from qrp_store.store import Store, create_store, open_store
 
 
@@ -61,3 +64,33 @@ def test_what_is_not_there_is_refused_before_anything_is_claimed(store: Store) -
     found = store.sql("SELECT count(*) AS n FROM artifact WHERE kind = 'clustering'")
     assert next(iter(found))["n"] == 0
     store.close()
+
+
+@pytest.mark.parametrize("command", [["cluster", "--backbone", "b"], ["evaluate", "--concepts", "c"]])
+def test_a_scheduler_that_is_not_there_ends_with_exit_8_within_seconds(
+    store: Store,
+    tmp_path: Path,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qrp_store.execution._CONNECT_SECONDS", 1)
+    (tmp_path / "labels.csv").write_text("key,concept\n" + "".join(f"{i},{i % 3}\n" for i in range(3000)))
+    label(store, str(tmp_path / "labels.csv"), dataset="d", concepts="c")
+    store.close()
+    words = [
+        "--dataset",
+        "d",
+        "-k",
+        "5",
+        "--scheduler",
+        "tcp://127.0.0.1:1",
+        "--store",
+        str(tmp_path / "store"),
+        "--json",
+    ]
+    assert call([*command, *words]) == 8
+    document = json.loads(capsys.readouterr().out)
+    error = document["errors"][0] if document.get("errors") else document["error"]
+    assert error["kind"] == "unavailable"
+    assert "tcp://127.0.0.1:1 cannot be reached" in error["message"]

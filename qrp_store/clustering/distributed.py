@@ -1,0 +1,253 @@
+"""Points on the workers of a cluster: they read blocks, search them and send partial sums back.
+
+The rows are cut into parts, runs of 2^m consecutive groups. A worker combines the groups of its part, the client the
+parts, along the same binary tree as one process would: the same bits for any number of workers and any order, and
+when a worker dies others do its parts again.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from qrp_store.clustering.engines import Chosen, choose
+from qrp_store.clustering.nearest import Float32, Labels
+from qrp_store.clustering.passes import Engine, Group, Step, assign_pass, carry, group_rows, step_pass, total
+from qrp_store.clustering.points import DEFAULT_MEMORY, Blocks, Points, Rows, Selection, row_number, unit
+from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.execution import Cluster, LostData
+
+R = TypeVar("R")
+_TRIES = 4
+_PARTS_A_THREAD = 4  # so that nobody waits long for the last one
+_SHARE = 0.5  # of a worker's memory; Dask begins to spill at 0.6
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows [first, last); `whole`: as many groups as any other part, so that it is a whole subtree."""
+
+    first: int
+    last: int
+    whole: bool
+
+
+class DistributedPoints:
+    """Streamed points whose passes run on the workers of a cluster.
+
+    Parts stay in the memory of the worker that read them as far as `memory` (bytes a worker) and half of the
+    workers' own limit allow; the others are read in every pass. `k`: how many centroids to expect. `where` names the
+    arrays in messages. Raises Unavailable for workers that cannot read them or have no such engine.
+    """
+
+    def __init__(
+        self,
+        source: Blocks,
+        cluster: Cluster,
+        chosen: Chosen,
+        *,
+        k: int,
+        normalize: bool = False,
+        memory: int = DEFAULT_MEMORY,
+        name: Callable[[int], str] = row_number,
+    ) -> None:
+        self._source, self._cluster, self._chosen = source, cluster, chosen
+        self._k, self._normalize, self._memory, self._name = k, normalize, memory, name
+        self._shared: Any = None
+        self._kept: dict[int, Any] = {}
+        self._lay_out(group_rows(k, source.dim))
+
+    @property
+    def count(self) -> int:
+        return self._source.count
+
+    @property
+    def dim(self) -> int:
+        return self._source.dim
+
+    def subset(self, rows: Rows | None) -> Points:
+        if rows is None:
+            return self
+        return DistributedPoints(
+            Selection(self._source, rows),
+            self._cluster,
+            self._chosen,
+            k=self._k,
+            normalize=self._normalize,
+            memory=self._memory,
+            name=lambda row: self._name(int(rows[row])),
+        )
+
+    def sample(self, rows: Rows) -> Float32:
+        order = np.argsort(rows, kind="stable")
+        wanted = rows[order]
+        edges = np.searchsorted(wanted, [part.first for part in self._parts] + [self.count])
+        touched = [i for i in range(len(self._parts)) if edges[i] < edges[i + 1]]
+
+        def gather() -> Float32:
+            out = np.empty((len(rows), self.dim), np.float32)
+            picks = [wanted[edges[i] : edges[i + 1]] - self._parts[i].first for i in touched]
+            with closing(self._over(_pick, touched, iter(picks))) as found:
+                for i, part in zip(touched, found, strict=True):
+                    out[order[edges[i] : edges[i + 1]]] = part
+            return out
+
+        return self._again(gather)
+
+    def step(self, centroids: Float32) -> Step:
+        def once() -> Step:
+            tree: list[Step | None] = []
+            rest: Step | None = None
+            with closing(self._with_centroids(_step, centroids)) as partials:
+                for part, partial in zip(self._parts, partials, strict=True):
+                    if part.whole:
+                        carry(tree, partial)
+                    else:  # the last one: below the whole subtrees
+                        rest = partial
+            return total([rest, *tree])
+
+        return self._again(once)
+
+    def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
+        labels, distances = np.empty(self.count, np.int32), np.empty(self.count, np.float32)
+
+        def once() -> None:
+            with closing(self._with_centroids(_assign, centroids)) as found:
+                for part, (own, apart) in zip(self._parts, found, strict=True):
+                    labels[part.first : part.last], distances[part.first : part.last] = own, apart
+
+        self._again(once)
+        return labels, distances
+
+    def _lay_out(self, size: int) -> None:
+        groups = -(-self.count // size)
+        depth = max(0, (groups // (_PARTS_A_THREAD * self._cluster.threads)).bit_length() - 1)
+        rows = size << depth
+        starts = range(0, self.count, rows)
+        self._size = size
+        self._parts = [_Part(s, min(s + rows, self.count), s + rows - size < self.count) for s in starts]
+        limit = self._memory
+        if self._cluster.memory is not None:
+            limit = min(limit, int(self._cluster.memory * _SHARE))
+        self._n_kept = limit * self._cluster.workers // (rows * self.dim * 4)
+        self._kept = {}
+
+    def _with_centroids(self, function: Callable[..., R], centroids: Float32) -> Generator[R, None, None]:
+        size = group_rows(len(centroids), self.dim)
+        if size != self._size:
+            self._lay_out(size)
+        everyone = self._cluster.share(centroids)
+        work = [(everyone, self._chosen, size)] * len(self._parts)
+        return self._over(function, range(len(self._parts)), iter(work))
+
+    def _over(self, function: Callable[..., R], parts: Any, arguments: Iterator[Any]) -> Generator[R, None, None]:
+        """function(first row, rows, *arguments) for each part, in order."""
+        if self._shared is None:
+            self._shared = self._cluster.share(self._source)
+
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for index, given in zip(parts, arguments, strict=True):
+                part = self._parts[index]
+                where = (self._shared, self._normalize, part.first, part.last)
+                given = given if isinstance(given, tuple) else (given,)
+                if index >= self._n_kept:
+                    yield _read_and, function, *where, *given
+                    continue
+                if index not in self._kept:
+                    self._kept[index] = self._cluster.keep(read_rows, *where)
+                yield function, part.first, self._kept[index], *given
+
+        yield from self._cluster.run(_call, tasks())
+
+    def _again(self, work: Callable[[], R]) -> R:
+        """Do the work; anew when the workers have lost what it needs. Rows in messages get their names."""
+        for left in reversed(range(_TRIES)):
+            try:
+                return work()
+            except LostData:
+                if not left:
+                    raise
+                self._shared, self._kept = None, {}
+            except InvalidInput as error:
+                named = re.sub(r"\brow (\d+)\b", lambda found: self._name(int(found[1])), error.message, count=1)
+                raise InvalidInput(named, hint=error.hint) from error
+        raise AssertionError("unreachable")
+
+
+def choose_on_workers(cluster: Cluster, engine: str, device: str) -> Chosen:
+    """The engine and device that all workers have. Raises Unavailable or InvalidInput when some have not."""
+    found = cluster.everywhere(choose, engine, device)
+    for answer in found.values():
+        if isinstance(answer, Exception):
+            raise answer
+    kinds = {answer: worker for worker, answer in found.items() if isinstance(answer, Chosen)}
+    if len(kinds) != 1:
+        told = "; ".join(f"{worker}: {kind.engine} on {kind.device}" for kind, worker in kinds.items())
+        raise InvalidInput(
+            f"the Dask workers differ in what they search with ({told})", hint="give --engine and --device"
+        )
+    return next(iter(kinds))
+
+
+def require_readable(source: Blocks, cluster: Cluster, where: str) -> None:
+    """Raises Unavailable, naming the worker, when one cannot read the arrays although this process can."""
+    index = next(i for i in range(source.n_blocks) if source.rows_of(i)[1])
+    source.read(index)
+    for worker, answer in cluster.everywhere(_reads, cluster.share(source), index).items():
+        if isinstance(answer, Exception):
+            told = getattr(answer, "message", repr(answer)).removeprefix(f"worker {worker}: ")
+            raise Unavailable(
+                f"Dask worker {worker} cannot read the arrays at {where}: {told}",
+                hint="every worker needs them at the same path, or the same S3 credentials in its environment",
+            ) from answer
+
+
+def read_rows(source: Blocks, normalize: bool, first: int, last: int) -> Float32:
+    """Rows [first, last) of the blocks, float32 (last - first, d)."""
+    out = np.empty((last - first, source.dim), np.float32)
+    index = bisect_right(range(source.n_blocks), first, key=lambda i: source.rows_of(i)[0]) - 1
+    filled = 0
+    while filled < len(out):
+        start, count = source.rows_of(index)
+        if count:
+            rows = source.read(index)
+            if rows.shape != (count, source.dim):
+                raise InvalidInput(f"block {index} gave {rows.shape}, not {(count, source.dim)}")
+            part = rows[max(0, first - start) : last - start]
+            out[filled : filled + len(part)] = part
+            filled += len(part)
+        index += 1
+    return unit(out, first, row_number) if normalize else out
+
+
+def _call(function: Callable[..., R], *arguments: Any) -> R:
+    return function(*arguments)
+
+
+def _read_and(function: Callable[..., R], source: Blocks, normalize: bool, first: int, last: int, *arguments: Any) -> R:
+    return function(first, read_rows(source, normalize, first, last), *arguments)
+
+
+def _pick(first: int, rows: Float32, wanted: Rows) -> Float32:
+    return rows[wanted]
+
+
+def _step(first: int, rows: Float32, centroids: Float32, chosen: Chosen, size: int) -> Step:
+    groups = (Group(first + i, rows[i : i + size]) for i in range(0, len(rows), size))
+    return step_pass(groups, centroids, Engine(chosen.nearest()), row_number)
+
+
+def _assign(first: int, rows: Float32, centroids: Float32, chosen: Chosen, size: int) -> tuple[Labels, Float32]:
+    groups = (Group(i, rows[i : i + size]) for i in range(0, len(rows), size))
+    engine = Engine(chosen.nearest())
+    return assign_pass(groups, len(rows), centroids, engine, lambda row: row_number(first + row))
+
+
+def _reads(source: Blocks, index: int) -> int:
+    return len(source.read(index))

@@ -1,0 +1,247 @@
+"""K-means on the workers of a real Dask cluster: the bits of one process, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import LocalCluster
+
+from qrp_store import execution
+from qrp_store.catalog import clusterings, embeddings
+from qrp_store.cluster import cluster
+from qrp_store.clustering import Chosen, KMeansOptions, MemoryPoints, Points, kmeans
+from qrp_store.clustering.distributed import DistributedPoints, choose_on_workers, require_readable
+from qrp_store.embedding import Embedding
+from qrp_store.errors import Corrupt, InvalidInput, Unavailable
+from qrp_store.execution import Cluster
+from qrp_store.ingest import ingest
+from qrp_store.quantize import UsableBlocks
+from qrp_store.store import Store, create_store, open_store
+
+N, DIM, K = 60_000, 16, 50
+FAISS = Chosen("faiss", "cpu")
+HUGE, ZERO = 41_234, 52_345
+
+
+@pytest.fixture(autouse=True)
+def _many_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrp_store.clustering.passes._GROUP_BYTES", 1)
+
+
+def local(workers: int) -> LocalCluster:
+    return LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with local(2) as running:
+        yield running.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    folder = tmp_path_factory.mktemp("distributed")
+    create_store(str(folder / "store"))
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((N, DIM)) + 3 * rng.standard_normal((40, DIM))[rng.integers(0, 40, N)]
+    rows = rows.astype(np.float32)
+    with open_store(str(folder / "store")) as opened:
+        np.save(folder / "x.npy", rows)
+        ingest(opened, str(folder / "x.npy"), dataset="d", backbone="good", block_rows=7001)
+        rows[HUGE], rows[ZERO] = 1e30, 0
+        np.save(folder / "x.npy", rows)
+        ingest(opened, str(folder / "x.npy"), dataset="d", backbone="bad", block_rows=7001)
+        yield opened
+
+
+def blocks_of(store: Store, backbone: str = "good") -> UsableBlocks:
+    return UsableBlocks(Embedding(store.arrays, embeddings.get(store.catalog, "d", backbone)))
+
+
+def rows_of(store: Store, backbone: str = "good") -> np.ndarray:
+    return store.embedding("d", backbone)[:]
+
+
+def bits(points: Points, centroids: np.ndarray) -> list[bytes]:
+    step = points.step(centroids)
+    labels, distances = points.assign(centroids)
+    return [a.tobytes() for a in (step.counts, step.sums, np.float64(step.inertia), labels, distances)]
+
+
+@pytest.mark.parametrize("memory", [1, 1_500_000, 10**9], ids=["none kept", "some kept", "all kept"])
+def test_a_pass_has_the_bits_of_one_process(address: str, store: Store, memory: int) -> None:
+    array = rows_of(store)
+    with Cluster(address) as connected:
+        points = DistributedPoints(blocks_of(store), connected, FAISS, k=K, memory=memory)
+        assert (points.count, points.dim) == (N, DIM)
+        for centroids in (array[:K], array[-K:], array[:1500]):  # the last needs larger groups
+            assert bits(points, centroids) == bits(MemoryPoints(array), centroids)
+        rows = np.array([N - 1, 0, 7000, 7001, 7001, 3])
+        np.testing.assert_array_equal(points.sample(rows), array[rows])
+
+
+@pytest.mark.parametrize("options", [KMeansOptions(K, niter=5, sample=33_333), KMeansOptions(K, niter=3, nredo=2)])
+def test_k_means_has_the_bits_of_one_process(address: str, store: Store, options: KMeansOptions) -> None:
+    expected = kmeans(MemoryPoints(rows_of(store), normalize=True), options)
+    with Cluster(address) as connected:
+        found = kmeans(DistributedPoints(blocks_of(store), connected, FAISS, k=K, normalize=True), options)
+    assert found.centroids.tobytes() == expected.centroids.tobytes()
+    assert found.labels.tobytes() == expected.labels.tobytes()
+    assert (found.objective, found.objective_per_iteration) == (expected.objective, expected.objective_per_iteration)
+
+
+def test_kept_rows_are_read_once(address: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    keep = Cluster.keep
+
+    def count(self: Cluster, version: Any, *arguments: Any) -> Any:
+        kept.append(getattr(version, "__name__", ""))
+        return keep(self, version, *arguments)
+
+    monkeypatch.setattr(Cluster, "keep", count)
+    with Cluster(address) as connected:
+        points = DistributedPoints(blocks_of(store), connected, FAISS, k=K)
+        centroids = points.sample(np.arange(K))
+        reads = []
+        for _ in range(3):
+            points.step(centroids)
+            reads.append(kept.count("read_rows"))
+    assert reads[0] == reads[1] == reads[2] == 15
+
+
+class KillAfterFirst:
+    """Kills one worker, as kill -9 does, once the first partial result of the pass after `passes` is there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pid: int, passes: int) -> None:
+        self.left, self.pid, self.killed = passes, pid, False
+        run = Cluster.run
+
+        def watched(connected: Cluster, *arguments: Any, **options: Any) -> Iterator[Any]:
+            self.left -= 1
+            for result in run(connected, *arguments, **options):
+                if self.left < 0 and not self.killed:
+                    self.killed = True
+                    os.kill(self.pid, signal.SIGKILL)
+                yield result
+
+        monkeypatch.setattr(Cluster, "run", watched)
+
+
+@pytest.mark.parametrize("memory", [1, 10**9], ids=["streamed", "kept"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_killed_in_an_iteration_changes_no_bit(
+    store: Store, monkeypatch: pytest.MonkeyPatch, workers: int, memory: int
+) -> None:
+    options = KMeansOptions(K, niter=6, sample="all")
+    expected = kmeans(MemoryPoints(rows_of(store)), options)
+    with local(workers) as running, Cluster(running.scheduler_address) as connected:
+        pid = next(iter(connected.everywhere(os.getpid).values()))
+        assert isinstance(pid, int)
+        killer = KillAfterFirst(monkeypatch, pid, 3)
+        began = time.monotonic()
+        found = kmeans(DistributedPoints(blocks_of(store), connected, FAISS, k=K, memory=memory), options)
+    assert killer.killed
+    assert time.monotonic() - began < 40
+    assert found.centroids.tobytes() == expected.centroids.tobytes()
+    assert found.labels.tobytes() == expected.labels.tobytes()
+    assert found.objective_per_iteration == expected.objective_per_iteration
+
+
+def test_workers_that_never_come_back_are_unavailable(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(execution, "_WORKERLESS_SECONDS", 1)
+    with local(1) as running, Cluster(running.scheduler_address) as connected:
+        points = DistributedPoints(blocks_of(store), connected, FAISS, k=K)
+        centroids = points.sample(np.arange(K))
+        running.scale(0)
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match="worker"):
+            points.step(centroids)
+        assert time.monotonic() - began < 15
+
+
+def test_a_scheduler_that_dies_is_unavailable(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(execution, "_WORKERLESS_SECONDS", 1)
+    monkeypatch.setattr(execution, "_CONNECT_SECONDS", 2)
+    with local(1) as running:
+        connected = Cluster(running.scheduler_address)
+        points = DistributedPoints(blocks_of(store), connected, FAISS, k=K)
+        centroids = points.sample(np.arange(K))
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="Dask"):
+        points.step(centroids)
+    connected.__exit__(None, None, None)
+    assert time.monotonic() - began < 30
+
+
+def test_rows_that_cannot_be_searched_are_named(address: str, store: Store) -> None:
+    array = rows_of(store, "bad")
+    with Cluster(address) as connected:
+        for memory in (1, 10**9):
+            points = DistributedPoints(
+                blocks_of(store, "bad"), connected, FAISS, k=K, memory=memory, name=lambda row: f"img-{row}"
+            )
+            for search in (points.step, points.assign, points.subset(np.arange(2, N, 2)).step):
+                with pytest.raises(InvalidInput, match=f"img-{HUGE} holds values"):
+                    search(array[:K])
+        points = DistributedPoints(
+            blocks_of(store, "bad"), connected, FAISS, k=K, normalize=True, name=lambda row: f"img-{row}"
+        )
+        with pytest.raises(InvalidInput, match=f"img-{ZERO} is all zeros") as caught:
+            points.sample(np.array([5, ZERO]))
+        assert caught.value.hint
+
+
+def test_a_worker_that_cannot_read_is_named_with_the_place(
+    address: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = blocks_of(store)
+    with Cluster(address) as connected:
+        require_readable(blocks, connected, blocks.url)
+        folder = Path(store.arrays.url)
+        hidden = folder.with_name("elsewhere")
+        folder.rename(hidden)
+        try:
+            with pytest.raises(Corrupt):  # nobody can
+                require_readable(blocks, connected, blocks.url)
+            monkeypatch.setattr(UsableBlocks, "read", lambda self, index: None)  # in this process only
+            with pytest.raises(Unavailable, match=f"worker tcp://.* cannot read the arrays at {blocks.url}") as caught:
+                require_readable(blocks, connected, blocks.url)
+            assert "same path" in (caught.value.hint or "")
+        finally:
+            hidden.rename(folder)
+
+
+def test_workers_choose_the_engine(address: str) -> None:
+    with Cluster(address) as connected:
+        assert choose_on_workers(connected, "torch", "cpu") == Chosen("torch", "cpu")
+        with pytest.raises(Unavailable, match=r"worker tcp://.*on the CPU only"):
+            choose_on_workers(connected, "faiss", "cuda")
+
+
+def test_torch_on_the_workers_has_the_bits_of_torch_here(address: str, store: Store) -> None:
+    chosen, array = Chosen("torch", "cpu"), rows_of(store)
+    with Cluster(address) as connected:
+        points = DistributedPoints(blocks_of(store), connected, chosen, k=K)
+        assert bits(points, array[:K]) == bits(MemoryPoints(array, nearest=chosen.nearest()), array[:K])
+
+
+def test_the_story_records_where_it_ran_and_finds_the_same(address: str, store: Store) -> None:
+    here = cluster(store, dataset="d", backbone="good", k=K, niter=4, engine="faiss")
+    there = cluster(store, dataset="d", backbone="good", k=K, niter=4, engine="faiss", scheduler=address, force=True)
+    assert (there.fingerprint, there.engine, there.device) == (here.fingerprint, "faiss", "cpu")
+    assert (there.objective, there.objective_per_iteration) == (here.objective, here.objective_per_iteration)
+    for ours, theirs in zip(
+        clusterings.assignments(store.catalog, here.id), clusterings.assignments(store.catalog, there.id), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    provenance = clusterings.by_id(store.catalog, there.id).artifact.provenance
+    assert (provenance["scheduler"], provenance["workers"]) == (address, 2)
