@@ -9,6 +9,7 @@ from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from qrp_store.arrays.location import IDENTITY
 from qrp_store.catalog import embeddings, query, schema
 from qrp_store.catalog.engine import Catalog
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
@@ -161,28 +162,46 @@ def create_store(store: str | None = None, arrays: str | None = None) -> InitRep
     """Make a store, or bring an empty database to the schema. Harmless when repeated."""
     location = resolve(store, arrays)
     known = schema.peek(location)
-    recorded = known.arrays_url if known else None
-    default = _default_arrays(location)
-    url = location.arrays or recorded or default
+    url = location.arrays or _known_arrays(location, known) or _default_arrays(location)
     if url is None:
         raise InvalidInput(
             f"a store on {location.name} needs to know where its arrays go", hint="--arrays DIR or s3://bucket/prefix"
         )
     root = _root(url)
     owner = root.read_identity()
-    if (owner is not None or recorded not in (None, root.url)) and owner != (known.uuid if known else None):
+    if known is None:
+        # A root with nothing but its name is what an init that died left behind.
+        taken = owner is not None and any(path != IDENTITY for path in root.list(""))
+    else:
+        taken = owner != known.uuid and (owner is not None or known.arrays_url != root.url)
+    if taken:
         raise InvalidInput(
-            f"{redact(root.url)} is not the arrays' root of {location.name}: "
-            + (f"it belongs to store {owner}" if owner else f"that is {redact(recorded or '')}"),
+            f"{redact(root.url)} is not the arrays' root of {location.name}"
+            + (f": it belongs to store {owner}" if owner else ""),
             hint="name another place, or restore the catalog that belongs to it",
         )
-    catalog, created = schema.create(location, root.url)
+
+    def name_root(uuid: str) -> None:
+        if root.read_identity() not in (None, uuid):
+            root.delete(IDENTITY)
+        root.write_identity(uuid)
+
+    catalog, created = schema.create(location, root.url, name_root)
     try:
         row = schema.store_row(catalog)
-        root.write_identity(row.uuid)
     finally:
         catalog.close()
     return InitReport(location.name, redact(root.url), row.uuid, created, schema.HEAD)
+
+
+def _known_arrays(location: Location, known: schema.StoreRow | None) -> str | None:
+    """Where a known store's arrays are: beside its catalog when they are there (it may have been moved)."""
+    if known is None:
+        return None
+    default = _default_arrays(location)
+    if default is not None and _root(default).read_identity() == known.uuid:
+        return default
+    return known.arrays_url
 
 
 def open_store(store: str | PathLike[str] | None = None, arrays: str | PathLike[str] | None = None) -> Store:

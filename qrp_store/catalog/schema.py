@@ -6,6 +6,7 @@ Checking imports no Alembic: the newest revision is a constant, which a test com
 from __future__ import annotations
 
 import uuid as uuids
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -102,8 +103,13 @@ def peek(location: Location) -> StoreRow | None:
         catalog.close()
 
 
-def create(location: Location, arrays_url: str) -> tuple[Catalog, bool]:
-    """Bring an empty database to the schema and name the store. Harmless when repeated; True when it was made now."""
+def create(
+    location: Location, arrays_url: str, before_commit: Callable[[str], None] = lambda uuid: None
+) -> tuple[Catalog, bool]:
+    """Bring an empty database to the schema and name the store. Harmless when repeated; True when it was made now.
+
+    `before_commit` is called with the store's UUID; when it raises, nothing was made.
+    """
     if location.directory is not None:
         _make_directory(location.directory)
     catalog = Catalog(location)
@@ -122,11 +128,14 @@ def create(location: Location, arrays_url: str) -> tuple[Catalog, bool]:
                     _require_current(location.name, found, revision)
                 _refuse_clash(connection, location.name)
                 upgrade(connection)
-            made = connection.execute(sa.select(t.store.c.pk)).first() is None
-            if made:
+            uuid = connection.execute(sa.select(t.store.c.uuid)).scalar()
+            made = uuid is None
+            if uuid is None:
+                uuid = str(uuids.uuid4())
                 connection.execute(
-                    t.store.insert().values(pk=1, uuid=str(uuids.uuid4()), arrays_url=arrays_url, created_at=now_text())
+                    t.store.insert().values(pk=1, uuid=uuid, arrays_url=arrays_url, created_at=now_text())
                 )
+            before_commit(uuid)
     except BaseException:
         catalog.close()
         raise

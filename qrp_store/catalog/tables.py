@@ -22,10 +22,27 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+
+class _Document(TypeDecorator[Any]):
+    """JSON; JSONB on Postgres, whose dialect is imported only there."""
+
+    impl = JSON
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(JSON())
+        from sqlalchemy.dialects.postgresql import JSONB
+
+        return dialect.type_descriptor(JSONB())
+
 
 metadata = MetaData(
     naming_convention={
@@ -36,7 +53,6 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-_JSON = JSON().with_variant(JSONB(), "postgresql")
 # An autoincrementing key on both databases: SQLite wants INTEGER for its rowid.
 _PK = BigInteger().with_variant(Integer(), "sqlite")
 _KEYED: dict[str, Any] = {"sqlite_with_rowid": False}
@@ -112,7 +128,7 @@ backbone = Table(
     Column("id", Text, nullable=False, unique=True),
     Column("name", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
-    Column("spec", _JSON, nullable=False),
+    Column("spec", _Document, nullable=False),
     Column("state", Text, nullable=False),
     Column("created_at", Text, nullable=False),
     Column("created_at_seconds", Float, nullable=False),
@@ -138,8 +154,8 @@ artifact = Table(
     Column("version", Integer),
     Column("fingerprint", Text, nullable=False),
     Column("state", Text, nullable=False),
-    Column("spec", _JSON, nullable=False),
-    Column("provenance", _JSON, nullable=False),
+    Column("spec", _Document, nullable=False),
+    Column("provenance", _Document, nullable=False),
     Column("path", Text),
     Column("epoch", Integer, nullable=False),
     Column("error", Text),
@@ -186,7 +202,7 @@ block = Table(
     Column("n_rows", Integer, nullable=False),
     Column("n_bytes", BigInteger, nullable=False),
     Column("checksum", Text, nullable=False),
-    Column("bad", _JSON, nullable=False),
+    Column("bad", _Document, nullable=False),
 )
 
 concept_set = Table(
@@ -238,7 +254,7 @@ clustering = Table(
     Column("n_test", BigInteger, nullable=False),
     Column("n_small_clusters", Integer, nullable=False),
     Column("objective", Float),
-    Column("objective_per_iteration", _JSON),
+    Column("objective_per_iteration", _Document),
     Column("centroids_path", Text),
     Column("centroids_checksum", Text),
 )
@@ -301,8 +317,8 @@ result = Table(
     Column("weight_decay", Float, nullable=False),
     Column("train_cross_entropy_nats", Float, nullable=False),
     Column("entropy_miller_madow_nats", Float, nullable=False),
-    Column("history", _JSON, nullable=False),
-    Column("timings", _JSON, nullable=False),
+    Column("history", _Document, nullable=False),
+    Column("timings", _Document, nullable=False),
     Column("weights_path", Text, nullable=False),
     Column("weights_checksum", Text, nullable=False),
 )

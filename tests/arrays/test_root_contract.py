@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qrp_store.arrays import Root, open_root
+from qrp_store.arrays.location import Root, open_root
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
 
 
@@ -171,7 +171,7 @@ class TestDirectory(RootContract):
     def test_a_full_disk_is_unavailable(self, tmp_path: Path) -> None:
         """A limit on file size stands in for a full disk: the system call fails in the same place."""
         code = (
-            "import resource, signal, sys; from qrp_store.arrays import open_root\n"
+            "import resource, signal, sys; from qrp_store.arrays.location import open_root\n"
             "from qrp_store.errors import Unavailable\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
