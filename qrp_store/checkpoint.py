@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qrp_store.arrays.location import Root
+from qrp_store.arrays.root import Root
 from qrp_store.errors import NotFound
 
 if TYPE_CHECKING:

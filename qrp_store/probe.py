@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qrp_store.arrays.arrays import save_array
-from qrp_store.arrays.location import Root
+from qrp_store.arrays.root import Root
 from qrp_store.catalog import clusterings, concept_sets
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.catalog.concept_sets import StoredConcepts

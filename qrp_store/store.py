@@ -9,7 +9,7 @@ from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.arrays.location import IDENTITY
+from qrp_store.arrays.root import IDENTITY
 from qrp_store.catalog import embeddings, query, schema
 from qrp_store.catalog.engine import Catalog
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-    from qrp_store.arrays.location import Root
+    from qrp_store.arrays.root import Root
     from qrp_store.embedding import Embedding
 
 

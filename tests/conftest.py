@@ -57,3 +57,35 @@ def new_database(postgres: str) -> Callable[[], str]:
         return postgres.replace("/postgres?", f"/{name}?")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of an S3 server, spoken to over real HTTP."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def new_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Makes an empty bucket that the usual AWS_* variables lead to; its s3:// URL."""
+    import urllib.request
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sEcReT-value")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    def make() -> str:
+        name = f"b{uuid.uuid4().hex[:12]}"
+        request = urllib.request.Request(f"{s3_server}/{name}", method="PUT")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
+        return f"s3://{name}"
+
+    return make

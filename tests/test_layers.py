@@ -23,6 +23,7 @@ OWNERS = {
     "distributed": ("qrp_store.execution", "qrp_store.embedding"),
     "faiss": ("qrp_store.clustering",),
     "psycopg": ("qrp_store.catalog",),
+    "obstore": ("qrp_store.arrays",),
     "rich": ("qrp_store.cli",),
     "sqlalchemy": ("qrp_store.catalog", "qrp_store.migrations"),
     "sqlite3": ("qrp_store.catalog",),

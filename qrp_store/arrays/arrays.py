@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qrp_store.arrays.chunk import CRC_BYTES, crc32c, encode, octets, read
-from qrp_store.arrays.location import Root
 from qrp_store.arrays.metadata import put_metadata, read_metadata
+from qrp_store.arrays.root import Root
 from qrp_store.errors import Corrupt, InvalidInput, NotFound
 from qrp_store.records import ArraySpec, Block
 

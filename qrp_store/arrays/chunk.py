@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qrp_store.arrays.location import Root
+from qrp_store.arrays.root import Root
 from qrp_store.errors import Unavailable
 
 CRC_BYTES = 4

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from qrp_store.arrays.location import Root
+from qrp_store.arrays.root import Root
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
 
 DTYPES = ("float16", "float32", "float64", "uint8", "int32", "int64")

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qrp_store.arrays import arrays
-from qrp_store.arrays.location import Root, open_root
+from qrp_store.arrays.location import open_root
+from qrp_store.arrays.root import Root
 from qrp_store.errors import Corrupt, InvalidInput
 from qrp_store.records import ArraySpec, Block
 

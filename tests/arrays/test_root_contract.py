@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from qrp_store.arrays.location import Root, open_root
+from qrp_store.arrays.location import open_root
+from qrp_store.arrays.root import Root
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
 
 
@@ -147,8 +150,8 @@ class TestDirectory(RootContract):
 
     def test_a_writer_killed_midway_leaves_no_object(self, tmp_path: Path) -> None:
         code = (
-            "import os, sys; from qrp_store.arrays import location\n"
-            "location.os.fsync = lambda fd: os._exit(9)\n"
+            "import os, sys; from qrp_store.arrays import directory, location\n"
+            "directory.os.fsync = lambda fd: os._exit(9)\n"
             "location.open_root(sys.argv[1]).put('zero', b'bytes')"
         )
         assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60).returncode == 9
@@ -193,3 +196,34 @@ class TestDirectory(RootContract):
         with pytest.raises(InvalidInput) as caught:
             open_root("ftp://me:secret@host/x")
         assert "secret" not in str(caught.value)
+
+
+class TestBucket(RootContract):
+    @pytest.fixture
+    def root(self, new_bucket: Callable[[], str]) -> Root:
+        return open_root(f"{new_bucket()}/team/arrays")
+
+    def test_an_object_is_where_its_url_says(self, new_bucket: Callable[[], str]) -> None:
+        bucket = new_bucket()
+        root = open_root(f"{bucket}/team/arrays/")
+        root.put("x/y", b"data")
+        assert root.url == f"{bucket}/team/arrays"
+        assert open_root(f"{bucket}/team").get("arrays/x/y") == b"data"
+        assert list(open_root(bucket).list("")) == ["team/arrays/x/y"]
+
+    def test_another_process_connects_anew(self, root: Root) -> None:
+        root.put("a", b"b")
+        assert pickle.loads(pickle.dumps(root)).get("a") == b"b"
+
+    def test_no_bucket_is_unavailable_and_no_secret_shows(self, new_bucket: Callable[[], str]) -> None:
+        new_bucket()
+        root = open_root("s3://nobodys-bucket/x")
+        for ask in (lambda: root.put("a", b"b"), lambda: list(root.list(""))):
+            with pytest.raises(Unavailable) as caught:
+                ask()
+            assert "sEcReT" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
+
+    @pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://key:secret@bucket/x"])
+    def test_an_address_that_is_none(self, url: str) -> None:
+        with pytest.raises(InvalidInput):
+            open_root(url)

@@ -28,7 +28,7 @@ INGEST = [
     f"{CATALOG}embeddings:begin:after:1",
     "qrp_store.arrays.arrays:create:before:1",
     "qrp_store.arrays.arrays:create:after:1",
-    "qrp_store.arrays.location:_write_all:after:1",
+    "qrp_store.arrays.directory:_write_all:after:1",
     "qrp_store.arrays.arrays:write_block:before:1",
     "qrp_store.arrays.arrays:write_block:after:2",
     f"{CATALOG}embeddings:record_block:before:1",

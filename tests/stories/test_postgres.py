@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.errors import Corrupt, InvalidInput, NotFound
 from qrp_store.evaluate import EvaluateReport, evaluate
 from qrp_store.ingest import ingest
 from qrp_store.label import label
@@ -54,6 +54,35 @@ def test_postgres_gives_what_sqlite_gives(data: Path, new_database: Callable[[],
             assert len(listing(store, what).rows) == len(listing(other, what).rows)
         assert show(store, ours.results[0].id)["nmi"] == ours.results[0].nmi
         assert (store.embedding("d", "b")[:] == other.embedding("d", "b")[:]).all()
+
+
+def test_postgres_with_s3_gives_the_same_and_is_plain_zarr(
+    data: Path, new_database: Callable[[], str], new_bucket: Callable[[], str]
+) -> None:
+    import zarr
+    from obstore.store import S3Store
+    from zarr.storage import ObjectStore
+
+    url, bucket = new_database(), new_bucket()
+    ours = _run(data, url, f"{bucket}/lab")
+    theirs = _run(data, str(data / "store"), None)
+    assert ours.errors == ()
+    assert [(r.fingerprint, r.nmi) for r in ours.results] == [(r.fingerprint, r.nmi) for r in theirs.results]
+    with open_store(url) as store, open_store(str(data / "store")) as other:
+        assert (store.embedding("d", "b")[:] == other.embedding("d", "b")[:]).all()
+        (where,) = store.sql("SELECT array_url FROM embeddings")
+        path = where["array_url"].removeprefix(f"{bucket}/")
+        reader = ObjectStore(S3Store(bucket[5:], client_options={"allow_http": True}), read_only=True)
+        plain = zarr.open_array(reader, path=path, mode="r")
+        assert (np.asarray(plain[:]) == other.embedding("d", "b")[:]).all()
+        assert verify(store, deep=True).problems == ()
+        store.arrays.put(f"{path.removeprefix('lab/')}/c/1/0", b"damaged", replace=True)
+        (problem,) = verify(store).problems
+        assert "block 1" in problem["problem"]
+        with pytest.raises(Corrupt, match="block 1"):
+            store.embedding("d", "b")[:]
+    with pytest.raises(InvalidInput, match="another store"):
+        open_store(str(data / "store"), f"{bucket}/lab")
 
 
 def test_postgres_is_kept_up_like_sqlite(data: Path, new_database: Callable[[], str]) -> None:
