@@ -1,4 +1,4 @@
-"""rerun: is a number what it says it is?"""
+"""compare, rerun, selfcheck: is one number above another, and is it what it says it is?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,33 @@ Result = Annotated[str, typer.Argument(metavar="ID", help="A result: its id, or 
 
 
 def register(app: typer.Typer) -> None:
+    command(app, "compare", example="qrp-store compare res-7f3a9c21 res-0b9e61d4")(compare)
     command(app, "rerun", example="qrp-store rerun res-7f3a9c21 --check")(rerun)
+    command(app, "selfcheck", example="qrp-store selfcheck")(selfcheck)
+
+
+def compare(
+    session: Session,
+    first: Annotated[str, typer.Argument(metavar="ID", help="A result.")],
+    second: Annotated[str, typer.Argument(metavar="ID", help="The result to subtract.")],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also when dataset, concepts or protocol differ; says what does.")
+    ] = False,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", metavar="N", help="Replicates of the interval.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Drives the bootstrap.")] = 0,
+) -> None:
+    """The difference of two results' NMI on the test images they share, with its paired bootstrap interval."""
+    from qrp_store.compare import compare
+
+    with session.open() as store:
+        report = compare(store, first, second, anyway=anyway, bootstrap=bootstrap, seed=seed)
+    interval = "" if report.ci is None else f"  [{report.ci[0]:+.4f}, {report.ci[1]:+.4f}]"
+    text = (
+        f"{report.a.id} {report.a.backbone}  NMI {report.a.nmi:.4f}\n"
+        f"{report.b.id} {report.b.backbone}  NMI {report.b.nmi:.4f}\n"
+        f"difference {report.difference:+.4f}{interval} on {report.n_common:,} common test images"
+    )
+    session.show(report, "\n".join([text, *(f"differs: {what}" for what in report.differs)]))
 
 
 def rerun(
@@ -41,4 +67,19 @@ def rerun(
         text = f"{report.id}  NMI {report.nmi:.4f}: {within}\n{rows}"
     session.show(report, text)
     if check and not report.agrees:
+        raise typer.Exit(exit_code("failed"))
+
+
+def selfcheck(
+    session: Session,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where the probes run.")] = "cpu",
+) -> None:
+    """Compute cases whose answer is known on this machine; exit 1 when one is off. Needs no store."""
+    from qrp_store.selfcheck import selfcheck
+
+    report = selfcheck(device=device, progress=session.progress)
+    rows = output.listing(output.table(output.document(report.cases)), "table", "")
+    where = f"{report.device}, {report.threads} threads, {report.instructions}, torch {report.versions['torch']}"
+    session.show(report, f"{rows}\n{'all well' if report.ok else 'NOT all well'}: {where}")
+    if not report.ok:
         raise typer.Exit(exit_code("failed"))

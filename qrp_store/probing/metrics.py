@@ -93,7 +93,7 @@ def score(
         raise InvalidInput("the test part is empty", hint="use fewer clusters, or more samples")
     if not 0 <= c.min() <= c.max() < k:
         raise InvalidInput(f"test part: a cluster lies outside 0…{k - 1}")
-    log_q, rank = _predict(fit, x_test, c, device)
+    log_q, rank = _predict(np.vstack((fit.weight.T, fit.bias)), x_test, c, device)
     counts = np.bincount(c, minlength=k)
     share = counts / len(c)
     log_p = np.log(share, out=np.zeros(k), where=counts > 0)
@@ -117,16 +117,29 @@ def score(
     )
 
 
+def log_likelihood(
+    weights: NDArray[np.float32], x: ConceptMatrix, clusters: ArrayLike, *, device: str = "cpu"
+) -> NDArray[np.float64]:
+    """ln q(c | y) of each sample's own cluster, (n,), under weights (K, M + 1) with the bias as last column.
+
+    Raises InvalidInput when the samples do not fit the weights.
+    """
+    c = np.ascontiguousarray(clusters, dtype=np.int64)
+    if weights.shape[1] != x.n_concepts + 1 or c.shape != (len(x),) or (len(c) and c.max() >= len(weights)):
+        raise InvalidInput(f"{x.shape} concepts and {c.shape} clusters for weights of shape {weights.shape}")
+    return _predict(weights.T, x, c, device)[0]
+
+
 def _predict(
-    fit: ProbeFit, x: ConceptMatrix, clusters: NDArray[np.int64], device: str
+    weights: NDArray[np.float32], x: ConceptMatrix, clusters: NDArray[np.int64], device: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """ln q of each sample's own cluster, and how many clusters stand before it; both (n,)."""
+    """ln q of each sample's own cluster, and how many clusters stand before it; both (n,). Weights are (M + 1, K)."""
     place = resolve_device(device)
-    # rows must lie whole in memory, which vstack does not see to: gathering them is 3 times slower otherwise
-    table = torch.from_numpy(np.ascontiguousarray(np.vstack((fit.weight.T, fit.bias)))).to(place)
+    # rows must lie whole in memory: gathering them is 3 times slower otherwise
+    table = torch.from_numpy(np.ascontiguousarray(weights)).to(place)
     log_q, rank = [], []
     with torch.no_grad():
-        for batch in batches(with_bias(x), clusters, chunk_rows(fit.n_clusters), place):
+        for batch in batches(with_bias(x), clusters, chunk_rows(table.shape[1]), place):
             every = log_probabilities(batch, table)
             own = every.gather(1, batch.clusters.unsqueeze(1))
             log_q.append(own.squeeze(1).cpu().numpy())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from qrp_store.imported import import_clustering
 from qrp_store.ingest import ingest
@@ -25,7 +26,16 @@ def table(path: Path, rows: Sequence[Sequence[object]]) -> str:
 
 
 @pytest.fixture
-def apples(tmp_path: Path) -> Store:
+def one_thread() -> Iterator[None]:
+    """At these sizes a second thread mostly waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def apples(tmp_path: Path, one_thread: None) -> Store:
     """540 samples, clustered (`combined`) by colour and fruit together; concepts `named` in groups, `loose` in none.
 
     The backbone `seen` separates the combinations, `blurred` less so.
