@@ -25,7 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store import arrays
+from qrp_store.arrays import arrays
+from qrp_store.arrays.location import open_root
+from qrp_store.arrays.root import Root
 from qrp_store.clustering import KMeansOptions, MemoryPoints, StreamedPoints, kmeans
 from qrp_store.execution import available_cores
 from qrp_store.records import ArraySpec, Block
@@ -34,7 +36,7 @@ from qrp_store.records import ArraySpec, Block
 class StoredBlocks:
     """The blocks of a stored array as K-means wants them."""
 
-    def __init__(self, root: arrays.Root, spec: ArraySpec, blocks: list[Block]) -> None:
+    def __init__(self, root: Root, spec: ArraySpec, blocks: list[Block]) -> None:
         self._root, self._spec, self._blocks = root, spec, blocks
         self.count, self.dim, self.n_blocks = spec.n, spec.dim, spec.n_blocks
 
@@ -49,7 +51,7 @@ def prepare(folder: Path, n: int, dim: int, k: int) -> None:
     """The same clustered rows as one .npy file and as stored blocks, and initial centroids."""
     rng = np.random.default_rng(0)
     spec = ArraySpec("embeddings/bench/vectors", n, dim, "float32", arrays.default_block_rows(dim, 4, n))
-    root = arrays.open_root(str(folder / "arrays"))
+    root = open_root(str(folder / "arrays"))
     arrays.create(root, spec)
     whole = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (n, dim))
     middles = rng.standard_normal((2 * k, dim), dtype=np.float32)
@@ -84,7 +86,7 @@ def ours(folder: Path, niter: int, memory: int) -> dict[str, Any]:
     start = np.load(folder / "start.npy")
     document = json.loads((folder / "blocks.json").read_text())
     blocks = [Block(**{**block, "bad": tuple(block["bad"])}) for block in document["blocks"]]
-    source = StoredBlocks(arrays.open_root(str(folder / "arrays")), ArraySpec(**document["spec"]), blocks)
+    source = StoredBlocks(open_root(str(folder / "arrays")), ArraySpec(**document["spec"]), blocks)
     # Loading faiss is no part of the peer's time either.
     kmeans(MemoryPoints(start), KMeansOptions(2, niter=1))
     points = StreamedPoints(source, memory=memory)
