@@ -78,6 +78,12 @@ def evaluate(
     permute: Annotated[
         bool, typer.Option("--permute", help="The control instead: concepts permuted within each part.")
     ] = False,
+    permutations: Annotated[
+        int,
+        typer.Option(
+            "--permutations", metavar="N", help="A null of N such controls beside the score: p-value, adjusted."
+        ),
+    ] = 0,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Each concept group alone and left out, too: see view group_scores.")
     ] = False,
@@ -131,6 +137,7 @@ def evaluate(
             weight_decay=weight_decay,
             bootstrap=bootstrap,
             permute=permute,
+            permutations=permutations,
             ablate=ablate,
             labelled_only=labelled_only,
             min_count=min_count,

@@ -70,6 +70,11 @@ class Result:
     weight_decay: float
     train_cross_entropy_nats: float
     entropy_miller_madow_nats: float
+    n_permutations: int
+    null_nmi_mean: float | None
+    null_nmi_std: float | None
+    p_value: float | None
+    nmi_adjusted: float | None
     cached: bool
     timings: dict[str, float]
 
@@ -105,6 +110,7 @@ def evaluate(
     weight_decay: float = 3e-6,
     bootstrap: int = 1000,
     permute: bool = False,
+    permutations: int = 0,
     ablate: bool = False,
     labelled_only: bool = False,
     min_count: int = 0,
@@ -119,9 +125,9 @@ def evaluate(
 
     `imported` names imported clusterings, scored as they are (and alone, unless backbones are named too).
     `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
-    options. `ablate` adds each concept group's scores, alone and left out; `group_by` names a file of key,group rows
-    whose groups are not torn apart by the split. `force` makes new versions of results, not of clusterings. One
-    backbone's failure keeps the others.
+    options. `permutations` adds a null distribution from so many controls; `ablate` each concept group's scores, alone
+    and left out; `group_by` names a file of key,group rows whose groups are not torn apart by the split. `force` makes
+    new versions of results, not of clusterings. One backbone's failure keeps the others.
     """
     started = time.perf_counter()
     options = ProbeOptions(
@@ -133,8 +139,11 @@ def evaluate(
         momentum=momentum,
         weight_decay=weight_decay,
     )
-    if bootstrap < 0 or min_count < 0:
-        raise InvalidInput(f"--bootstrap {bootstrap} and --min-count {min_count} must be at least 0")
+    if min(bootstrap, min_count, permutations) < 0:
+        asked_for = f"--bootstrap {bootstrap}, --min-count {min_count} and --permutations {permutations}"
+        raise InvalidInput(f"{asked_for} must be at least 0")
+    if permute and permutations:
+        raise InvalidInput("--permute is a control itself: it has no --permutations")
     request = ProbeRequest(
         options=options,
         bootstrap=bootstrap,
@@ -142,6 +151,7 @@ def evaluate(
         labelled_only=labelled_only,
         min_count=min_count,
         ablate=ablate,
+        permutations=permutations,
         device=clustering.get("device", "auto"),
     )
     owner = datasets.get_dataset(store.catalog, dataset)

@@ -25,7 +25,7 @@ from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
 
 if TYPE_CHECKING:
-    from qrp_store.probing.controls import GroupScore
+    from qrp_store.probing.controls import GroupScore, Null
     from qrp_store.probing.explain import Explanation
     from qrp_store.probing.metrics import Score
 
@@ -52,6 +52,7 @@ class ProbeRequest:
     min_count: int
     device: str
     ablate: bool = False
+    permutations: int = 0
 
     def document(self) -> dict[str, Any]:
         """What changes a number, for the fingerprint."""
@@ -96,6 +97,7 @@ class Outcome:
     n_parts: tuple[int, int, int]
     train_cross_entropy_nats: float
     groups: tuple[GroupScore, ...]
+    null: Null | None
     load_s: float
     score_s: float
 
@@ -137,6 +139,7 @@ class Outcome:
             "weight_decay": fit.weight_decay,
             "train_cross_entropy_nats": self.train_cross_entropy_nats,
             "entropy_miller_madow_nats": score.miller_madow,
+            **self._beside_chance(score.nmi),
             "history": [vars(epoch) for epoch in fit.history],
             "timings": {
                 "cluster_s": cluster_s,
@@ -145,6 +148,16 @@ class Outcome:
                 "val_s": fit.timings["val_s"],
                 "score_s": self.score_s,
             },
+        }
+
+    def _beside_chance(self, nmi: float) -> dict[str, Any]:
+        null = self.null
+        return {
+            "n_permutations": 0 if null is None else len(null.nmi),
+            "null_nmi_mean": null and null.mean,
+            "null_nmi_std": null and null.std,
+            "p_value": null and null.p_value(nmi),
+            "nmi_adjusted": null and null.adjusted(nmi),
         }
 
     def cluster_scores(self) -> list[tuple[int, int, float | None, float | None, float]]:
@@ -172,8 +185,9 @@ class Outcome:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Where it was computed and by which versions: what could change the last bits."""
-        return {"device": self.fit.device, **surroundings()}
+        """Where it was computed and by which versions (what could change the last bits), and the null's scores."""
+        null = {} if self.null is None else {"null_nmi": list(self.null.nmi)}
+        return {"device": self.fit.device, **surroundings(), **null}
 
 
 def surroundings() -> dict[str, Any]:
@@ -255,18 +269,25 @@ def run(
     explanation = explain(fitted, x_train, c_train)
     counts = np.bincount(data.parts, minlength=3).tolist()
     score_s = time.perf_counter() - scored_at
-    wanted = request.ablate and told.nmi is not None
-    groups = _ablation(trial, data.concepts, told, progress) if wanted else ()
+    groups, null = _controls(trial, data.concepts, told, request, seed, progress)
     n_parts = (counts[TRAIN], counts[VAL], counts[TEST])
     return Outcome(
-        fitted, told, explanation, data.concepts, n_parts, on_train.cross_entropy_nats, groups, load_s, score_s
+        fitted, told, explanation, data.concepts, n_parts, on_train.cross_entropy_nats, groups, null, load_s, score_s
     )
 
 
-def _ablation(trial: Trial, concepts: Concepts, whole: Score, progress: Progress) -> tuple[GroupScore, ...]:
-    from qrp_store.probing.controls import ablate
+def _controls(
+    trial: Trial, concepts: Concepts, whole: Score, request: ProbeRequest, seed: int, progress: Progress
+) -> tuple[tuple[GroupScore, ...], Null | None]:
+    """The scores by concept group and the null distribution, as far as they are asked for."""
+    from qrp_store.probing.controls import ablate, null_distribution
 
-    return tuple(ablate(trial, concepts.matrix, concepts.groups_named, whole, progress))
+    if whole.nmi is None:
+        return (), None
+    x = concepts.matrix
+    groups = tuple(ablate(trial, x, concepts.groups_named, whole, progress)) if request.ablate else ()
+    seeds = [derive_seed(seed, f"permutation {i}") for i in range(request.permutations)]
+    return groups, null_distribution(trial, x, seeds, progress) if seeds else None
 
 
 def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_count: int) -> Concepts:

@@ -317,6 +317,11 @@ result = Table(
     Column("weight_decay", Float, nullable=False),
     Column("train_cross_entropy_nats", Float, nullable=False),
     Column("entropy_miller_madow_nats", Float, nullable=False),
+    Column("n_permutations", Integer, nullable=False),
+    Column("null_nmi_mean", Float),  # null, like the next three: no permutations
+    Column("null_nmi_std", Float),
+    Column("p_value", Float),
+    Column("nmi_adjusted", Float),
     Column("history", _Document, nullable=False),
     Column("timings", _Document, nullable=False),
     Column("weights_path", Text, nullable=False),

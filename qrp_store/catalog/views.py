@@ -19,6 +19,7 @@ _RESULT_COLUMNS = """
     r.entropy_nats, r.cross_entropy_nats, r.mi_nats, r.mi_bits, r.nmi, r.nmi_ci_lo, r.nmi_ci_hi, r.top1, r.top5,
     r.train_loss, r.grad_norm, r.converged, r.epochs_run, r.best_epoch, r.device, r.engine,
     r.entropy_miller_madow_nats, r.train_cross_entropy_nats, r.weight_decay,
+    r.n_permutations, r.null_nmi_mean, r.null_nmi_std, r.p_value, r.nmi_adjusted,
     a.created_at, a.created_by
 """
 

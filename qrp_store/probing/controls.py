@@ -1,4 +1,4 @@
-"""What a score is made of: the same probe with some of the concepts."""
+"""What a score is made of, and what chance would give: the same probe with some, or with permuted concepts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.probing.sparse import ConceptMatrix, permute_rows
 from qrp_store.probing.trial import Trial
 from qrp_store.progress import Progress
 
@@ -47,6 +47,42 @@ def ablate(
             for role, kept in roles:
                 yield _named(name, role, trial.score(x.select(np.flatnonzero(kept))))
                 task.advance()
+
+
+@dataclass(frozen=True)
+class Null:
+    """The NMI of probes whose concepts were permuted within each part, in the order of their seeds."""
+
+    nmi: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.nmi))
+
+    @property
+    def std(self) -> float | None:
+        """With n − 1; None for a single one."""
+        return float(np.std(self.nmi, ddof=1)) if len(self.nmi) > 1 else None
+
+    def p_value(self, nmi: float) -> float:
+        """How often chance scores as high: (1 + controls at or above nmi) / (1 + controls)."""
+        return (1 + sum(control >= nmi for control in self.nmi)) / (1 + len(self.nmi))
+
+    def adjusted(self, nmi: float) -> float:
+        """(nmi − mean) / (1 − mean): 0 for what chance gives, 1 for everything."""
+        return (nmi - self.mean) / (1 - self.mean)
+
+
+def null_distribution(trial: Trial, x: ConceptMatrix, seeds: Sequence[int], progress: Progress) -> Null:
+    """One control for each seed, trained and scored like the probe itself."""
+    found = []
+    with progress.task("permutations", len(seeds), "probe") as task:
+        for seed in seeds:
+            control = trial.score(permute_rows(x, trial.parts, seed=seed)).nmi
+            assert control is not None  # the entropy is that of the same clusters
+            found.append(control)
+            task.advance()
+    return Null(tuple(found))
 
 
 def _named(group: str, role: Role, score: Score) -> GroupScore:

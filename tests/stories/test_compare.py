@@ -60,7 +60,8 @@ def test_another_seed_shares_about_a_fifth(apples: Store) -> None:
 def test_different_questions_are_refused_unless_told_otherwise(
     apples: Store, options: dict[str, Any], what: str
 ) -> None:
-    (one,), (two,) = results(apples, imported=["combined"]), results(apples, imported=["combined"], **options)
+    asked = {"backbones": ["blurred"]}
+    (one,), (two,) = results(apples, **asked), results(apples, **asked, **options)
     with pytest.raises(InvalidInput, match=what):
         compare(apples, one.id, two.id)
     report = compare(apples, one.id, two.id, anyway=True, bootstrap=0)

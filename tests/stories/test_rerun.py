@@ -19,6 +19,7 @@ from qrp_store.store import Store, open_store
 WAYS: list[dict[str, Any]] = [
     {"epochs": 3, "bootstrap": 40},
     {"epochs": 2, "permute": True, "labelled_only": True, "min_count": 2, "ablate": True},
+    {"epochs": 2, "permutations": 3, "bootstrap": 0},
     {"protocol": "tight", "bootstrap": 0},
     {"solver": "lbfgs", "weight_decay": 1e-3, "concepts": ["loose+named"], "seeds": [3]},
 ]
