@@ -95,8 +95,9 @@ def test_rerun_check_is_exit_1_when_a_number_was_changed(qrp: Any, own: Path, pa
     assert qrp.run("rerun", pair[0], store=own).code == 0
 
 
-def test_selfcheck_needs_no_store(qrp: Any, tmp_path: Path) -> None:
-    ran = qrp.run("selfcheck", cwd=tmp_path)
-    assert ran.code == 0, ran.out
-    assert "all well" in ran.out
+def test_selfcheck_finds_the_known_answers_and_needs_no_store(qrp: Any, tmp_path: Path) -> None:
+    report = qrp.ok("selfcheck", cwd=tmp_path)
+    assert report["ok"]
+    assert [case["ok"] for case in report["cases"]] == [True] * 4
+    assert all(case["truth"] > 0.5 for case in report["cases"][:3])
     assert list(tmp_path.iterdir()) == []
