@@ -127,6 +127,8 @@ def _tested(store: Store, question: Asked) -> _Tested:
     x, clusters = data.part(TEST)
     weights = load_array(store.arrays, row["weights_path"], row["weights_checksum"])
     log_q = log_likelihood(weights, x, clusters)
+    if row["nmi"] is None:
+        raise InvalidInput(f"{question.result.artifact.id} has no score: all its test samples are in one cluster")
     found = nmi(log_q, plug_in(clusters))
     if abs(found - row["nmi"]) > TOLERANCE:
         raise Corrupt(

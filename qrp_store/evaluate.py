@@ -31,7 +31,10 @@ ALGORITHM = 1
 
 @dataclass(frozen=True)
 class Result:
-    """One probe result. Information in nats unless the name says bits; times in seconds."""
+    """One probe result. Information in nats unless the name says bits; times in seconds.
+
+    `nmi` is None when all test samples are in one cluster: there is nothing to explain.
+    """
 
     id: str
     version: int
@@ -55,7 +58,7 @@ class Result:
     cross_entropy_nats: float
     mi_nats: float
     mi_bits: float
-    nmi: float
+    nmi: float | None
     nmi_ci_lo: float | None
     nmi_ci_hi: float | None
     top1: float
@@ -177,10 +180,22 @@ def evaluate(
                 raise
             where = {"backbone": name, "clusters": asked.k if asked else None, "seed": seed}
             errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
+    errors += [_nothing_to_explain(result) for result in done if result.nmi is None]
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
     first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None
     return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, tuple(plan), kind, first)
+
+
+def _nothing_to_explain(result: Result) -> dict[str, Any]:
+    return {
+        "backbone": result.backbone,
+        "clusters": result.clusters,
+        "seed": result.seed,
+        "kind": InvalidInput.kind,
+        "message": f"{result.id}: all test images are in one cluster; its entropy is 0 and there is nothing to explain",
+        "hint": "look at the embedding, or use more clusters",
+    }
 
 
 def _concept_names(store: Store, dataset: str, asked: Sequence[str]) -> list[str]:

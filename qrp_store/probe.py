@@ -109,11 +109,6 @@ class Outcome:
     def row(self, cluster_s: float) -> dict[str, Any]:
         """The columns of `result` that the probe itself knows."""
         fit, score = self.fit, self.score
-        if score.nmi is None:
-            raise InvalidInput(
-                "all test images are in one cluster: its entropy is 0 and there is nothing to explain",
-                hint="look at the embedding, or use more clusters",
-            )
         return {
             "protocol": fit.options.protocol,
             "solver": fit.options.solver,
@@ -150,14 +145,14 @@ class Outcome:
             },
         }
 
-    def _beside_chance(self, nmi: float) -> dict[str, Any]:
-        null = self.null
+    def _beside_chance(self, nmi: float | None) -> dict[str, Any]:
+        null = self.null if nmi is not None else None
         return {
             "n_permutations": 0 if null is None else len(null.nmi),
             "null_nmi_mean": null and null.mean,
             "null_nmi_std": null and null.std,
-            "p_value": null and null.p_value(nmi),
-            "nmi_adjusted": null and null.adjusted(nmi),
+            "p_value": None if null is None or nmi is None else null.p_value(nmi),
+            "nmi_adjusted": None if null is None or nmi is None else null.adjusted(nmi),
         }
 
     def cluster_scores(self) -> list[tuple[int, int, float | None, float | None, float]]:

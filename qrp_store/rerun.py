@@ -84,7 +84,7 @@ class RerunReport:
     dataset: str
     backbone: str
     concepts: str
-    nmi: float
+    nmi: float | None
     equal: bool
     agrees: bool
     tolerance: float

@@ -276,7 +276,7 @@ def _tables() -> None:
         sa.Column("cross_entropy_nats", sa.Float(), nullable=False),
         sa.Column("mi_nats", sa.Float(), nullable=False),
         sa.Column("mi_bits", sa.Float(), nullable=False),
-        sa.Column("nmi", sa.Float(), nullable=False),
+        sa.Column("nmi", sa.Float(), nullable=True),
         sa.Column("nmi_ci_lo", sa.Float(), nullable=True),
         sa.Column("nmi_ci_hi", sa.Float(), nullable=True),
         sa.Column("top1", sa.Float(), nullable=False),

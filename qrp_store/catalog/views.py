@@ -106,7 +106,7 @@ FROM (
         JOIN artifact a ON a.pk = r.artifact_pk AND a.state = 'ready'
         JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
         JOIN clustering k ON k.artifact_pk = r.clustering_pk
-        WHERE NOT r.permuted
+        WHERE NOT r.permuted AND r.nmi IS NOT NULL
         AND EXISTS (
             SELECT 1 FROM artifact i JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version
             WHERE i.pk = r.clustering_pk AND i.state = 'ready')
