@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from qrp_store.arrays.root import Root
 from qrp_store.catalog import clusterings, concept_sets
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.catalog.concept_sets import StoredConcepts
+from qrp_store.catalog.engine import Catalog
 from qrp_store.errors import InvalidInput
 from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
@@ -285,6 +287,12 @@ def _controls(
     return groups, null_distribution(trial, x, seeds, progress) if seeds else None
 
 
+@lru_cache(maxsize=4)
+def _labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
+    """A concept set's labels, kept for the next result: what is ready never changes."""
+    return concept_sets.labels(catalog, identifier)
+
+
 def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_count: int) -> Concepts:
     """The joined concepts over these positions; those that hold for fewer than `min_count` are left out."""
     matrices: list[ConceptMatrix] = []
@@ -293,7 +301,7 @@ def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_c
     sets: list[str] = []
     n_rows = int(positions[-1]) + 1
     for part in joined.parts:
-        at, concept = concept_sets.labels(store.catalog, part.artifact.id)
+        at, concept = _labels(store.catalog, part.artifact.id)
         inside = at < n_rows
         whole = ConceptMatrix.from_pairs(at[inside], concept[inside], n_rows, part.n_concepts)
         matrices.append(whole.take(positions))
