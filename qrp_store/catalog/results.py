@@ -17,6 +17,7 @@ from qrp_store.errors import NotFound
 from qrp_store.records import Artifact, Dataset
 
 _a, _r = t.artifact.c, t.result.c
+_CLUSTER_SCORE = ("result_pk", "cluster", "n_test", "cross_entropy_nats", "top1", "mi_nats")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def commit(
         own = claimed.pk
         used = [(own, pks[identifier], place) for place, identifier in enumerate(concept_ids)]
         bulk.put(connection, t.result_concept_set, ("result_pk", "concept_set_pk", "place"), used)
-        bulk.put(connection, t.cluster_score, t.cluster_score.c.keys(), [(own, *s) for s in scores])
+        bulk.put(connection, t.cluster_score, _CLUSTER_SCORE, [(own, *s) for s in scores])
         bulk.put(connection, t.cluster_concept, t.cluster_concept.c.keys(), [(own, *c) for c in concepts])
         bulk.put(connection, t.group_score, t.group_score.c.keys(), [(own, *g) for g in groups])
         return lease.commit(connection, claimed, provenance)

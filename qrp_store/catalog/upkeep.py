@@ -21,7 +21,7 @@ _CHILDREN: dict[str, tuple[tuple[sa.Table, str], ...]] = {
     "embedding": ((t.block, "embedding_pk"),),
     "concepts": ((t.label, "concept_set_pk"), (t.concept, "concept_set_pk")),
     "clustering": ((t.assignment, "clustering_pk"), (t.cluster, "clustering_pk")),
-    "result": ((t.group_score, "result_pk"), (t.cluster_concept, "result_pk"), (t.cluster_score, "result_pk")),
+    "result": tuple((table, "result_pk") for table in (*t.BESIDE, *t.SAID)),
 }
 _BULK = {"label": "position", "assignment": "position"}
 _OWN = {"embedding": t.embedding, "concepts": t.concept_set, "clustering": t.clustering, "result": t.result}

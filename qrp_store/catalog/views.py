@@ -23,6 +23,33 @@ _RESULT_COLUMNS = """
     a.created_at, a.created_by
 """
 
+# What names the result that a score stands beside.
+_BESIDE = """
+    a.id AS result_id, r.dataset, r.backbone, r.concepts, ca.id AS clustering_id, r.clusters, r.seed, r.protocol,
+    r.setting, r.permuted
+"""
+
+# The forward probes' scores over all concepts, one row a result.
+_FORWARD = """
+SELECT result_pk, max(metric) AS metric,
+    max(CASE WHEN probe = 'linear' THEN value END) AS linear, max(CASE WHEN probe = 'knn' THEN value END) AS knn
+FROM forward_score WHERE concept_group = '(all)' GROUP BY result_pk
+"""
+
+# Ranked among the same seed's results of the setting.
+_CURVE = f"""
+SELECT {_BESIDE}, c.axis, c.fraction, c.draw, c.n_train, c.n_concepts, c.nmi, c.mi_nats,
+    rank() OVER (
+        PARTITION BY r.dataset, r.concepts, r.clusters, r.protocol, r.setting, r.seed, c.axis, c.fraction, c.draw
+        ORDER BY c.nmi DESC) AS rank,
+    c.created_at
+FROM curve_score c
+JOIN result r ON r.artifact_pk = c.result_pk
+JOIN artifact a ON a.pk = c.result_pk AND a.state = 'ready'
+JOIN artifact ca ON ca.pk = r.clustering_pk
+JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
+"""
+
 VIEWS: dict[str, str] = {
     "embeddings": f"""
 SELECT a.id, d.name AS dataset, b.name AS backbone, a.version,
@@ -73,7 +100,8 @@ JOIN artifact ca ON ca.pk = r.clustering_pk
 JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
 """,
     "cluster_scores": """
-SELECT a.id AS result_id, s.cluster, s.n_test, s.cross_entropy_nats, s.top1, s.mi_nats, c.concept AS top_concept
+SELECT a.id AS result_id, s.cluster, s.n_test, s.cross_entropy_nats, s.top1, s.mi_nats, c.concept AS top_concept,
+    s.best_concept, s.best_concept_mi_nats
 FROM cluster_score s
 JOIN artifact a ON a.pk = s.result_pk AND a.state = 'ready'
 LEFT JOIN cluster_concept c ON c.result_pk = s.result_pk AND c.cluster = s.cluster AND c.rank = 1
@@ -88,24 +116,53 @@ SELECT a.id AS result_id, g.concept_group, g.role, g.nmi, g.mi_nats
 FROM group_score g
 JOIN artifact a ON a.pk = g.result_pk AND a.state = 'ready'
 """,
+    "concept_scores": """
+SELECT a.id AS result_id, c.rank, c.concept, c.concept_group, c.n_train, c.n_test, c.nmi, c.mi_nats
+FROM concept_score c
+JOIN artifact a ON a.pk = c.result_pk AND a.state = 'ready'
+""",
+    "forward_scores": f"""
+SELECT {_BESIDE}, f.concept_group, f.probe, f.metric, f.value, f.n_test, f.n_concepts, f.n_left_out,
+    f.created_at, f.created_by
+FROM forward_score f
+JOIN result r ON r.artifact_pk = f.result_pk
+JOIN artifact a ON a.pk = f.result_pk AND a.state = 'ready'
+JOIN artifact ca ON ca.pk = r.clustering_pk
+""",
+    "curve_scores": f"""
+SELECT curve.*, curve.rank <> whole.rank AS flips
+FROM ({_CURVE}) curve
+JOIN ({_CURVE}) whole ON whole.result_id = curve.result_id AND whole.axis = 'samples' AND whole.fraction = 1
+""",
+    "threshold_scores": f"""
+SELECT {_BESIDE}, t.threshold, t.n_labels, t.n_concepts, t.nmi, t.mi_nats, t.created_at
+FROM threshold_score t
+JOIN result r ON r.artifact_pk = t.result_pk
+JOIN artifact a ON a.pk = t.result_pk AND a.state = 'ready'
+JOIN artifact ca ON ca.pk = r.clustering_pk
+""",
     "leaderboard": f"""
 SELECT dataset, backbone, concepts, clusters, protocol, setting, n_seeds, nmi_mean,
     CASE WHEN n_seeds > 1
          THEN sqrt(CASE WHEN nmi_square > 0 THEN nmi_square / (n_seeds - 1) ELSE 0.0 END) END AS nmi_std,
     nmi_min, nmi_max, mi_nats_mean, top1_mean, top5_mean,
-    rank() OVER (PARTITION BY dataset, concepts, clusters, protocol, setting ORDER BY nmi_mean DESC) AS rank
+    rank() OVER (PARTITION BY dataset, concepts, clusters, protocol, setting ORDER BY nmi_mean DESC) AS rank,
+    forward_metric, linear_mean, knn_mean
 FROM (
     SELECT dataset, backbone, concepts, clusters, protocol, setting, count(*) AS n_seeds, avg(nmi) AS nmi_mean,
         sum((nmi - center) * (nmi - center)) AS nmi_square, min(nmi) AS nmi_min, max(nmi) AS nmi_max,
-        avg(mi_nats) AS mi_nats_mean, avg(top1) AS top1_mean, avg(top5) AS top5_mean
+        avg(mi_nats) AS mi_nats_mean, avg(top1) AS top1_mean, avg(top5) AS top5_mean,
+        max(metric) AS forward_metric, avg(linear) AS linear_mean, avg(knn) AS knn_mean
     FROM (
         SELECT r.dataset, r.backbone, r.concepts, r.clusters, r.protocol, r.setting, r.nmi, r.mi_nats, r.top1, r.top5,
+            f.metric, f.linear, f.knn,
             avg(r.nmi) OVER (PARTITION BY r.dataset, r.backbone, r.concepts, r.clusters, r.protocol, r.setting)
                 AS center
         FROM result r
         JOIN artifact a ON a.pk = r.artifact_pk AND a.state = 'ready'
         JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
         JOIN clustering k ON k.artifact_pk = r.clustering_pk
+        LEFT JOIN ({_FORWARD}) f ON f.result_pk = r.artifact_pk
         WHERE NOT r.permuted AND r.nmi IS NOT NULL
         AND EXISTS (
             SELECT 1 FROM artifact i JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -101,13 +102,36 @@ def test_an_older_schema_names_the_command(
     make: Callable[[], Catalog], location: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make()
-    monkeypatch.setattr(schema, "REVISIONS", (schema.HEAD, "0002"))
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9999"))
+    monkeypatch.setattr(schema, "HEAD", "9999")
     with pytest.raises(SchemaMismatch) as caught:
         schema.open_catalog(location)
     assert "qrp-store migrate" in str(caught.value.hint)
     with pytest.raises(SchemaMismatch):
         schema.migrate(location, check=True)
+
+
+def test_the_first_schema_is_brought_up_to_date(make: Callable[[], Catalog], location: Location) -> None:
+    catalog = make()
+    with catalog.write() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(files("qrp_store.migrations")))
+        config.attributes["connection"] = connection
+        views.drop(connection)
+        for table in reversed(metadata.sorted_tables):
+            table.drop(connection)
+        if connection.dialect.name == "postgresql":
+            functions = connection.exec_driver_sql("SELECT proname FROM pg_proc WHERE starts_with(proname, 'qrp_')")
+            for name in functions.scalars().all():
+                connection.exec_driver_sql(f"DROP FUNCTION {name}")
+        connection.exec_driver_sql(f"DELETE FROM {schema.VERSION_TABLE}")
+        command.upgrade(config, schema.REVISIONS[0])
+    assert schema.migrate(location) == (schema.REVISIONS[0], schema.HEAD)
+    with catalog.read() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+        for view in views.VIEWS:
+            assert connection.exec_driver_sql(f"SELECT * FROM {view}").all() == []
 
 
 def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Each concept alone, the best one of a cluster, and what is scored beside a result: forward probes, curves."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+from qrp_store.migrations import triggers_0002
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+DOCUMENT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+
+
+def upgrade() -> None:
+    _scores()
+    if op.get_bind().dialect.name == "sqlite":
+        triggers_0002.sqlite()
+    else:
+        triggers_0002.postgres()
+
+
+def _scores() -> None:
+    op.add_column("cluster_score", sa.Column("best_concept", sa.Text(), nullable=True))
+    op.add_column("cluster_score", sa.Column("best_concept_mi_nats", sa.Float(), nullable=True))
+    op.create_table(
+        "concept_score",
+        sa.Column("result_pk", KEY, nullable=False),
+        sa.Column("rank", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("concept", sa.Text(), nullable=False),
+        sa.Column("concept_group", sa.Text(), nullable=True),
+        sa.Column("n_train", sa.BigInteger(), nullable=False),
+        sa.Column("n_test", sa.BigInteger(), nullable=False),
+        sa.Column("nmi", sa.Float(), nullable=True),
+        sa.Column("mi_nats", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["result_pk"], ["result.artifact_pk"], name=op.f("fk_concept_score_result_pk_result")),
+        sa.PrimaryKeyConstraint("result_pk", "rank", name=op.f("pk_concept_score")),
+    )
+    op.create_table(
+        "forward_score",
+        sa.Column("result_pk", KEY, nullable=False),
+        sa.Column("concept_group", sa.Text(), nullable=False),
+        sa.Column("probe", sa.Text(), nullable=False),
+        sa.Column("metric", sa.Text(), nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("n_test", sa.BigInteger(), nullable=False),
+        sa.Column("n_concepts", sa.Integer(), nullable=False),
+        sa.Column("n_left_out", sa.Integer(), nullable=False),
+        sa.Column("seed", sa.BigInteger(), nullable=False),
+        sa.Column("question", sa.Text(), nullable=False),
+        sa.Column("details", DOCUMENT, nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.CheckConstraint("probe IN ('linear', 'knn')", name=op.f("ck_forward_score_probe")),
+        sa.CheckConstraint("metric IN ('top1', 'map')", name=op.f("ck_forward_score_metric")),
+        sa.ForeignKeyConstraint(["result_pk"], ["result.artifact_pk"], name=op.f("fk_forward_score_result_pk_result")),
+        sa.PrimaryKeyConstraint("result_pk", "concept_group", "probe", "metric", name=op.f("pk_forward_score")),
+    )
+    op.create_index("ix_forward_score_question", "forward_score", ["question"], unique=False)
+    op.create_table(
+        "curve_score",
+        sa.Column("result_pk", KEY, nullable=False),
+        sa.Column("axis", sa.Text(), nullable=False),
+        sa.Column("fraction", sa.Float(), nullable=False),
+        sa.Column("draw", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("n_train", sa.BigInteger(), nullable=False),
+        sa.Column("n_concepts", sa.Integer(), nullable=False),
+        sa.Column("nmi", sa.Float(), nullable=False),
+        sa.Column("mi_nats", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
+        sa.CheckConstraint("axis IN ('samples', 'concepts')", name=op.f("ck_curve_score_axis")),
+        sa.ForeignKeyConstraint(["result_pk"], ["result.artifact_pk"], name=op.f("fk_curve_score_result_pk_result")),
+        sa.PrimaryKeyConstraint("result_pk", "axis", "fraction", "draw", name=op.f("pk_curve_score")),
+    )
+    op.create_table(
+        "threshold_score",
+        sa.Column("result_pk", KEY, nullable=False),
+        sa.Column("threshold", sa.Float(), nullable=False),
+        sa.Column("n_labels", sa.BigInteger(), nullable=False),
+        sa.Column("n_concepts", sa.Integer(), nullable=False),
+        sa.Column("nmi", sa.Float(), nullable=False),
+        sa.Column("mi_nats", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["result_pk"], ["result.artifact_pk"], name=op.f("fk_threshold_score_result_pk_result")
+        ),
+        sa.PrimaryKeyConstraint("result_pk", "threshold", name=op.f("pk_threshold_score")),
+    )
