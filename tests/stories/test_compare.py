@@ -10,8 +10,9 @@ import pytest
 
 from qrp_store.compare import compare
 from qrp_store.errors import Corrupt, InvalidInput
-from qrp_store.evaluate import Result, evaluate
+from qrp_store.evaluate import evaluate
 from qrp_store.probing.paired import difference_interval
+from qrp_store.result import Result
 from qrp_store.store import Store
 
 QUICK: dict[str, Any] = {"solver": "lbfgs", "weight_decay": 1e-2, "bootstrap": 0, "k": [9], "concepts": ["named"]}

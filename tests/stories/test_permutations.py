@@ -9,8 +9,9 @@ import pytest
 
 from qrp_store.catalog import results
 from qrp_store.errors import InvalidInput
-from qrp_store.evaluate import Result, evaluate
+from qrp_store.evaluate import evaluate
 from qrp_store.probing.controls import Null
+from qrp_store.result import Result
 from qrp_store.store import Store
 
 
