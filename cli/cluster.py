@@ -14,7 +14,8 @@ from .session import Session, command
 def register(app: typer.Typer) -> None:
     example = (
         "qrp-store cluster --dataset photos --backbone r50 -k 1000 --memory 2GB\n"
-        "qrp-store cluster --dataset photos --import swav-prototypes.npy --name swav"
+        "qrp-store cluster --dataset photos --import swav-prototypes.npy --name swav\n"
+        "qrp-store cluster --dataset photos-val --centroids-of clu-7f3a9c21"
     )
     command(app, "cluster", example=example)(cluster)
 
@@ -34,7 +35,15 @@ def cluster(
     name: Annotated[
         str | None, typer.Option("--name", metavar="N", help="What to call an imported clustering.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--clusters", metavar="K", help="How many clusters.")] = 1000,
+    centroids_of: Annotated[
+        str | None,
+        typer.Option(
+            "--centroids-of", metavar="ID", help="Assign to the centroids of another clustering, trained elsewhere."
+        ),
+    ] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", "--clusters", metavar="K", help="How many clusters.  [default: 1000]")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Drives start, sample and split.")] = 0,
     niter: opt.Niter = 25,
     sample: opt.Sample = None,
@@ -52,8 +61,8 @@ def cluster(
 ) -> None:
     """Quantize an embedding: K-means, every sample's cluster, and who is in train, validation and test."""
     rows = opt.sample_size(sample)
-    if (source is None) != (name is None) or (source is None) == (backbone is None):
-        raise typer.BadParameter("either --backbone, or --import together with --name")
+    if (source is None) != (name is None) or (source is not None and (backbone or centroids_of)):
+        raise typer.BadParameter("either --backbone, or --import together with --name, or --centroids-of")
     if source is not None and name is not None:
         from qrp_store.imported import import_clustering
 
@@ -70,32 +79,39 @@ def cluster(
             )
         _show(session, made)
         return
-    assert backbone is not None
-    from qrp_store.cluster import cluster
+    training: dict[str, Any] = {"niter": niter, "sample": rows, "init": init, "nredo": nredo, "normalize": normalize}
+    training |= {"spherical": spherical}
+    running: dict[str, Any] = {
+        "engine": engine,
+        "device": device,
+        "memory": memory,
+        "workers": workers,
+        "scheduler": scheduler,
+    }
+    asked: dict[str, Any] = {"seed": seed, "force": force, "wait": not no_wait, "progress": session.progress, **running}
+    if centroids_of is not None:
+        _refuse_training(training)
+        from qrp_store.centroids import cluster_by
 
-    with session.open() as store:
-        report = cluster(
-            store,
-            dataset=dataset,
-            backbone=backbone,
-            k=k,
-            seed=seed,
-            niter=niter,
-            sample=rows,
-            init=init,
-            nredo=nredo,
-            engine=engine,
-            device=device,
-            normalize=normalize,
-            spherical=spherical,
-            memory=memory,
-            workers=workers,
-            scheduler=scheduler,
-            force=force,
-            wait=not no_wait,
-            progress=session.progress,
-        )
+        with session.open() as store:
+            report = cluster_by(store, centroids_of, dataset=dataset, backbone=backbone, k=k, **asked)
+    elif backbone is not None:
+        from qrp_store.cluster import cluster
+
+        with session.open() as store:
+            report = cluster(store, dataset=dataset, backbone=backbone, k=1000 if k is None else k, **training, **asked)
+    else:
+        raise typer.BadParameter("what to cluster: --backbone, --import with --name, or --centroids-of")
     _show(session, report)
+
+
+def _refuse_training(options: dict[str, Any]) -> None:
+    """Options that only say how centroids are made mean nothing where they are there."""
+    default = {"niter": 25, "init": "random", "nredo": 1}
+    given = [name for name, value in options.items() if value not in (default.get(name), None, False)]
+    if given:
+        shown = ", ".join(f"--{name}" for name in given)
+        raise typer.BadParameter(f"{shown}: with --centroids-of these are those of that clustering")
 
 
 def _show(session: Session, report: Any) -> None:

@@ -54,7 +54,8 @@ def evaluate(
         typer.Option("--concepts", metavar="C", help="Repeatable; C1+C2 joins sets.  [default: each of the dataset]"),
     ] = None,
     clustering: Annotated[
-        list[str] | None, typer.Option("--clustering", metavar="N", help="Repeatable; an imported clustering.")
+        list[str] | None,
+        typer.Option("--clustering", metavar="N", help="Repeatable; one that is there: an imported NAME, or an ID."),
     ] = None,
     k: Annotated[
         list[int] | None, typer.Option("-k", "--clusters", metavar="K", help="Repeatable.  [default: 1000]")
@@ -127,7 +128,7 @@ def evaluate(
             concepts=tuple(concepts or ()),
             imported=tuple(clustering or ()),
             k=tuple(k or (1000,)),
-            seeds=tuple(seed or (0,)),
+            seeds=tuple(seed) if seed else None,
             protocol=protocol,
             solver=solver,
             epochs=epochs,

@@ -11,7 +11,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,10 @@ class ClusterOptions:
 
 @dataclass(frozen=True)
 class ClusterReport:
-    """A clustering. `objective`: sum of squared distances of all usable rows to their centroid; times in seconds."""
+    """A clustering. `objective`: sum of squared distances of all usable rows to their centroid; times in seconds.
+
+    `centroids_of` is the clustering whose centroids it has, when they are not its own.
+    """
 
     id: str
     version: int
@@ -106,6 +109,7 @@ class ClusterReport:
     cached: bool
     timings: dict[str, float]
     peak_rss_bytes: int
+    centroids_of: str | None = None
 
 
 def cluster(
@@ -182,7 +186,7 @@ def _make(
 
         result = place.kmeans(blocks, keys, asked, memory, resume, after_iteration, progress)
         total_s = time.perf_counter() - started
-        _commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress)
+        commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress)
     checkpoint.forget()
 
 
@@ -212,7 +216,7 @@ def parse_memory(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _commit(
+def commit(
     store: Store,
     claimed: lease.Claim,
     stored: StoredEmbedding,
@@ -223,7 +227,9 @@ def _commit(
     result: KMeansResult,
     total_s: float,
     progress: Progress,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
+    """Split and store what K-means found, and make it ready. `total_s` and `more` are for its provenance."""
     from qrp_store.clustering.split import split
 
     own = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
@@ -243,7 +249,7 @@ def _commit(
         n_test=int((parts == TEST).sum()),
         n_small_clusters=n_small,
         objective=result.objective,
-        objective_per_iteration=tuple(result.objective_per_iteration),
+        objective_per_iteration=tuple(result.objective_per_iteration) or None,
         centroids_path=path,
         centroids_checksum=save_array(store.arrays, path, result.centroids, replace=True),
     )
@@ -256,6 +262,7 @@ def _commit(
         "peak_rss_bytes": _peak_rss(),
         "memory": str(asked.memory),
         "cpus": os.cpu_count(),
+        **(more or {}),
     }
     clusterings.commit(store.catalog, claimed, provenance)
 
@@ -304,4 +311,5 @@ def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> C
         cached=cached,
         timings=dict(found.provenance.get("timings", {})),
         peak_rss_bytes=int(found.provenance.get("peak_rss_bytes", 0)),
+        centroids_of=found.provenance.get("centroids_of"),
     )

@@ -18,7 +18,7 @@ from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.cluster import ClusterOptions, called, cluster_with
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
 from qrp_store.grouped import Groups, grouped_spec, groups_of, split_by
-from qrp_store.imported import with_seed
+from qrp_store.imported import named, with_seed
 from qrp_store.probe import JoinedConcepts, ProbeRequest
 from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.progress import Progress, silent
@@ -51,7 +51,7 @@ def evaluate(
     concepts: Sequence[str] = (),
     imported: Sequence[str] = (),
     k: Sequence[int] = (1000,),
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     protocol: str = "laina2022",
     solver: str | None = None,
     epochs: int = 100,
@@ -74,7 +74,8 @@ def evaluate(
 ) -> EvaluateReport:
     """Score every backbone × concept set × K × seed of a dataset.
 
-    `imported` names imported clusterings, scored as they are (and alone, unless backbones are named too).
+    `imported` names clusterings (imported ones by name, others by id), scored as they are (and alone, unless backbones
+    are named too). `seeds` None: 0, and for a clustering by id its own.
     `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
     options. `permutations` adds a null distribution from so many controls; `ablate` each concept group's scores, alone
     and left out; `group_by` names a file of key,group rows whose groups are not torn apart by the split. `force` makes
@@ -116,8 +117,8 @@ def evaluate(
     done: list[Result] = []
     plan: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    wanted = [(name, seed, replace(base, k=n, seed=seed)) for name in names for n in k for seed in seeds]
-    for name, seed, asked in [*wanted, *((name, seed, None) for name in imported for seed in seeds)]:
+    wanted = [(name, seed, replace(base, k=n, seed=seed)) for name in names for n in k for seed in seeds or (0,)]
+    for name, seed, asked in [*wanted, *((name, seed, None) for name in imported for seed in seeds or (None,))]:
         try:
             if dry_run:
                 plan += job.plan(name, seed, asked, vocabularies)
@@ -183,40 +184,42 @@ class _Evaluation:
     progress: Progress
 
     def plan(
-        self, backbone: str, seed: int, asked: ClusterOptions | None, sets: Sequence[JoinedConcepts]
+        self, backbone: str, seed: int | None, asked: ClusterOptions | None, sets: Sequence[JoinedConcepts]
     ) -> list[dict[str, Any]]:
         """What `run` would do, without doing it."""
+        there = "there"
+        facts: dict[str, Any]
         if asked is None:
-            return [{"backbone": backbone, "concepts": c.name, "seed": seed, "clustering": "imported"} for c in sets]
-        stored = embeddings.get(self.store.catalog, self.dataset.name, *split_version(backbone))
-        found = lease.find(self.store.catalog, asked.spec(stored, called(self.store, stored)))
-        rows = []
+            plain, seed = named(self.store, self.dataset.name, backbone, seed)
+            row, found = plain.row, plain.artifact if plain.row.seed == seed else None
+            facts = {"backbone": row.backbone, "clusters": row.clusters, "seed": seed, "n": row.n, "dim": row.dim}
+            there = "imported" if plain.artifact.spec["options"].get("imported") else there
+        else:
+            stored = embeddings.get(self.store.catalog, self.dataset.name, *split_version(backbone))
+            found = lease.find(self.store.catalog, asked.spec(stored, called(self.store, stored)))
+            facts = {"backbone": stored.backbone.name, "clusters": asked.k, "seed": asked.seed}
+            facts |= {"n": stored.array.n - len(stored.bad), "dim": stored.array.dim}
         if found is not None and self.groups is not None:
-            plain = clusterings.by_id(self.store.catalog, found.id)
-            found = lease.find(self.store.catalog, grouped_spec(plain, self.groups))
+            found = lease.find(
+                self.store.catalog, grouped_spec(clusterings.by_id(self.store.catalog, found.id), self.groups)
+            )
+        rows = []
         for joined in sets:
             known = False
             if found is not None:
                 clustering = clusterings.by_id(self.store.catalog, found.id)
                 known = lease.find(self.store.catalog, self._spec(clustering, joined)) is not None
-            rows.append(
-                {
-                    "backbone": stored.backbone.name,
-                    "concepts": joined.name,
-                    "clusters": asked.k,
-                    "seed": asked.seed,
-                    "n": stored.array.n - len(stored.bad),
-                    "dim": stored.array.dim,
-                    "clustering": "there" if found is not None else "to make",
-                    "result": "there" if known else "to make",
-                }
-            )
+            made = {
+                "clustering": there if found is not None or there == "imported" else "to make",
+                "result": "there" if known else "to make",
+            }
+            rows.append({"backbone": facts["backbone"], "concepts": joined.name, **facts, **made})
         return rows
 
     def run(
-        self, backbone: str, seed: int, asked: ClusterOptions | None, sets: Sequence[JoinedConcepts]
+        self, backbone: str, seed: int | None, asked: ClusterOptions | None, sets: Sequence[JoinedConcepts]
     ) -> list[Result]:
-        """The results of one backbone, K and seed; without cluster options, those of an imported clustering."""
+        """The results of one backbone, K and seed; without cluster options, those of a clustering that is there."""
         if asked is None:
             clustering = with_seed(
                 self.store, self.dataset.name, backbone, seed, wait=self.wait, progress=self.progress

@@ -160,7 +160,7 @@ def _assignment_array(store: Store, path: Path, reference: str | None, chosen: d
         identifier = table[0]
     stored = clusterings.by_id(store.catalog, identifier)
     positions, clusters, _ = clusterings.assignments(store.catalog, identifier)
-    out = np.full(clusterings.dataset_size(store.catalog, identifier), -1, np.int32)
+    out = np.full(clusterings.dataset_of(store.catalog, identifier).n, -1, np.int32)
     out[positions] = clusters
     with _whole(path) as partial, partial.open("wb") as file:
         np.save(file, out)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qrp_store.catalog import clusterings, datasets, lease
+from qrp_store.catalog import clusterings, datasets, lease, references
 from qrp_store.catalog.clusterings import ClusteringRow, StoredClustering
 from qrp_store.cluster import ClusterReport, report_of
 from qrp_store.clustering.split import split
@@ -20,7 +20,7 @@ from qrp_store.progress import Progress, silent
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, derive_seed, fingerprint
 from qrp_store.samples import shown
 from qrp_store.sources.groupings import MISSING, read_grouping
-from qrp_store.store import Store, check_name
+from qrp_store.store import Store, check_name, split_version
 
 ALGORITHM = 1
 MAX_CLUSTERS = 1_000_000
@@ -57,18 +57,52 @@ def import_clustering(
 
 
 def with_seed(
-    store: Store, dataset: str, name: str, seed: int, *, wait: bool = True, progress: Progress = silent
+    store: Store, dataset: str, reference: str, seed: int | None, *, wait: bool = True, progress: Progress = silent
 ) -> StoredClustering:
-    """The imported clustering of that name split by that seed. Raises NotFound."""
+    """The clustering that a name or an id means; an imported one split by that seed.
+
+    `seed` None: the one it has, or 0 for an imported one that is named. Raises NotFound, and InvalidInput for another
+    dataset's or for a seed that a clustering made by K-means does not have.
+    """
+    stored, seed = named(store, dataset, reference, seed)
+    if stored.row.seed == seed:
+        return stored
     owner = datasets.get_dataset(store.catalog, dataset)
-    newest = clusterings.newest_imported(store.catalog, dataset, name)
-    if newest.row.seed == seed:
-        return newest
-    positions, found, _ = clusterings.assignments(store.catalog, newest.artifact.id)
+    positions, found, _ = clusterings.assignments(store.catalog, stored.artifact.id)
     clusters = np.full(owner.n, MISSING, np.int64)
     clusters[positions] = found
-    provenance = {**newest.artifact.provenance, "split_of": newest.artifact.id}
-    return _make(store, owner, name, seed, clusters, provenance, False, wait, progress)[0]
+    provenance = {**stored.artifact.provenance, "split_of": stored.artifact.id}
+    return _make(store, owner, stored.row.backbone, seed, clusters, provenance, False, wait, progress)[0]
+
+
+def named(store: Store, dataset: str, reference: str, seed: int | None) -> tuple[StoredClustering, int]:
+    """The clustering as it is and the seed that `with_seed` would give it."""
+    owner = datasets.get_dataset(store.catalog, dataset)
+    by_name = clusterings.newest_named(store.catalog, dataset, *split_version(reference))
+    stored = clusterings.by_id(store.catalog, by_name or _clustering_id(store, owner, reference))
+    options = stored.artifact.spec["options"]
+    anew = options.get("imported") and "grouping" not in options
+    if seed is None:
+        seed = 0 if by_name and anew else stored.row.seed
+    if stored.row.seed != seed and not anew:
+        raise InvalidInput(
+            f"clustering {stored.artifact.id} ({stored.artifact.name}) has seed {stored.row.seed}, not {seed}",
+            hint="leave --seed out, or split anew: qrp-store cluster --centroids-of ID --seed N",
+        )
+    return stored, seed
+
+
+def _clustering_id(store: Store, owner: Dataset, reference: str) -> str:
+    found = references.resolve(store.catalog, reference)
+    if found.kind != "clustering":
+        raise InvalidInput(f"{reference!r} is a {found.kind}, not a clustering", hint="qrp-store ls clusterings")
+    other = clusterings.dataset_of(store.catalog, found.id)
+    if other.id != owner.id:
+        raise InvalidInput(
+            f"clustering {found.id} is of dataset {other.name!r}, not {owner.name!r}",
+            hint=f"its centroids can be used: qrp-store cluster --dataset {owner.name} --centroids-of {found.id}",
+        )
+    return found.id
 
 
 def _by_position(store: Store, owner: Dataset, keys: Sequence[str], clusters: np.ndarray, source: str) -> np.ndarray:

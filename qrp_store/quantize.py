@@ -106,9 +106,6 @@ class Place:
         """Cluster the blocks' rows; `keys` name them in messages, `memory` (bytes) bounds what is held of them."""
         from qrp_store.clustering.kmeans import KMeansOptions, kmeans
 
-        def name(row: int) -> str:
-            return f"row of key {shown(keys[blocks.positions[row]])}"
-
         options = KMeansOptions(
             k=asked.k,
             seed=derive_seed(asked.seed, "kmeans"),
@@ -118,10 +115,27 @@ class Place:
             sample=asked.sample,  # type: ignore[arg-type]
             spherical=asked.spherical,
         )
-        points = self._points(blocks, asked, memory, name)
+        points = self._points(blocks, keys, asked, memory)
         return kmeans(points, options, resume=resume, on_iteration=after_iteration, progress=progress)
 
-    def _points(self, blocks: UsableBlocks, asked: ClusterOptions, memory: int, name: Callable[[int], str]) -> Points:
+    def assign(
+        self,
+        blocks: UsableBlocks,
+        keys: Sequence[str],
+        centroids: np.ndarray,
+        asked: ClusterOptions,
+        memory: int,
+        progress: Progress,
+    ) -> KMeansResult:
+        """The blocks' rows by the nearest of these centroids, float32 (k, d); the rest as for `kmeans`."""
+        from qrp_store.clustering.kmeans import quantized
+
+        return quantized(self._points(blocks, keys, asked, memory), centroids, progress=progress)
+
+    def _points(self, blocks: UsableBlocks, keys: Sequence[str], asked: ClusterOptions, memory: int) -> Points:
+        def name(row: int) -> str:
+            return f"row of key {shown(keys[blocks.positions[row]])}"
+
         if self.cluster is not None:
             from qrp_store.clustering.distributed import DistributedPoints, require_readable
 

@@ -110,23 +110,21 @@ def by_id(catalog: Catalog, identifier: str) -> StoredClustering:
     return StoredClustering(lease.artifact_of(row), ClusteringRow(**fields), found)
 
 
-def newest_imported(catalog: Catalog, dataset: str, name: str) -> StoredClustering:
-    """The newest ready clustering that was imported under a name, whatever its seed. Raises NotFound."""
+def newest_named(catalog: Catalog, dataset: str, name: str, version: int | None = None) -> str | None:
+    """The id of the newest ready clustering of a dataset with that name, whatever its seed; None when there is none."""
     query = (
         sa.select(_a.id)
         .join(t.clustering, _k.artifact_pk == _a.pk)
         .join(t.dataset, t.dataset.c.pk == _k.dataset_pk)
-        .where(_a.state == "ready", _a.name == name, _k.embedding_pk.is_(None), t.dataset.c.name == dataset)
+        .where(_a.state == "ready", _a.name == name, t.dataset.c.name == dataset)
         .order_by(_a.pk.desc())
         .limit(1)
     )
+    if version is not None:
+        query = query.where(_a.version == version)
     with catalog.read() as connection:
-        identifier = connection.execute(query).scalar()
-    if identifier is None:
-        raise NotFound(
-            f"no imported clustering {name!r} of dataset {dataset!r}", hint="qrp-store cluster --import FILE"
-        )
-    return by_id(catalog, identifier)
+        found: str | None = connection.execute(query).scalar()
+    return found
 
 
 def assignments(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,9 +147,10 @@ def embedding_id(catalog: Catalog, identifier: str) -> str | None:
     return found
 
 
-def dataset_size(catalog: Catalog, identifier: str) -> int:
-    """The number of samples of the dataset that a clustering is of, missing ones too."""
-    query = sa.select(t.dataset.c.n).join(t.clustering, _k.dataset_pk == t.dataset.c.pk)
+def dataset_of(catalog: Catalog, identifier: str) -> Dataset:
+    """The dataset that a clustering is of."""
+    d = t.dataset.c
+    query = sa.select(d.id, d.name, d.n, d.fingerprint).join(t.clustering, _k.dataset_pk == d.pk)
     query = query.join(t.artifact, _a.pk == _k.artifact_pk).where(_a.id == identifier)
     with catalog.read() as connection:
-        return int(connection.execute(query).scalar_one())
+        return Dataset(*connection.execute(query).one())

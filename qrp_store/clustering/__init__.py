@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qrp_store.clustering.engines import Chosen, choose
-from qrp_store.clustering.kmeans import KMeansOptions, KMeansResult, KMeansState, kmeans
+from qrp_store.clustering.kmeans import KMeansOptions, KMeansResult, KMeansState, kmeans, quantized
 from qrp_store.clustering.nearest import FaissNearest, Nearest, faiss_builds
 from qrp_store.clustering.passes import Step
 from qrp_store.clustering.points import Blocks, MemoryPoints, Points, StreamedPoints
@@ -24,5 +24,6 @@ __all__ = [
     "choose",
     "faiss_builds",
     "kmeans",
+    "quantized",
     "split",
 ]

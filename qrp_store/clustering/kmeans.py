@@ -62,8 +62,8 @@ class KMeansState:
 class KMeansResult:
     """`labels` int32 (n,) of all points; `objective` is the sum of their squared distances to their centroid.
 
-    `objective_per_iteration` is of the training rows in the try that was kept. `timings`: read_s (training rows into
-    memory), train_s, assign_s, total_s.
+    `objective_per_iteration` is of the training rows in the try that was kept; it is empty, and `n_sampled` None,
+    where nothing was trained. `timings`: read_s (training rows into memory), train_s, assign_s, total_s.
     """
 
     centroids: Float32
@@ -71,7 +71,7 @@ class KMeansResult:
     sizes: npt.NDArray[np.int64]
     objective: float
     objective_per_iteration: tuple[float, ...]
-    n_sampled: int
+    n_sampled: int | None
     timings: dict[str, float]
 
 
@@ -125,6 +125,29 @@ def kmeans(
         objective,
         training.count,
         {"read_s": read - began, "train_s": trained - read, "assign_s": ended - trained, "total_s": ended - began},
+    )
+
+
+def quantized(points: Points, centroids: Float32, *, progress: Progress = silent) -> KMeansResult:
+    """Every point's nearest among centroids (k, d) that are there: nothing is trained, and the centroids stay as given.
+
+    Raises InvalidInput when points have another number of dimensions.
+    """
+    if centroids.shape[1] != points.dim:
+        raise InvalidInput(f"points have {points.dim} dimensions, the centroids {centroids.shape[1]}")
+    began = time.perf_counter()
+    with progress.task("Assigning", 1, "passes") as task:
+        labels, distances = points.assign(centroids)
+        task.advance()
+    took = time.perf_counter() - began
+    return KMeansResult(
+        centroids,
+        labels,
+        np.bincount(labels, minlength=len(centroids)),
+        float(distances.sum(dtype=np.float64)),
+        (),
+        None,
+        {"read_s": 0.0, "train_s": 0.0, "assign_s": took, "total_s": took},
     )
 
 
