@@ -24,7 +24,7 @@ demo: $(READY) ## rank four backbones on real images, in about four minutes
 	$(VENV)/bin/qrp-store demo $(DEMO_DIR)
 
 test: lint ## lint, then every test
-	$(PYTHON) -m pytest -q --durations=15 $(ARGS)
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal --durations=15 $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	$(PYTHON) -m ruff check .

@@ -1,4 +1,7 @@
-"""The triggers of revision 0001. Frozen with it: a later change to them is a later migration."""
+"""The triggers of revision 0001. Frozen with it: a later change to them is a later migration.
+
+`belongs_to_result` is what a later revision calls for a table of its own whose rows are part of a result.
+"""
 
 from alembic import op
 
@@ -32,17 +35,7 @@ def sqlite() -> None:
         "BEGIN SELECT RAISE(ABORT, 'what is ready is not deleted: retire it first'); END"
     )
     for table in IMMUTABLE:
-        row = "artifact_pk" if table == "result" else "result_pk"
-        for verb, side, states in (
-            ("INSERT", "NEW", "('ready', 'retired')"),
-            ("UPDATE", "OLD", "('ready', 'retired')"),
-            ("DELETE", "OLD", "('ready')"),
-        ):
-            op.execute(
-                f"CREATE TRIGGER {table}_keep_{verb.lower()} BEFORE {verb} ON {table} "
-                f"WHEN (SELECT state FROM artifact WHERE pk = {side}.{row}) IN {states} "
-                "BEGIN SELECT RAISE(ABORT, 'a result never changes'); END"
-            )
+        belongs_to_result(table)
 
 
 def postgres() -> None:
@@ -60,16 +53,41 @@ def postgres() -> None:
         "FOR EACH ROW EXECUTE FUNCTION qrp_artifact_keep()"
     )
     for table in IMMUTABLE:
-        row = "artifact_pk" if table == "result" else "result_pk"
+        belongs_to_result(table)
+
+
+def belongs_to_result(table: str) -> None:
+    """Refuse every change of this table's rows once the result that they belong to is ready."""
+    row = "artifact_pk" if table == "result" else "result_pk"
+    if op.get_bind().dialect.name == "sqlite":
+        _result_sqlite(table, row)
+    else:
+        _result_postgres(table, row)
+
+
+def _result_sqlite(table: str, row: str) -> None:
+    for verb, side, states in (
+        ("INSERT", "NEW", "('ready', 'retired')"),
+        ("UPDATE", "OLD", "('ready', 'retired')"),
+        ("DELETE", "OLD", "('ready')"),
+    ):
         op.execute(
-            f"CREATE FUNCTION qrp_{table}_keep() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE found text; BEGIN "
-            f"SELECT state INTO found FROM artifact WHERE pk = "
-            f"CASE WHEN TG_OP = 'INSERT' THEN NEW.{row} ELSE OLD.{row} END; "
-            "IF found = 'ready' OR found = 'retired' AND TG_OP <> 'DELETE' THEN "
-            "RAISE EXCEPTION 'a result never changes'; END IF; "
-            "RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END; END $$"
+            f"CREATE TRIGGER {table}_keep_{verb.lower()} BEFORE {verb} ON {table} "
+            f"WHEN (SELECT state FROM artifact WHERE pk = {side}.{row}) IN {states} "
+            "BEGIN SELECT RAISE(ABORT, 'a result never changes'); END"
         )
-        op.execute(
-            f"CREATE TRIGGER {table}_keep BEFORE INSERT OR UPDATE OR DELETE ON {table} "
-            f"FOR EACH ROW EXECUTE FUNCTION qrp_{table}_keep()"
-        )
+
+
+def _result_postgres(table: str, row: str) -> None:
+    op.execute(
+        f"CREATE FUNCTION qrp_{table}_keep() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE found text; BEGIN "
+        f"SELECT state INTO found FROM artifact WHERE pk = "
+        f"CASE WHEN TG_OP = 'INSERT' THEN NEW.{row} ELSE OLD.{row} END; "
+        "IF found = 'ready' OR found = 'retired' AND TG_OP <> 'DELETE' THEN "
+        "RAISE EXCEPTION 'a result never changes'; END IF; "
+        "RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END; END $$"
+    )
+    op.execute(
+        f"CREATE TRIGGER {table}_keep BEFORE INSERT OR UPDATE OR DELETE ON {table} "
+        f"FOR EACH ROW EXECUTE FUNCTION qrp_{table}_keep()"
+    )

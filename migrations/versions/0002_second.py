@@ -1,10 +1,14 @@
-"""Each concept alone, the best one of a cluster, and what is scored beside a result: forward probes, curves."""
+"""What came after 0.1.0. Open until the next release: new tables and columns are added here.
+
+A table that is written with a result (column `result_pk`) is kept by `triggers_0001.belongs_to_result(table)`; what
+stands beside a result (forward_score, …) may come later.
+"""
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from qrp_store.migrations import triggers_0002
+from qrp_store.migrations import triggers_0001
 
 revision = "0002"
 down_revision = "0001"
@@ -17,10 +21,7 @@ DOCUMENT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 def upgrade() -> None:
     _scores()
-    if op.get_bind().dialect.name == "sqlite":
-        triggers_0002.sqlite()
-    else:
-        triggers_0002.postgres()
+    triggers_0001.belongs_to_result("concept_score")
 
 
 def _scores() -> None:

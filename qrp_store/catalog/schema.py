@@ -183,7 +183,7 @@ def upgrade(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(files("qrp_store.migrations")).replace("%", "%%"))
     config.attributes["connection"] = connection
     views.drop(connection)
-    command.upgrade(config, "head")
+    command.upgrade(config, HEAD)
     views.create(connection)
 
 
