@@ -1,4 +1,4 @@
-"""init, migrate, verify, gc, rm: a store's own life."""
+"""init, migrate, copy, verify, repair, rm, gc: a store's own life."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import output
+from . import options, output
 from .boundary import exit_code
 from .session import Session, command
 
@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     command(app, "init", example="qrp-store init --store qrp-data")(init)
     command(app, "migrate", example="qrp-store migrate --check")(migrate)
     command(app, "verify", example="qrp-store verify --deep")(verify)
+    command(app, "copy", example="qrp-store copy res-7f3a9c21 --to postgresql://lab@db.example.org/qrp")(copy)
     command(app, "rm", example="qrp-store rm efficientnet-lite0@1 --cascade --yes")(remove)
     command(app, "gc", example="qrp-store gc --dry-run")(collect)
 
@@ -54,6 +55,29 @@ def verify(
     session.show(report, "\n".join([said, *problems]))
     if report.problems:
         raise typer.Exit(exit_code("corrupt"))
+
+
+def copy(
+    session: Session,
+    reference: Annotated[str, typer.Argument(metavar="NAME|ID", help="What to copy, with all it was made from.")],
+    to: Annotated[str, typer.Option("--to", metavar="DIR|URL", help="The store to copy into.")],
+    to_arrays: Annotated[
+        str | None, typer.Option("--to-arrays", metavar="DIR|URL", help="Another mount of that store's arrays.")
+    ] = None,
+    no_wait: options.NoWait = False,
+) -> None:
+    """Copy something and all it was made from into another store; ids, versions and fingerprints stay.
+
+    A dataset or a backbone brings everything made from it. What is there already is found; a copy that was stopped goes
+    on. Exit 4, with the difference, when a name means something else there.
+    """
+    from qrp_store.copy import copy
+    from qrp_store.store import open_store
+
+    # $QRP_STORE_ARRAYS tells of the store that is read
+    with session.open() as source, open_store(to, to_arrays, env={}) as target:
+        report = copy(source, target, reference, wait=not no_wait, progress=session.progress)
+    session.show(report, output.details(report))
 
 
 def remove(

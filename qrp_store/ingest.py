@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.ingest_sources import ArrayRows, BlockRows, ImageRows, RowSource
 from qrp_store.progress import Progress, silent
 from qrp_store.records import ArraySpec, Artifact, Backbone, Block, Dataset, Spec, StoredEmbedding
+from qrp_store.resume import standing_blocks
 from qrp_store.samples import shown
 from qrp_store.store import Store, check_name
 
@@ -234,22 +235,7 @@ class _Job:
     def _keep(self, layout: ArraySpec, recorded: tuple[Block, ...]) -> set[int]:
         """The recorded blocks that stand: whole, without bad rows, of images that are still the same."""
         changed = self.rows.changed_blocks(layout, datasets.image_files(self.store.catalog, self.dataset))
-        previous = layout
-        if self.claimed.previous_path is not None:
-            previous = replace(layout, path=f"{self.claimed.previous_path}/{embeddings.MEMBER}")
-        good = {
-            b.index
-            for b in recorded
-            # after a power cut a block that was recorded need not be whole
-            if not b.bad and b.index not in changed and not arrays.verify_block(self.store.arrays, previous, b, True)
-        }
-        again = [b.index for b in recorded if b.index not in good]
-        if again:
-            embeddings.forget_blocks(self.store.catalog, self.claimed, again)
-        if previous is not layout and good:
-            names = ["zarr.json", *(f"c/{number}/0" for number in sorted(good))]
-            self.store.arrays.link(previous.path, layout.path, names)
-        return good
+        return standing_blocks(self.store, self.claimed, layout, recorded, changed)
 
     def _write(self, layout: ArraySpec, number: int, rows: BlockRows) -> None:
         """Put a block in place, then say so: while the next one is being made."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -204,9 +204,13 @@ def _known_arrays(location: Location, known: schema.StoreRow | None) -> str | No
     return known.arrays_url
 
 
-def open_store(store: str | PathLike[str] | None = None, arrays: str | PathLike[str] | None = None) -> Store:
+def open_store(
+    store: str | PathLike[str] | None = None,
+    arrays: str | PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Store:
     """Open an existing store. Raises NotFound, SchemaMismatch, Unavailable or Corrupt; creates nothing."""
-    location = resolve(store, arrays)
+    location = resolve(store, arrays, env)
     opened = Store(location, schema.open_catalog(location))
     try:
         if location.arrays is not None:

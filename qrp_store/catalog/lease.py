@@ -91,9 +91,15 @@ def find(catalog: Catalog, spec: Spec) -> Artifact | None:
 
 
 def claim(
-    catalog: Catalog, spec: Spec, *, force: bool = False, wait: bool = True, progress: Progress = silent
+    catalog: Catalog,
+    spec: Spec,
+    *,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+    identifier: str | None = None,
 ) -> Artifact | Claim:
-    """The artifact when it is there already, else the right to make it.
+    """The artifact when it is there already, else the right to make it; `identifier` is its id, if that is free.
 
     While somebody else's lease is alive: waits and says for whom, or raises Busy when `wait` is False.
     """
@@ -106,7 +112,7 @@ def claim(
         if isinstance(seen, Artifact):
             return seen
         with catalog.write() as connection:
-            answer = _try(connection, spec, token, force)
+            answer = _try(connection, spec, token, force, identifier)
         if not isinstance(answer, Found):
             return answer
         whom = f"{spec.kind} {spec.name!r} is being made by {answer.owner} since {answer.since}"
@@ -153,13 +159,15 @@ def _unfinished(connection: sa.Connection, spec: Spec) -> Found | None:
     )
 
 
-def _try(connection: sa.Connection, spec: Spec, token: str, force: bool) -> Artifact | Claim | Found:
+def _try(
+    connection: sa.Connection, spec: Spec, token: str, force: bool, identifier: str | None
+) -> Artifact | Claim | Found:
     _one_at_a_time(connection, spec.fingerprint)
     answer = _look(connection, spec, force)
     if isinstance(answer, Artifact):
         return answer
     if answer is None:
-        return _insert(connection, spec, token)
+        return _insert(connection, spec, token, identifier)
     free = answer.owner is None or answer.state == "failed"
     if not free and answer.left > 0 and not is_gone(cast(Owner, answer.owner)):
         return answer
@@ -190,8 +198,9 @@ def new_id(kind: str) -> str:
     return f"{PREFIX[kind]}-{uuid.uuid4().hex[:12]}"
 
 
-def _insert(connection: sa.Connection, spec: Spec, token: str) -> Claim:
-    identifier = new_id(spec.kind)
+def _insert(connection: sa.Connection, spec: Spec, token: str, identifier: str | None) -> Claim:
+    if identifier is None or connection.execute(sa.select(_a.pk).where(_a.id == identifier)).first() is not None:
+        identifier = new_id(spec.kind)
     path = f"{spec.kind}/{identifier}/e0"
     values = {
         "id": identifier,
@@ -307,14 +316,34 @@ def fence(connection: sa.Connection, claimed: Claim) -> None:
 
 def commit(connection: sa.Connection, claimed: Claim, provenance: Mapping[str, Any]) -> int:
     """Flip the artifact to ready inside the caller's transaction; returns its version. Raises Busy when fenced."""
-    fence(connection, claimed)
-    series = connection.execute(sa.select(_a.series).where(_a.pk == claimed.pk)).scalar_one()
-    _one_at_a_time(connection, series)
+    series = _lock_series(connection, claimed)
     top = connection.execute(sa.select(sa.func.max(_a.version)).where(_a.series == series)).scalar()
     version = (top or 0) + 1
-    connection.execute(
-        t.artifact.update()
-        .where(_a.pk == claimed.pk)
-        .values(state="ready", version=version, provenance=dict(provenance), ready_at=now_text(), lease_expires=None)
-    )
+    _make_ready(connection, claimed, version, provenance)
     return version
+
+
+def commit_copy(connection: sa.Connection, claimed: Claim, original: Artifact, provenance: Mapping[str, Any]) -> None:
+    """`commit` of an artifact that keeps the version, date and author it has in another store."""
+    series = _lock_series(connection, claimed)
+    same = sa.select(_a.id).where(_a.series == series, _a.version == original.version)
+    taken = connection.execute(same).scalar()
+    if taken is not None:
+        raise Busy(f"version {original.version} of {original.name!r} was made meanwhile ({taken})", hint="copy again")
+    made = {"created_at": original.created_at, "created_by": original.created_by}
+    _make_ready(connection, claimed, original.version, provenance, **made)
+
+
+def _lock_series(connection: sa.Connection, claimed: Claim) -> str:
+    fence(connection, claimed)
+    series: str = connection.execute(sa.select(_a.series).where(_a.pk == claimed.pk)).scalar_one()
+    _one_at_a_time(connection, series)
+    return series
+
+
+def _make_ready(
+    connection: sa.Connection, claimed: Claim, version: int | None, provenance: Mapping[str, Any], **more: str
+) -> None:
+    values = {"state": "ready", "version": version, "provenance": dict(provenance), **more}
+    update = t.artifact.update().where(_a.pk == claimed.pk)
+    connection.execute(update.values(**values, ready_at=now_text(), lease_expires=None))

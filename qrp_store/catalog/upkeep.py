@@ -17,14 +17,14 @@ from qrp_store.catalog.owner import Owner, is_gone
 GRACE_SECONDS = 24 * 3600.0
 _a = t.artifact.c
 # Large children first, so that a crash half-way leaves something for the next gc to find.
-_CHILDREN: dict[str, tuple[tuple[sa.Table, str], ...]] = {
+CHILDREN: dict[str, tuple[tuple[sa.Table, str], ...]] = {
     "embedding": ((t.block, "embedding_pk"),),
     "concepts": ((t.label, "concept_set_pk"), (t.concept, "concept_set_pk")),
     "clustering": ((t.assignment, "clustering_pk"), (t.cluster, "clustering_pk")),
     "result": tuple((table, "result_pk") for table in (*t.BESIDE, *t.SAID)),
 }
 _BULK = {"label": "position", "assignment": "position"}
-_OWN = {"embedding": t.embedding, "concepts": t.concept_set, "clustering": t.clustering, "result": t.result}
+OWN = {"embedding": t.embedding, "concepts": t.concept_set, "clustering": t.clustering, "result": t.result}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _fate(row: sa.RowMapping) -> str:
 def remove_rows(catalog: Catalog, kept: Kept) -> int:
     """Delete the rows of an artifact that gc collects or forgets; returns how many."""
     removed = 0
-    for table, owner in _CHILDREN[kept.kind]:
+    for table, owner in CHILDREN[kept.kind]:
         with catalog.read() as connection:
             removed += _count(connection, table, owner, kept.pk)
         if table.name in _BULK:
@@ -79,7 +79,7 @@ def remove_rows(catalog: Catalog, kept: Kept) -> int:
                 connection.execute(table.delete().where(table.c[owner] == kept.pk))
     if kept.fate == "forget":
         with catalog.write() as connection:
-            own = _OWN[kept.kind]
+            own = OWN[kept.kind]
             connection.execute(own.delete().where(own.c.artifact_pk == kept.pk))
             connection.execute(t.artifact.delete().where(_a.pk == kept.pk, _a.state.in_(("writing", "failed"))))
         removed += 1
