@@ -12,10 +12,10 @@ from typer.main import get_command
 
 import qrp_store
 
-from . import check, cluster, demo, evaluate, export, ingest, label, look, session, store
+from . import check, cluster, demo, evaluate, export, ingest, label, look, report, session, store
 from .boundary import EXIT_CODES, run
 
-GROUPS = (store, ingest, label, cluster, evaluate, check, look, export, demo)
+GROUPS = (store, ingest, label, cluster, evaluate, check, look, export, report, demo)
 
 
 def build() -> typer.Typer:

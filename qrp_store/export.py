@@ -63,7 +63,7 @@ def export(
     table = _rows(store, what, reference, chosen)
     if not table.rows:
         raise NotFound(f"there are no {what} like that", hint=f"qrp-store ls; or export {what} without filters")
-    with _whole(path) as partial:
+    with whole_file(path) as partial:
         _WRITERS[path.suffix.lower()](partial, table)
     return ExportReport(what, str(path), len(table.rows), table.columns)
 
@@ -122,7 +122,7 @@ def _embedding(
         raise InvalidInput("which embedding?", hint="an id, or --dataset and --backbone")
     embedding = Embedding(store.arrays, stored)
     if path.suffix.lower() == ".npy":
-        with _whole(path) as partial:
+        with whole_file(path) as partial:
             out = np.lib.format.open_memmap(partial, mode="w+", dtype=embedding.dtype, shape=embedding.shape)
             for start, rows in embedding.blocks():
                 out[start : start + len(rows)] = rows
@@ -130,7 +130,7 @@ def _embedding(
         return ExportReport("embedding", str(path), len(embedding), ())
     if path.suffix.lower() != ".parquet":
         raise InvalidInput(f"{path}: an embedding goes into .npy or .parquet")
-    with _whole(path) as partial:
+    with whole_file(path) as partial:
         _embedding_parquet(partial, embedding, datasets.keys(store.catalog, stored.dataset))
     return ExportReport("embedding", str(path), len(embedding), ("key", "embedding"))
 
@@ -162,7 +162,7 @@ def _assignment_array(store: Store, path: Path, reference: str | None, chosen: d
     positions, clusters, _ = clusterings.assignments(store.catalog, identifier)
     out = np.full(clusterings.dataset_of(store.catalog, identifier).n, -1, np.int32)
     out[positions] = clusters
-    with _whole(path) as partial, partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         np.save(file, out)
     return ExportReport("assignments", str(path), stored.row.n, ("cluster",))
 
@@ -177,7 +177,7 @@ def _rows_of_clusterings(store: Store, chosen: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """A file to write beside the wanted one, which takes its place once it is finished."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:

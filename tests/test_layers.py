@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"qrp_store": "qrp_store", "cli": "qrp_store.cli", "migrations": "qrp_store.migrations"}
 SHARED = {"errors", "records", "settings", "progress", "execution", "samples"}
-LEAVES = {"catalog", "arrays", "sources", "concepts", "clustering", "probing"}
+LEAVES = {"catalog", "arrays", "sources", "concepts", "clustering", "probing", "reporting"}
 
 # who may import a foreign library, lazily or not; a prefix of the module's name
 OWNERS = {
@@ -23,6 +23,8 @@ OWNERS = {
     "distributed": ("qrp_store.execution", "qrp_store.embedding"),
     "faiss": ("qrp_store.clustering",),
     "psycopg": ("qrp_store.catalog",),
+    "jinja2": ("qrp_store.reporting",),
+    "matplotlib": ("qrp_store.reporting",),
     "obstore": ("qrp_store.arrays",),
     "rich": ("qrp_store.cli",),
     "sqlalchemy": ("qrp_store.catalog", "qrp_store.migrations"),

@@ -105,6 +105,18 @@ def keys(catalog: Catalog, dataset: Dataset) -> list[str]:
         return list(connection.execute(query).scalars())
 
 
+def keys_at(catalog: Catalog, dataset: Dataset, positions: Sequence[int]) -> dict[int, str]:
+    """The keys of these samples, by position."""
+    found: dict[int, str] = {}
+    k = t.sample.c
+    with catalog.read() as connection:
+        query = sa.select(k.position, k.key).where(k.dataset_pk == dataset_pk(connection, dataset.id))
+        for start in range(0, len(positions), 500):
+            rows = connection.execute(query.where(k.position.in_(positions[start : start + 500])))
+            found.update((row[0], row[1]) for row in rows)
+    return found
+
+
 def publish_dataset(connection: sa.Connection, dataset: Dataset) -> int:
     """Make a staged dataset ready; returns the key of the row that bears the name from now on.
 

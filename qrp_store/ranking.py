@@ -1,0 +1,179 @@
+"""The results of a dataset as a report shows them: settings, best first, with the results that make up each mean."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qrp_store.catalog import clusterings, results
+from qrp_store.catalog.listing import listing
+from qrp_store.reporting.content import ForwardPoint, GroupBar, History, KPoint, Ranked, SeedScore, Setting
+from qrp_store.store import Store
+
+Row = dict[str, Any]
+_KEY = ("concepts", "clusters", "protocol", "setting")
+_MOST_GROUPS = 12
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Settings, the one with most backbones and results first; the results behind them by (setting's key, backbone)."""
+
+    settings: tuple[Setting, ...]
+    results: dict[tuple[Any, ...], list[Row]]
+
+    def of(self, setting: Setting, backbone: str) -> list[Row]:
+        """A backbone's results in a setting, by seed."""
+        return self.results[(setting.concepts, setting.clusters, setting.protocol, setting.setting, backbone)]
+
+
+def standing(
+    store: Store, dataset: str, *, backbones: Sequence[str] = (), concepts: str | None = None, k: int | None = None
+) -> Standing:
+    """What the leaderboard holds of a dataset, as far as it is asked for; no settings when there is nothing."""
+    current = _current(store)
+    columns = "id, backbone, concepts, clusters, protocol, setting, seed, nmi, nmi_ci_lo, nmi_ci_hi"
+    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    query = f"SELECT {columns}, clustering_id, created_at FROM results WHERE dataset = ?"
+    for row in store.sql(f"{query} AND nmi IS NOT NULL AND NOT permuted ORDER BY seed, id", (dataset,)):
+        if row["clustering_id"] in current:
+            found[(*(row[name] for name in _KEY), row["backbone"])].append(row)
+    grouped: dict[tuple[Any, ...], list[Ranked]] = defaultdict(list)
+    for row in store.sql("SELECT * FROM leaderboard WHERE dataset = ? ORDER BY rank, backbone", (dataset,)):
+        key = tuple(row[name] for name in _KEY)
+        asked = concepts in (None, row["concepts"]) and k in (None, row["clusters"])
+        if asked and (not backbones or row["backbone"] in backbones):
+            grouped[key].append(_ranked(row, found[(*key, row["backbone"])]))
+    settings = [Setting(a, b, c, d, tuple(rows)) for (a, b, c, d), rows in grouped.items()]
+
+    def weight(setting: Setting) -> tuple[Any, ...]:
+        own = [r for row in setting.rows for r in found[(*_key_of(setting), row.backbone)]]
+        return len(setting.rows), len(own), max((r["created_at"] for r in own), default=""), setting.setting
+
+    return Standing(tuple(sorted(settings, key=weight, reverse=True)), dict(found))
+
+
+def _key_of(setting: Setting) -> tuple[Any, ...]:
+    return setting.concepts, setting.clusters, setting.protocol, setting.setting
+
+
+def _current(store: Store) -> set[str]:
+    """The clusterings that the leaderboard counts: newest, and of a newest embedding or imported."""
+    newest = {row[0] for row in _rows(store, "embeddings", "id", "is_newest") if row[1]}
+    found = set()
+    for identifier, is_newest in _rows(store, "clusterings", "id", "is_newest"):
+        of = clusterings.embedding_id(store.catalog, identifier) if is_newest else None
+        if is_newest and (of is None or of in newest):
+            found.add(identifier)
+    return found
+
+
+def _rows(store: Store, what: str, *columns: str) -> list[tuple[Any, ...]]:
+    table = listing(store.catalog, what)
+    at = [table.columns.index(name) for name in columns]
+    return [tuple(row[i] for i in at) for row in table.rows]
+
+
+def _ranked(row: Row, own: list[Row]) -> Ranked:
+    seeds = tuple(SeedScore(r["id"], r["seed"], r["nmi"], r["nmi_ci_lo"], r["nmi_ci_hi"]) for r in own)
+    names = ("rank", "backbone", "nmi_mean", "nmi_std", "mi_nats_mean", "top1_mean", "top5_mean")
+    return Ranked(**{name: row[name] for name in names}, seeds=seeds)
+
+
+def across_k(found: Standing) -> tuple[KPoint, ...]:
+    """Scores at every K of the first setting's concepts and protocol; of settings with one K the first counts."""
+    main = found.settings[0]
+    by_k: dict[int, Setting] = {}
+    for setting in found.settings:
+        if (setting.concepts, setting.protocol) == (main.concepts, main.protocol):
+            by_k.setdefault(setting.clusters, setting)
+    order = [row.backbone for row in main.rows]
+    return tuple(
+        KPoint(row.backbone, k, row.nmi_mean, row.nmi_std)
+        for k, setting in sorted(by_k.items())
+        for row in sorted(setting.rows, key=lambda r: order.index(r.backbone) if r.backbone in order else len(order))
+    )
+
+
+def groups(store: Store, found: Standing) -> tuple[GroupBar, ...]:
+    """Scores by concept group, means over seeds, of the first setting that has them with the main one's concepts, K and
+    protocol (`--ablate` is an option of its own); the largest groups only."""
+    main = found.settings[0]
+    alike = (main.concepts, main.clusters, main.protocol)
+    for setting in (s for s in found.settings if (s.concepts, s.clusters, s.protocol) == alike):
+        owners = {r["id"]: row.backbone for row in setting.rows for r in found.of(setting, row.backbone)}
+        means = _group_means(store, owners)
+        if means:
+            return _bars(means, list(dict.fromkeys(owners.values())))
+    return ()
+
+
+def _group_means(store: Store, owners: dict[str, str]) -> dict[tuple[str, str, str], float]:
+    """(backbone, group, role) → mean NMI over these results' seeds."""
+    values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    query = "SELECT concept_group, role, nmi FROM group_scores WHERE result_id = ?"
+    for identifier, backbone in owners.items():
+        for row in store.sql(query, (identifier,)):
+            values[backbone, row["concept_group"], row["role"]].append(row["nmi"])
+    return {key: sum(numbers) / len(numbers) for key, numbers in values.items()}
+
+
+def _bars(means: dict[tuple[str, str, str], float], backbones: list[str]) -> tuple[GroupBar, ...]:
+    best: dict[str, float] = {}
+    for (_, group, role), value in means.items():
+        if role == "alone":
+            best[group] = max(best.get(group, value), value)
+    shown = sorted(best, key=lambda group: (-best[group], group))[:_MOST_GROUPS]
+    whole = {backbone: value for (backbone, _, role), value in means.items() if role == "all"}
+    return tuple(
+        GroupBar(
+            backbone,
+            group,
+            means.get((backbone, group, "alone")),
+            whole.get(backbone),
+            means.get((backbone, group, "without")),
+        )
+        for backbone in backbones
+        for group in shown
+        if (backbone, group, "alone") in means
+    )
+
+
+def histories(store: Store, found: Standing) -> tuple[History, ...]:
+    """The training run of each backbone's first seed in the first setting."""
+    main = found.settings[0]
+    runs = []
+    for ranked in main.rows:
+        row = results.by_id(store.catalog, found.of(main, ranked.backbone)[0]["id"]).row
+        steps = row["history"]
+        runs.append(
+            History(
+                ranked.backbone,
+                tuple(step["epoch"] for step in steps),
+                tuple(step["train_loss"] for step in steps),
+                tuple(step["val_cross_entropy"] for step in steps),
+                row["best_epoch"],
+            )
+        )
+    return tuple(runs)
+
+
+def forward(store: Store, dataset: str, found: Standing) -> tuple[ForwardPoint, ...]:
+    """Each backbone's linear probe beside its reverse one, both means over seeds; empty unless some have both."""
+    main = found.settings[0]
+    query = "SELECT backbone, nmi_mean, linear_mean, forward_metric FROM leaderboard WHERE dataset = ? AND setting = ?"
+    rows = {
+        row["backbone"]: row
+        for row in store.sql(
+            f"{query} AND concepts = ? AND clusters = ?", (dataset, main.setting, main.concepts, main.clusters)
+        )
+        if row["linear_mean"] is not None
+    }
+    metrics = {row["forward_metric"] for row in rows.values()}
+    if len(metrics) != 1:
+        return ()
+    said = {"top1": "top-1", "map": "mean average precision"}.get(*metrics, *metrics)
+    own = [rows[ranked.backbone] for ranked in main.rows if ranked.backbone in rows]
+    return tuple(ForwardPoint(r["backbone"], r["nmi_mean"], r["linear_mean"], said) for r in own)

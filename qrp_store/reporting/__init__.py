@@ -1,0 +1,1 @@
+"""The page that people look at: figures, pictures and HTML from frozen records. Knows no store."""

@@ -1,0 +1,171 @@
+"""What a report's page is made of. Information in nats unless a name says otherwise; None where there is no number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SeedScore:
+    """The score of one result, with its bootstrap interval."""
+
+    result_id: str
+    seed: int
+    nmi: float
+    lo: float | None
+    hi: float | None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A backbone in one setting, over its seeds."""
+
+    rank: int
+    backbone: str
+    nmi_mean: float
+    nmi_std: float | None
+    mi_nats_mean: float
+    top1_mean: float
+    top5_mean: float
+    seeds: tuple[SeedScore, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Results that differ in backbone and seed alone, best backbone first."""
+
+    concepts: str
+    clusters: int
+    protocol: str
+    setting: str
+    rows: tuple[Ranked, ...]
+
+
+@dataclass(frozen=True)
+class KPoint:
+    """A backbone's score at one K."""
+
+    backbone: str
+    clusters: int
+    nmi_mean: float
+    nmi_std: float | None
+
+
+@dataclass(frozen=True)
+class GroupBar:
+    """What one concept group gives a backbone: alone, with all the others, and what is left without it."""
+
+    backbone: str
+    group: str
+    alone: float | None
+    all: float | None
+    without: float | None
+
+
+@dataclass(frozen=True)
+class History:
+    """A training run: one entry an epoch. `train` is None for the epoch before the first."""
+
+    backbone: str
+    epochs: tuple[int, ...]
+    train: tuple[float | None, ...]
+    val: tuple[float, ...]
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class ForwardPoint:
+    """A backbone's score under linear probing beside its score under reverse probing."""
+
+    backbone: str
+    reverse: float
+    linear: float
+    metric: str
+
+
+@dataclass(frozen=True)
+class ClusterConcept:
+    """A concept that says something about a cluster; `n` training images of the cluster have it."""
+
+    name: str
+    group: str | None
+    weight: float
+    lift: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """One cluster. `cross_entropy` and `top1` are None without a test image; `pictures` index Report.pictures."""
+
+    number: int
+    size: int
+    n_test: int
+    cross_entropy: float | None
+    top1: float | None
+    mi_nats: float
+    concepts: tuple[ClusterConcept, ...]
+    pictures: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The clusters of one result."""
+
+    backbone: str
+    result_id: str
+    seed: int
+    nmi: float
+    clusters: tuple[ClusterView, ...]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """For each cluster of gallery `first`, the cluster of gallery `second` it overlaps most, and by how much.
+
+    `overlap`: images in both / images in either (Jaccard), 0…1.
+    """
+
+    first: int
+    second: int
+    cluster: tuple[int, ...]
+    overlap: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail as a data: URI, with the key of its image."""
+
+    key: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page shows. The first of `settings` is the one that figures and galleries are of."""
+
+    dataset: str
+    n: int
+    n_concepts: int
+    settings: tuple[Setting, ...]
+    across_k: tuple[KPoint, ...]
+    groups: tuple[GroupBar, ...]
+    histories: tuple[History, ...]
+    forward: tuple[ForwardPoint, ...]
+    galleries: tuple[Gallery, ...]
+    matches: tuple[Matched, ...]
+    pictures: tuple[Picture, ...]
+    notes: tuple[str, ...]
+    made_of: tuple[tuple[str, Mapping[str, Any]], ...]
+    newest: str
+    version: str
+
+    @property
+    def main(self) -> Setting:
+        return self.settings[0]
+
+    @property
+    def n_clusters(self) -> int:
+        return sum(len(gallery.clusters) for gallery in self.galleries)

@@ -1,0 +1,185 @@
+"""The page itself: one HTML file with everything in it, and nothing taken for markup that is data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from qrp_store.reporting import figures
+from qrp_store.reporting.content import ClusterView, Gallery, Report
+
+_WITHOUT_SCRIPT = 12
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure with its words."""
+
+    id: str
+    title: str
+    svg: Any
+    caption: str
+
+
+def render(report: Report) -> str:
+    """The whole page. It loads nothing, and text from the store stays text wherever it stands."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("qrp_store.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    own = {name: Markup(_own(name)) for name in ("page.css", "page.js")}
+    table = environment.get_template("table.html")
+    return environment.get_template("page.html").render(
+        report=report,
+        verdict=_verdict(report),
+        figures=[Shown(f.id, f.title, Markup(f.svg), f.caption) for f in _figures(report)],
+        ranking_table=lambda setting: Markup(table.render(setting=setting)),
+        first_cards=_extremes(report.galleries[0]) if report.galleries else (),
+        data=Markup(embedded(_data(report))),
+        css=own["page.css"],
+        script=own["page.js"],
+    )
+
+
+def embedded(value: object) -> str:
+    """JSON that may stand inside a <script>: nothing in it ends the element or begins markup."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _own(name: str) -> str:
+    return files("qrp_store.reporting").joinpath(name).read_text("utf-8")
+
+
+def _verdict(report: Report) -> str:
+    rows = report.main.rows
+    best = rows[0]
+    said = (
+        f"The {report.n_concepts:,} concepts of “{report.main.concepts}” explain {best.nmi_mean:.1%} of the entropy of "
+        f"{best.backbone}'s {report.main.clusters:,} clusters over {report.n:,} images"
+    )
+    return f"{said}; of {rows[-1].backbone}'s, {rows[-1].nmi_mean:.1%}." if len(rows) > 1 else f"{said}."
+
+
+def _figures(report: Report) -> list[Shown]:
+    rows = report.main.rows
+    ranked = "; ".join(f"{r.rank}. {r.backbone} {r.nmi_mean:.3f}" for r in rows)
+    found = [
+        Shown(
+            "ranking",
+            "Ranking",
+            figures.ranking(rows),
+            "Large sign and whiskers: mean and standard deviation over seeds. Dots and thin lines: each seed with "
+            f"its 95 % bootstrap interval, given its clustering and split. {ranked}.",
+        )
+    ]
+    if report.forward:
+        found.append(_forward(report))
+    if len({p.clusters for p in report.across_k}) > 1:
+        caption = (
+            f"Of concepts “{report.main.concepts}” and protocol {report.main.protocol}; mean and standard "
+            "deviation over seeds. Scores of different K are not comparable: more clusters ask for finer concepts."
+        )
+        found.append(Shown("across-k", "Score against K", figures.across_k(report.across_k), caption))
+    if report.groups:
+        caption = (
+            "Bars: NMI with one concept group alone, and with all but that group. Dashed: with all of them. A group "
+            "that others can stand in for scores high alone and costs little when it is left out."
+        )
+        found.append(Shown("groups", "Concept groups", figures.groups(report.groups), caption))
+    if any(len(run.epochs) > 1 for run in report.histories):
+        caption = "First seed of each backbone. The sign marks the epoch that was taken: the least validation loss."
+        found.append(Shown("training", "Training", figures.training(report.histories), caption))
+    if report.galleries:
+        empty = sum(c.size == 0 for g in report.galleries for c in g.clusters)
+        sizes = f"Of the results shown under Clusters. {empty:,} clusters are empty."
+        found.append(Shown("sizes", "Cluster sizes", figures.sizes(report.galleries), sizes))
+        told = (
+            "How many nats the concepts tell about a test image of each cluster. Below 0 they mislead. A cluster's "
+            "share of the MI is this times its share of the images."
+        )
+        found.append(Shown("shares", "Information by cluster", figures.shares(report.galleries), told))
+    return found
+
+
+def _forward(report: Report) -> Shown:
+    points = report.forward
+    said = "; ".join(f"{p.backbone}: {p.linear:.3f} linear, {p.reverse:.3f} reverse" for p in points)
+    rank = _spearman([p.linear for p in points], [p.reverse for p in points])
+    order = "" if rank is None else f"Spearman's rank correlation is {rank:.2f} over {len(points)} backbones. "
+    asks = "Linear probing asks from the vector to each concept, reverse probing from all concepts to the cluster."
+    caption = f"{asks} {order}{said}."
+    return Shown("forward", "Reverse and linear probing", figures.forward(points), caption)
+
+
+def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties sharing their mean rank; None for fewer than three or constant values."""
+    import numpy as np
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        array = np.asarray(values, float)
+        shared: np.ndarray = (array[:, None] > array).sum(axis=1) + ((array[:, None] == array).sum(axis=1) + 1) / 2
+        return shared
+
+    a, b = ranks(first), ranks(second)
+    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def explainable(gallery: Gallery) -> list[ClusterView]:
+    """The clusters that have test images, most explainable (least cross-entropy) first."""
+    known = [c for c in gallery.clusters if c.cross_entropy is not None]
+    return sorted(known, key=lambda c: (c.cross_entropy or 0.0, c.number))
+
+
+def _extremes(gallery: Gallery) -> list[ClusterView]:
+    """What a reader without scripts sees: the most and the least explainable clusters."""
+    ordered = explainable(gallery)
+    return ordered if len(ordered) <= 2 * _WITHOUT_SCRIPT else ordered[:_WITHOUT_SCRIPT] + ordered[-_WITHOUT_SCRIPT:]
+
+
+def _data(report: Report) -> dict[str, Any]:
+    """What the script draws the clusters from, in short: see page.js for the order of a cluster's values."""
+    concepts: dict[tuple[str, str | None], int] = {}
+    for gallery in report.galleries:
+        for cluster in gallery.clusters:
+            for told in cluster.concepts:
+                concepts.setdefault((told.name, told.group), len(concepts))
+    groups = {group: i for i, group in enumerate(dict.fromkeys(g for _, g in concepts if g is not None))}
+    return {
+        "concepts": [[name, None if group is None else groups[group]] for name, group in concepts],
+        "groups": list(groups),
+        "galleries": [
+            {
+                "backbone": gallery.backbone,
+                "nmi": round(gallery.nmi, _DIGITS),
+                "seed": gallery.seed,
+                "clusters": [_cluster(cluster, concepts) for cluster in gallery.clusters],
+            }
+            for gallery in report.galleries
+        ],
+        "matches": [
+            [m.first, m.second, [[c, round(o, 2)] for c, o in zip(m.cluster, m.overlap, strict=True)]]
+            for m in report.matches
+        ],
+        "pictures": [[picture.key, picture.uri] for picture in report.pictures],
+    }
+
+
+def _cluster(cluster: ClusterView, concepts: dict[tuple[str, str | None], int]) -> list[Any]:
+    told = [[concepts[c.name, c.group], _short(c.weight, 2), _short(c.lift, 1), c.n] for c in cluster.concepts]
+    numbers = [_short(cluster.cross_entropy, 3), _short(cluster.top1, 2), _short(cluster.mi_nats, _DIGITS)]
+    return [cluster.number, cluster.size, cluster.n_test, *numbers, told, list(cluster.pictures)]
+
+
+def _short(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,180 @@
+"""report, as a user runs it: one file, pictures when there are some, a clear word when there are none."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+KEYS = ("<script>alert('x')</script>.png", 'quote".png', "🦊 fox.png", "شبكة.png", "../outside.png")
+
+
+def data_of(page: Path) -> Any:
+    text = page.read_text("utf-8")
+    return json.loads(text.split('<script id="data" type="application/json">')[1].split("</script>")[0])
+
+
+@dataclass(frozen=True)
+class Gallery:
+    store: Path
+    images: Path
+    rows: np.ndarray
+    keys: list[str]
+
+
+@pytest.fixture(scope="module")
+def gallery(qrp: Any, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    """A ranked store with odd keys whose images lie in a folder, but one outside and one damaged."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("gallery")
+    rng = np.random.default_rng(3)
+    keys = [*KEYS, *(f"{i:03}.png" for i in range(115))]
+    images = folder / "images"
+    for number, key in enumerate(keys):
+        path = images / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), number, np.uint8)).save(path, "PNG")
+    (images / "000.png").write_bytes(b"damaged")
+    rows = (np.eye(4)[np.arange(120) % 4] * 9 + rng.normal(size=(120, 4))).astype(np.float32)
+    np.save(folder / "rows.npy", rows)
+    (folder / "keys.txt").write_text("".join(f"{key}\n" for key in keys), "utf-8")
+    with (folder / "labels.jsonl").open("w", encoding="utf-8") as file:
+        for i, key in enumerate(keys):
+            file.write(json.dumps({"key": key, "concept": f"<b>{i % 4}", "group": "kind"}) + "\n")
+    store = folder / "store"
+    qrp.ok("init", store=store)
+    for name in ("one", "two & more"):
+        qrp.ok(
+            *("ingest", folder / "rows.npy", "--keys", folder / "keys.txt", "--dataset", "odd", "--backbone", name),
+            store=store,
+        )
+    qrp.ok("label", folder / "labels.jsonl", "--dataset", "odd", "--concepts", "kinds", store=store)
+    few = ("--epochs", 3, "--bootstrap", 20)
+    qrp.ok("evaluate", "--dataset", "odd", "-k", 4, "--seed", 0, 1, *few, store=store)
+    qrp.ok("evaluate", "--dataset", "odd", "-k", 6, *few, "--ablate", store=store)
+    return Gallery(store, images, rows, keys)
+
+
+def test_a_report_says_what_it_wrote(qrp: Any, world: Any, tmp_path: Path) -> None:
+    page = tmp_path / "photos.html"
+    done = qrp.ok("report", "--dataset", "photos", "-o", page, "--no-images", store=world.store)
+    assert done["schema"] == "qrp-store/report/1"
+    assert (done["path"], done["bytes"]) == (str(page), page.stat().st_size)
+    assert (done["n_backbones"], done["n_clusters"], done["n_images"], done["n_settings"]) == (3, 18, 0, 2)
+    html = page.read_text("utf-8")
+    assert html.startswith("<!doctype html>")
+    board = qrp.rows("leaderboard", "--dataset", "photos", store=world.store)
+    for row in board:
+        assert row["backbone"] in html
+        assert f"{row['nmi_mean']:.3f}" in html
+    assert "data:image/" not in html
+    assert list(tmp_path.iterdir()) == [page]
+
+
+def test_the_clusters_are_those_of_the_views(qrp: Any, world: Any, tmp_path: Path) -> None:
+    page = tmp_path / "photos.html"
+    qrp.ok("report", "--dataset", "photos", "--concepts", "objects", "-o", page, "--no-images", store=world.store)
+    data = data_of(page)
+    first = data["galleries"][0]
+    assert first["backbone"] == "sharp"
+    query = (
+        "SELECT s.* FROM cluster_scores s JOIN results r ON r.id = s.result_id WHERE r.backbone = 'sharp' AND "
+        "r.concepts = 'objects' AND r.seed = 0 AND NOT r.permuted ORDER BY cluster"
+    )
+    scores = qrp.rows("sql", query, store=world.store)
+    for shown, row in zip(first["clusters"], scores, strict=True):
+        assert [shown[0], shown[2]] == [row["cluster"], row["n_test"]]
+        assert shown[3] == pytest.approx(row["cross_entropy_nats"], abs=1e-3)
+        assert data["concepts"][shown[6][0][0]][0] == row["top_concept"]
+    sizes = "SELECT cluster, count(*) AS n FROM assignments WHERE clustering_id = (SELECT clustering_id FROM results "
+    sizes += "WHERE backbone = 'sharp' AND concepts = 'objects' AND seed = 0 AND NOT permuted) GROUP BY cluster"
+    assert {c[0]: c[1] for c in first["clusters"]} == {
+        r["cluster"]: r["n"] for r in qrp.rows("sql", sizes, store=world.store)
+    }
+
+
+def test_pictures_are_the_images_nearest_to_the_centroid(qrp: Any, gallery: Gallery, tmp_path: Path) -> None:
+    page = tmp_path / "odd.html"
+    line = ("report", "--dataset", "odd", "--images", gallery.images, "-k", 4, "-o", page)
+    ran = qrp.run(*line, store=gallery.store)
+    assert ran.code == 0, ran.err
+    assert ran.err.count("could not be read") == 1
+    data = data_of(page)
+    keys = [key for key, _ in data["pictures"]]
+    rows = qrp.rows(
+        "sql",
+        "SELECT key, cluster FROM assignments WHERE backbone = 'one' AND clusters = 4 AND seed = 0",
+        store=gallery.store,
+    )
+    of = {row["key"]: row["cluster"] for row in rows}
+    labels = np.array([of[key] for key in gallery.keys])
+    chosen = next(g for g in data["galleries"] if g["backbone"] == "one")
+    for number, *_, pictures in chosen["clusters"]:
+        own = np.flatnonzero(labels == number)
+        distance = np.linalg.norm(gallery.rows[own] - gallery.rows[own].mean(axis=0), axis=1)
+        near = [gallery.keys[i] for i in own[np.argsort(distance)][:12]]
+        assert [keys[i] for i in pictures] == [k for k in near if k not in ("000.png", "../outside.png")]
+
+
+def test_odd_keys_stay_text_and_lead_nowhere_else(qrp: Any, gallery: Gallery, tmp_path: Path) -> None:
+    page = tmp_path / "odd.html"
+    ran = qrp.run("report", "--dataset", "odd", "--images", gallery.images, "-o", page, store=gallery.store)
+    assert ran.code == 0, ran.err
+    html = page.read_text("utf-8")
+    assert len(re.findall("<script", html)) == 2
+    assert "<b>" not in html
+    assert "../outside.png" not in html
+
+
+def test_groups_and_several_k_are_drawn(qrp: Any, gallery: Gallery, tmp_path: Path) -> None:
+    page = tmp_path / "odd.html"
+    qrp.ok("report", "--dataset", "odd", "--no-images", "-o", page, store=gallery.store)
+    assert "Score against K" in page.read_text("utf-8")
+    qrp.ok("report", "--dataset", "odd", "--no-images", "-k", 6, "--backbone", "one", "-o", page, store=gallery.store)
+    html = page.read_text("utf-8")
+    assert 'id="groups"' in html
+    assert "Score against K" not in html
+    assert len(data_of(page)["galleries"]) == 1
+
+
+@pytest.mark.parametrize("more", [(), ("--images", "no/such/folder")])
+def test_without_a_folder_the_page_has_no_pictures_and_says_so_once(
+    qrp: Any, world: Any, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    page = tmp_path / "photos.html"
+    ran = qrp.run("report", "--dataset", "photos", "-o", page, *more, "--json", store=world.store)
+    assert (ran.code, ran.json["n_images"]) == (0, 0)
+    assert ran.err.count("without pictures") == 1
+    assert "data:image/" not in page.read_text("utf-8")
+
+
+def test_what_cannot_be_reported_is_said_and_leaves_no_file(
+    qrp: Any, world: Any, store: Path, files: Any, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    assert "no dataset 'other'" in qrp.fails(3, "report", "--dataset", "other", "-o", page, store=world.store)
+    assert "evaluate" in qrp.fails(3, "report", "--dataset", "photos", "-k", 99, "-o", page, store=world.store)
+    qrp.ok("ingest", files.array(np.eye(9)), "--dataset", "new", "--backbone", "b", store=store)
+    assert "evaluate --dataset new" in qrp.fails(3, "report", "--dataset", "new", "-o", page, store=store)
+    assert "no such folder" in qrp.fails(
+        3, "report", "--dataset", "photos", "-o", tmp_path / "no" / "page.html", store=world.store
+    )
+    assert not page.exists()
+
+
+def test_a_damaged_embedding_costs_the_pictures_only(qrp: Any, own: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for block in (own / "arrays" / "embedding").rglob("c/*/*"):
+        if block.is_file():
+            block.unlink()
+    page = tmp_path / "page.html"
+    ran = qrp.run("report", "--dataset", "photos", "--images", tmp_path / "images", "-o", page, store=own)
+    assert ran.code == 0, ran.err
+    assert "no pictures for sharp" in ran.err
+    assert page.exists()
