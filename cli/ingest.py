@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def ingest(
     session: Session,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of images, or an array (.npy, .npz, …).")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Images, or an array (.npy, .parquet, …).")],
     dataset: Dataset,
     backbone: Backbone,
     arch: Annotated[
@@ -53,7 +53,12 @@ def ingest(
     device: Device = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Seed of random weights.")] = 0,
     keys: Annotated[
-        Path | None, typer.Option("--keys", metavar="FILE", help="For arrays: a key a line.  [default: 0 … n-1]")
+        Path | None,
+        typer.Option("--keys", metavar="FILE", help="For arrays: a key a line.  [default: the array's, else 0…n-1]"),
+    ] = None,
+    key_root: Annotated[
+        str | None,
+        typer.Option("--key-root", metavar="DIR", help="For arrays: the folder that the keys are made relative to."),
     ] = None,
     field: Annotated[
         str | None, typer.Option("--field", metavar="F", help="For arrays: which one, when the file holds several.")
@@ -89,6 +94,7 @@ def ingest(
             device=device,
             seed=seed,
             keys=None if keys is None else str(keys),
+            key_root=key_root,
             field=field,
             dtype=dtype,
             block_rows=block_rows,

@@ -18,7 +18,9 @@ import numpy as np
 from qrp_store.arrays import arrays
 from qrp_store.catalog import datasets, embeddings, lease
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.ingest_sources import ArrayRows, BlockRows, ImageRows, RowSource
+from qrp_store.ingest_arrays import ArrayRows, is_array
+from qrp_store.ingest_images import ImageRows
+from qrp_store.ingest_sources import BlockRows, RowSource
 from qrp_store.progress import Progress, silent
 from qrp_store.records import ArraySpec, Artifact, Backbone, Block, Dataset, Spec, StoredEmbedding
 from qrp_store.resume import standing_blocks
@@ -64,6 +66,7 @@ def ingest(
     device: str = "auto",
     seed: int = 0,
     keys: str | None = None,
+    key_root: str | None = None,
     field: str | None = None,
     dtype: str = "float32",
     block_rows: int | None = None,
@@ -82,7 +85,7 @@ def ingest(
     check_name(backbone, "backbone")
     _check_options(dtype, block_rows, batch_size)
     known = datasets.find_dataset(store.catalog, dataset)
-    rows = _open_source(source, arch, keys, field, dtype)
+    rows = _open_source(source, arch, keys, key_root, field, dtype)
     if isinstance(rows, ImageRows):
         rows.choose_model(arch, weights, recipe, layer, image_size, seed, device, batch_size, workers)
     if known is not None:
@@ -125,22 +128,24 @@ def _check_options(dtype: str, block_rows: int | None, batch_size: int) -> None:
         raise InvalidInput(f"--batch-size {batch_size}: at least 1")
 
 
-def _open_source(source: str, arch: str | None, keys: str | None, field: str | None, dtype: str) -> RowSource:
+def _open_source(
+    source: str, arch: str | None, keys: str | None, key_root: str | None, field: str | None, dtype: str
+) -> RowSource:
     path = Path(source).expanduser()
     if not path.exists():
         raise NotFound(f"{source}: no such file or folder")
-    if path.is_dir() and path.suffix != ".zarr":
+    if path.is_dir() and (arch is not None or not is_array(path)):
         if arch is None:
             raise InvalidInput(
                 f"{source} is a folder of images: which model embeds them?",
                 hint="--arch torchvision/resnet50 or --arch timm/NAME, with --weights",
             )
-        if keys is not None or field is not None:
-            raise InvalidInput("--keys and --field go with an array, not with a folder of images")
+        if any(option is not None for option in (keys, key_root, field)):
+            raise InvalidInput("--keys, --key-root and --field go with an array, not with images")
         return ImageRows(path)
     if arch is not None:
         raise InvalidInput(f"--arch goes with a folder of images; {source} is a file")
-    return ArrayRows(path, field, None if keys is None else Path(keys).expanduser(), np.dtype(dtype))
+    return ArrayRows(path, field, None if keys is None else Path(keys).expanduser(), key_root, np.dtype(dtype))
 
 
 def _align(store: Store, rows: RowSource, known: Dataset, progress: Progress) -> None:
@@ -160,7 +165,9 @@ def _order(name: str, there: Sequence[str], here: Sequence[str]) -> np.ndarray:
     if missing is not None or len(there) != len(here):
         known = set(there)
         extra = next((key for key in here if key not in known), None)
-        what = f"{shown(missing)} is missing here" if missing is not None else f"{shown(str(extra))} is not in it"
+        parts = [] if missing is None else [f"{shown(missing)} is missing here"]
+        parts += [] if extra is None else [f"{shown(extra)} is not in it"]
+        what = ", and ".join(parts)
         raise InvalidInput(
             f"dataset {name!r} has other keys ({len(there)}, here {len(here)}): the first difference is that {what}",
             hint="the same images are one dataset; choose another --dataset name for others",

@@ -22,6 +22,7 @@ OWNERS = {
     "dask": ("qrp_store.execution", "qrp_store.embedding"),
     "distributed": ("qrp_store.execution", "qrp_store.embedding"),
     "faiss": ("qrp_store.clustering",),
+    "h5py": ("qrp_store.sources",),
     "psycopg": ("qrp_store.catalog",),
     "jinja2": ("qrp_store.reporting",),
     "matplotlib": ("qrp_store.reporting",),

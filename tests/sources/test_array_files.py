@@ -69,7 +69,7 @@ def test_digest_is_of_the_numbers_not_of_the_file(tmp_path: Path) -> None:
 def test_digest_of_many_pieces_is_that_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", X)
     whole = open_array(tmp_path / "x.npy").digest()
-    monkeypatch.setattr("qrp_store.sources.files._DIGEST_BYTES", 100)
+    monkeypatch.setattr("qrp_store.sources.matrix._DIGEST_BYTES", 100)
     assert open_array(tmp_path / "x.npy").digest() == whole
 
 
