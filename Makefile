@@ -3,6 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 EXTRAS := cpu,postgres,s3,demo,test
+BENCHMARKS := startup ingest kmeans kmeans_dask probe
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
@@ -31,8 +32,8 @@ lint: $(READY) ## ruff and mypy --strict
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-bench: $(READY) ## each benchmark prints its peer and itself from one run
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PYTHON) $$script $(ARGS); done
+bench: $(READY) ## each benchmark prints its peer and itself from one run (the whole job: benchmarks/imagenet_scale.py)
+	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(PYTHON) benchmarks/$$name.py $(ARGS); done
 
 clean: ## remove what was built; stores and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

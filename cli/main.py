@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -53,6 +54,9 @@ def call(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script."""
+    # Threads of torch and faiss that wait go to sleep soon: by default they spin for milliseconds, and on cores that
+    # others use too a step of the probe then takes ten times as long. Read when torch or faiss is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # JSON is UTF-8 whatever the locale; a lone surrogate in a key prints as its escape
