@@ -14,7 +14,7 @@ import numpy as np
 from qrp_store.arrays.arrays import load_array
 from qrp_store.catalog import clusterings, datasets, embeddings, lease, references
 from qrp_store.catalog.clusterings import StoredClustering
-from qrp_store.cluster import ClusterOptions, ClusterReport, called, commit, parse_memory, report_of
+from qrp_store.cluster import ClusterOptions, ClusterReport, called, commit, parse_memory, report_of, require_room
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
@@ -62,6 +62,7 @@ def cluster_by(
     found = None if force else lease.find(store.catalog, spec)
     if found is not None:
         return report_of(store, found, dataset, cached=True)
+    require_room(memory, stored)
     with place_for(asked) as place:
         claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
         if isinstance(claimed, Artifact):

@@ -150,6 +150,7 @@ def cluster_with(
     found = None if force else lease.find(store.catalog, spec)
     if found is not None:
         return report_of(store, found, dataset, cached=True)
+    require_room(memory, stored)
     with place_for(asked) as place:
         claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
         if isinstance(claimed, Artifact):
@@ -214,6 +215,17 @@ def parse_memory(text: str | int) -> int:
     if match is None or match[2] not in _UNITS or float(match[1]) == 0:
         raise InvalidInput(f"--memory {text!r}: expected something like 2GB or 512MiB")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def require_room(memory: int, stored: StoredEmbedding) -> None:
+    """InvalidInput when a block of the embedding is larger than `memory` (bytes)."""
+    array = stored.array
+    block = min(array.block_rows, array.n) * array.dim * np.dtype(array.dtype).itemsize
+    if memory < block:
+        raise InvalidInput(
+            f"--memory {memory:,} bytes: one block of {stored.artifact.name} alone is {block:,} bytes",
+            hint=f"--memory {-(-block // 10**6)}MB or more, or ingest it with fewer --block-rows",
+        )
 
 
 def commit(

@@ -28,6 +28,7 @@ _LOOK_SECONDS = 2.0  # how often a wait looks whether there is still anybody to 
 _FETCH_SECONDS = 3.0  # for one result at first; doubled when that is too short
 _ANSWER_SECONDS = 1.0
 _ASKED = 4  # workers that are tried for a direct connection: they mostly all answer or none does
+_SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
 _WORKERLESS_SECONDS = 60  # a nanny needs seconds to start its worker again
 
 
@@ -91,7 +92,8 @@ class LostData(Unavailable):
 class Cluster:
     """A Dask cluster, connected to; a context manager that ends the connection and leaves the cluster running.
 
-    Unavailable when the scheduler cannot be reached, has no workers, or has workers with another qrp_store. Functions
+    Unavailable when the scheduler cannot be reached, has no workers, or has workers with another qrp_store;
+    InvalidInput for an address that is none. Functions
     run on the workers must pickle. A QrpStoreError raised there comes back with the worker's address before its
     message; other exceptions come back as they are.
     """
@@ -101,10 +103,11 @@ class Cluster:
             from distributed import Client
         except ImportError as error:
             raise Unavailable("a scheduler needs dask[distributed]", hint="pip install 'qrp-store[cpu]'") from error
+        scheduler = _address(scheduler)
         self.address = redact(scheduler)
         try:
             self._client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError) as error:  # ValueError: an address of no known kind
+        except (OSError, ValueError) as error:
             raise Unavailable(f"the Dask scheduler {self.address} cannot be reached: {error}") from error
         try:
             self._look()
@@ -151,20 +154,24 @@ class Cluster:
             # pure=False: the same task twice is computed twice, never answered from another client's memory.
             return self._client.submit(_at_worker, __version__, function, *arguments, pure=False)
 
-    def everywhere(self, function: Callable[..., R], *arguments: Any) -> dict[str, R | Exception]:
-        """What the function gives or raises on each worker, by the worker's address."""
+    def everywhere(self, function: Callable[..., R], *arguments: Any) -> dict[str, R | QrpStoreError]:
+        """What the function gives or raises on each worker, by the worker's address; Unavailable for no answer."""
         begun = {
             worker: self._client.submit(
                 _at_worker, __version__, function, *arguments, pure=False, workers=[worker], allow_other_workers=False
             )
             for worker in self._client.nthreads()
         }
-        found: dict[str, R | Exception] = {}
+        found: dict[str, R | QrpStoreError] = {}
         for worker, future in begun.items():
             try:
                 found[worker] = future.result(timeout=_WORKERLESS_SECONDS)
-            except Exception as error:
+            except QrpStoreError as error:
                 found[worker] = error
+            except Exception as error:
+                failed = Unavailable(f"Dask worker {worker} failed: {error!r}", hint="look at that worker's log")
+                failed.__cause__ = error
+                found[worker] = failed
         return found
 
     def run(
@@ -221,6 +228,19 @@ class Cluster:
                 alone_since = time.monotonic()
             elif time.monotonic() - alone_since > _WORKERLESS_SECONDS:
                 raise Unavailable(f"the Dask cluster at {self.address} has no workers any more", hint="run it again")
+
+
+def _address(scheduler: str) -> str:
+    """The scheduler's address with its scheme. Dask itself takes 20 s to refuse one that is none."""
+    whole = scheduler if "://" in scheduler else f"tcp://{scheduler}"
+    try:
+        parts = urlsplit(whole)
+        fits = parts.scheme in _SCHEMES and (parts.scheme == "inproc" or bool(parts.hostname and parts.port))
+    except ValueError:  # a port that is no number
+        fits = False
+    if not fits:
+        raise InvalidInput(f"{redact(scheduler)!r} is no address of a Dask scheduler", hint="like tcp://HOST:8786")
+    return whole
 
 
 def _answers(address: str) -> bool:

@@ -92,11 +92,19 @@ def test_nobody_working_is_refused(workers: int, window: int | None) -> None:
         run(abs, [1], workers=workers, window=window)
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "carrier-pigeon://here"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "127.0.0.1:1"])
 def test_an_unreachable_scheduler_is_unavailable(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qrp_store.execution._CONNECT_SECONDS", 0.5)
     with pytest.raises(Unavailable, match="cannot be reached"):
         list(run(abs, [1], workers=1, scheduler=address))
+
+
+@pytest.mark.parametrize("address", ["carrier-pigeon://here:1", "somewhere", "tcp://here", "tcp://here:port", "tcp://"])
+def test_what_is_no_address_is_refused_at_once(address: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InvalidInput, match="no address of a Dask scheduler"):
+        Cluster(address)
+    assert time.monotonic() - began < 5
 
 
 def test_a_dask_cluster_gives_the_same_results_within_the_window() -> None:

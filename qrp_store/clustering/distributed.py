@@ -20,12 +20,13 @@ from qrp_store.clustering.engines import Chosen, choose
 from qrp_store.clustering.nearest import Float32, Labels
 from qrp_store.clustering.passes import Engine, Group, Step, assign_pass, carry, group_rows, step_pass, total
 from qrp_store.clustering.points import DEFAULT_MEMORY, Blocks, Points, Rows, Selection, row_number, unit
-from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
 from qrp_store.execution import Cluster, LostData
 
 R = TypeVar("R")
 _TRIES = 4
 _PARTS_A_THREAD = 4  # so that nobody waits long for the last one
+_PARTS_HELD = 4  # by a thread, at the least, so that one that is only passing does not take all the room
 _SHARE = 0.5  # of a worker's memory; Dask begins to spill at 0.6
 
 
@@ -126,16 +127,20 @@ class DistributedPoints:
         return labels, distances
 
     def _lay_out(self, size: int) -> None:
-        groups = -(-self.count // size)
-        depth = max(0, (groups // (_PARTS_A_THREAD * self._cluster.threads)).bit_length() - 1)
-        rows = size << depth
-        starts = range(0, self.count, rows)
-        self._size = size
-        self._parts = [_Part(s, min(s + rows, self.count), s + rows - size < self.count) for s in starts]
+        groups, group = -(-self.count // size), size * self.dim * 4
         limit = self._memory
         if self._cluster.memory is not None:
             limit = min(limit, int(self._cluster.memory * _SHARE))
-        self._n_kept = limit * self._cluster.workers // (rows * self.dim * 4)
+        at_once = -(-self._cluster.threads // self._cluster.workers)
+        most = min(groups // (_PARTS_A_THREAD * self._cluster.threads), limit // (_PARTS_HELD * at_once * group))
+        rows = size << max(0, most.bit_length() - 1)
+        starts = range(0, self.count, rows)
+        self._size = size
+        self._parts = [_Part(s, min(s + rows, self.count), s + rows - size < self.count) for s in starts]
+        part = rows * self.dim * 4
+        if self.count * self.dim * 4 > limit * self._cluster.workers:
+            limit -= at_once * part  # those that are read and not kept
+        self._n_kept = max(0, limit * self._cluster.workers // part)
         self._kept = {}
 
     def _with_centroids(self, function: Callable[..., R], centroids: Float32) -> Generator[R, None, None]:
@@ -184,7 +189,7 @@ def choose_on_workers(cluster: Cluster, engine: str, device: str) -> Chosen:
     """The engine and device that all workers have. Raises Unavailable or InvalidInput when some have not."""
     found = cluster.everywhere(choose, engine, device)
     for answer in found.values():
-        if isinstance(answer, Exception):
+        if isinstance(answer, QrpStoreError):
             raise answer
     kinds = {answer: worker for worker, answer in found.items() if isinstance(answer, Chosen)}
     if len(kinds) != 1:
@@ -200,8 +205,8 @@ def require_readable(source: Blocks, cluster: Cluster, where: str) -> None:
     index = next(i for i in range(source.n_blocks) if source.rows_of(i)[1])
     source.read(index)
     for worker, answer in cluster.everywhere(_reads, cluster.share(source), index).items():
-        if isinstance(answer, Exception):
-            told = getattr(answer, "message", repr(answer)).removeprefix(f"worker {worker}: ")
+        if isinstance(answer, QrpStoreError):
+            told = answer.message.removeprefix(f"worker {worker}: ")
             raise Unavailable(
                 f"Dask worker {worker} cannot read the arrays at {where}: {told}",
                 hint="every worker needs them at the same path, or the same S3 credentials in its environment",

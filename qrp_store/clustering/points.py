@@ -135,8 +135,8 @@ class MemoryPoints:
 class StreamedPoints:
     """Points read block by block, the next ones while one is being searched.
 
-    `memory` (bytes) bounds what `subset` may hold: what does not fit is read again in every pass, a few blocks and
-    groups at a time. It changes no result, nor does the layout of the blocks.
+    `memory` (bytes) bounds what `subset` may hold: what does not fit is read again in every pass, as many blocks and
+    groups at a time as fit, one at least. It changes no result, nor does the layout of the blocks.
     """
 
     def __init__(
@@ -190,11 +190,19 @@ class StreamedPoints:
 
     def step(self, centroids: Float32) -> Step:
         with closing(self.groups(len(centroids))) as groups:
-            return step_pass(groups, centroids, self._engine, self._name)
+            return step_pass(groups, centroids, self._side_by_side(len(centroids))[1], self._name)
 
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
         with closing(self.groups(len(centroids))) as groups:
-            return assign_pass(groups, self.count, centroids, self._engine, self._name)
+            return assign_pass(groups, self.count, centroids, self._side_by_side(len(centroids))[1], self._name)
+
+    def _side_by_side(self, k: int) -> tuple[int, Engine]:
+        """How many blocks are read ahead, and the engine with as many threads as `memory` has groups for."""
+        block = max((self._source.rows_of(i)[1] for i in range(self._source.n_blocks)), default=0) * self.dim * 4
+        group = min(group_rows(k, self.dim), self.count) * self.dim * 4 + k * self.dim * 8
+        ahead = _READERS if (_READERS + 1) * block + group <= self._memory else 0
+        fit = (self._memory - (ahead + 1) * block) // group - 2  # one more waits, one is being filled
+        return ahead, Engine(self._engine.nearest, max(1, min(self._engine.workers, fit)))
 
     def _all(self) -> Float32:
         out = np.empty((self.count, self.dim), np.float32)
@@ -204,11 +212,11 @@ class StreamedPoints:
         return out
 
     def _blocks(
-        self, source: Blocks, name: Callable[[int], str]
+        self, source: Blocks, name: Callable[[int], str], ahead: int = _READERS
     ) -> Generator[tuple[int, npt.NDArray[Any]], None, None]:
         """First row and rows of each block that has any, as stored or, when asked, normalised."""
         wanted = [i for i in range(source.n_blocks) if source.rows_of(i)[1]]
-        with closing(run(source.read, wanted, workers=_READERS, window=_READERS)) as blocks:
+        with closing(run(source.read, wanted, workers=max(1, ahead), window=ahead or None)) as blocks:
             for index, rows in zip(wanted, blocks, strict=True):
                 start, count = source.rows_of(index)
                 if rows.shape != (count, self.dim):
@@ -217,7 +225,7 @@ class StreamedPoints:
 
     def groups(self, k: int) -> Generator[Group, None, None]:
         """The points in the groups of a pass about `k` centroids."""
-        with closing(self._blocks(self._source, self._name)) as blocks:
+        with closing(self._blocks(self._source, self._name, self._side_by_side(k)[0])) as blocks:
             yield from _regroup((rows for _, rows in blocks), self.count, self.dim, group_rows(k, self.dim))
 
 

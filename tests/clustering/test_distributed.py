@@ -18,6 +18,7 @@ from qrp_store.catalog import clusterings, embeddings
 from qrp_store.cluster import cluster
 from qrp_store.clustering import Chosen, KMeansOptions, MemoryPoints, Points, kmeans
 from qrp_store.clustering.distributed import DistributedPoints, choose_on_workers, require_readable
+from qrp_store.clustering.passes import group_rows
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, Unavailable
 from qrp_store.execution import Cluster
@@ -83,6 +84,8 @@ def test_a_pass_has_the_bits_of_one_process(address: str, store: Store, memory: 
         assert (points.count, points.dim) == (N, DIM)
         for centroids in (array[:K], array[-K:], array[:1500]):  # the last needs larger groups
             assert bits(points, centroids) == bits(MemoryPoints(array), centroids)
+            largest = max(part.last - part.first for part in points._parts)
+            assert largest <= max(memory // (4 * DIM * 4), group_rows(len(centroids), DIM))
         rows = np.array([N - 1, 0, 7000, 7001, 7001, 3])
         np.testing.assert_array_equal(points.sample(rows), array[rows])
 

@@ -279,3 +279,38 @@ def test_partial_sums_are_combined_in_a_balanced_tree(groups: int, monkeypatch: 
 
     leaves = [MemoryPoints(array[i * size : (i + 1) * size]).step(centroids).sums for i in range(groups)]
     assert MemoryPoints(array, workers=2).step(centroids).sums.tobytes() == combined(leaves).tobytes()
+
+
+@pytest.mark.parametrize(("rooms", "most"), [(0, 1), (2, 1), (9, 6), (100, 11)])
+def test_memory_bounds_the_blocks_that_are_held_at_once(rooms: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrp_store.clustering.passes._GROUP_BYTES", 1)
+    size = group_rows(K, DIM)  # a block is a group is one search
+    array, lock = data(24 * size), threading.Lock()
+    held = peak = 0
+
+    class Counted(ArrayBlocks):
+        def read(self, index: int) -> np.ndarray:
+            nonlocal held, peak
+            with lock:
+                held += 1
+                peak = max(peak, held)
+            return super().read(index)
+
+    class Slow(FaissNearest):
+        def prepare(self, centroids: np.ndarray):  # type: ignore[no-untyped-def]
+            search = super().prepare(centroids)
+
+            def slow(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                nonlocal held
+                time.sleep(0.01)
+                found = search(rows)
+                with lock:
+                    held -= 1
+                return found
+
+            return slow
+
+    memory = rooms * (size * DIM * 4 + K * DIM * 8)
+    points = StreamedPoints(Counted(array, [size] * 24), nearest=Slow(), workers=8, memory=memory)
+    points.step(array[:K])
+    assert (peak, held) <= (most, 0)

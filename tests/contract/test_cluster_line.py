@@ -148,3 +148,15 @@ def test_small_clusters_stay_in_train_are_counted_and_warned_about(qrp: Any, sto
     ran = qrp.run("evaluate", "--dataset", "d", "-k", 2, "--init", "kmeans++", "--epochs", 2, "--json", store=store)
     assert ran.code == 4
     assert ran.json["errors"][0]["kind"] == "invalid_input"
+
+
+def test_memory_that_no_block_fits_in_is_refused_at_once(qrp: Any, own: Path) -> None:
+    for words in (WHERE, ("evaluate", "--dataset", "photos", "--backbone", "dull")):  # blocks of 100 × 8 × 4 bytes
+        ran = qrp.run(*words, "-k", 11, "--memory", "3KB", "--json", store=own)
+        assert ran.code == 4
+        assert "one block of photos/dull alone is 3,200 bytes" in ran.out
+    assert qrp.ok(*WHERE, "-k", 11, "--memory", "4KB", store=own)["clusters"] == 11
+
+
+def test_no_scheduler_is_told_at_once(qrp: Any, own: Path) -> None:
+    assert "tcp://HOST:8786" in qrp.fails(4, *WHERE, "-k", 11, "--scheduler", "somewhere", store=own)
