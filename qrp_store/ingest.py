@@ -8,10 +8,11 @@ says so, and the embedding (with a new dataset and backbone) shows only when all
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,12 +86,21 @@ def ingest(
     check_name(backbone, "backbone")
     _check_options(dtype, block_rows, batch_size)
     known = datasets.find_dataset(store.catalog, dataset)
-    rows = _open_source(source, arch, keys, key_root, field, dtype)
-    if isinstance(rows, ImageRows):
-        rows.choose_model(arch, weights, recipe, layer, image_size, seed, device, batch_size, workers)
-    if known is not None:
-        _align(store, rows, known, progress)
-    rows.prepare(progress)
+    asked = {
+        "arch": arch,
+        "weights": weights if weights in ("default", "random") else str(Path(weights).expanduser().absolute()),
+        "recipe": recipe,
+        "layer": layer,
+        "image_size": image_size,
+        "seed": seed,
+        "device": device,
+        "batch_size": batch_size,
+        "keys": None if keys is None else str(Path(keys).expanduser().absolute()),
+        "key_root": key_root,
+        "field": field,
+        "dtype": dtype,
+    }
+    rows = open_rows(store, source, known, asked, workers, progress)
     mark = known.fingerprint if known is not None else datasets.keys_fingerprint(rows.keys)
     spec = _spec(rows, dataset, backbone, dtype, mark)
     _refuse_other(store, rows, spec, backbone, force)
@@ -113,7 +123,7 @@ def ingest(
         )
         job = _Job(store, rows, target, model, claimed, heartbeat, skip_bad, progress)
         written = job.run(layout)
-        provenance = {"source": str(Path(source).absolute()), "skip_bad": skip_bad, **rows.provenance}
+        provenance = {"source": str(Path(source).absolute()), "skip_bad": skip_bad, "asked": asked, **rows.provenance}
         embeddings.commit(store.catalog, claimed, target, model, provenance)
     stored = embeddings.by_id(store.catalog, claimed.id)
     return _report(store, stored.artifact, started, written=written, cached=False)
@@ -126,6 +136,20 @@ def _check_options(dtype: str, block_rows: int | None, batch_size: int) -> None:
         raise InvalidInput(f"--block-rows {block_rows}: at least 1 and at most {1 << 24}")
     if batch_size < 1:
         raise InvalidInput(f"--batch-size {batch_size}: at least 1")
+
+
+def open_rows(
+    store: Store, source: str, known: Dataset | None, asked: Mapping[str, Any], workers: int | None, progress: Progress
+) -> RowSource:
+    """The rows of a source in the order of the dataset, if it is known. `asked`: `ingest`'s options of those names."""
+    rows = _open_source(source, *(asked[name] for name in ("arch", "keys", "key_root", "field", "dtype")))
+    if isinstance(rows, ImageRows):
+        names = ("arch", "weights", "recipe", "layer", "image_size", "seed", "device", "batch_size")
+        rows.choose_model(**{name: asked[name] for name in names}, workers=workers)
+    if known is not None:
+        _align(store, rows, known, progress)
+    rows.prepare(progress)
+    return rows
 
 
 def _open_source(

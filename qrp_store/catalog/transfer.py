@@ -173,7 +173,7 @@ def write_rows(
             for rows in _pieces(source, table, owner, pk, claimed.pk):
                 with target.write() as connection:
                     lease.fence(connection, claimed)
-                    bulk.put(connection, table, table.c.keys(), rows)
+                    _put_rows(connection, table, rows)
     with target.write() as connection:
         lease.fence(connection, claimed)
         owner_pk = datasets.publish_dataset(connection, dataset)
@@ -182,7 +182,7 @@ def write_rows(
             _put(connection, t.result_concept_set, _uses(source, target, claimed, pk, inputs))
             for table, owner in children:
                 for rows in _pieces(source, table, owner, pk, claimed.pk):
-                    bulk.put(connection, table, table.c.keys(), rows)
+                    _put_rows(connection, table, rows)
         else:
             connection.execute(own.update().where(own.c.artifact_pk == claimed.pk).values(dataset_pk=owner_pk))
         lease.commit_copy(connection, claimed, original, provenance(source, original))
@@ -210,6 +210,14 @@ def provenance(source: Catalog, original: Artifact) -> dict[str, Any]:
 def _put(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
     if rows:
         connection.execute(table.insert(), rows)
+
+
+def _put_rows(connection: sa.Connection, table: sa.Table, rows: list[tuple[Any, ...]]) -> None:
+    names = table.c.keys()
+    if table.name in upkeep.BULK:
+        bulk.put(connection, table, names, rows)
+    else:  # documents among the columns need their types
+        _put(connection, table, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def _own_row(

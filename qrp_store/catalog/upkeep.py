@@ -23,7 +23,7 @@ CHILDREN: dict[str, tuple[tuple[sa.Table, str], ...]] = {
     "clustering": ((t.assignment, "clustering_pk"), (t.cluster, "clustering_pk")),
     "result": tuple((table, "result_pk") for table in (*t.BESIDE, *t.SAID)),
 }
-_BULK = {"label": "position", "assignment": "position"}
+BULK = {"label": "position", "assignment": "position"}
 OWN = {"embedding": t.embedding, "concepts": t.concept_set, "clustering": t.clustering, "result": t.result}
 
 
@@ -72,8 +72,8 @@ def remove_rows(catalog: Catalog, kept: Kept) -> int:
     for table, owner in CHILDREN[kept.kind]:
         with catalog.read() as connection:
             removed += _count(connection, table, owner, kept.pk)
-        if table.name in _BULK:
-            bulk.clear(catalog, table, owner, kept.pk, _BULK[table.name])
+        if table.name in BULK:
+            bulk.clear(catalog, table, owner, kept.pk, BULK[table.name])
         else:
             with catalog.write() as connection:
                 connection.execute(table.delete().where(table.c[owner] == kept.pk))
