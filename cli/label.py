@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from .options import Dataset, Force, NoWait
 from .session import Session, command
+
+Form = Literal[
+    "long",
+    "wide",
+    "coco",
+    "open-images",
+    "visual-genome",
+    "broden",
+    "image-list",
+    "imagenet-synsets",
+    "imagenet-x",
+    "matrix",
+    "image-folder",
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +30,8 @@ def register(app: typer.Typer) -> None:
         "label",
         example=(
             "qrp-store label objects.csv --dataset photos --concepts objects\n"
-            "qrp-store label imagefolder/ --dataset photos --concepts classes --exclusive"
+            "qrp-store label imagefolder/ --dataset photos --concepts classes --exclusive\n"
+            "qrp-store label instances_val2017.json --dataset coco --concepts things --match basename"
         ),
     )(label)
 
@@ -26,7 +41,9 @@ def label(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="CSV, Parquet or JSONL with key,concept[,score][,group], or an ImageFolder."
+            metavar="SOURCE",
+            help="CSV, Parquet or JSONL with key,concept[,score][,group] or a column a concept; COCO, Open Images and "
+            "others (--format); an ImageFolder.",
         ),
     ],
     dataset: Dataset,
@@ -43,6 +60,18 @@ def label(
     ignore_unknown_keys: Annotated[
         bool, typer.Option("--ignore-unknown-keys", help="Leave out labels of samples that the dataset does not have.")
     ] = False,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="What SOURCE is.  [default: what its content looks like]")
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option("--names", metavar="FILE", help="Names for SOURCE's codes: code,name[,group] a line.")
+    ] = None,
+    match: Annotated[
+        Literal["key", "basename", "stem"], typer.Option("--match", help="What of a key must agree with the dataset's.")
+    ] = "key",
+    max_concepts: Annotated[
+        int, typer.Option("--max-concepts", metavar="N", help="Refuse a source with more different concepts.")
+    ] = 100_000,
     force: Force = False,
     no_wait: NoWait = False,
 ) -> None:
@@ -59,6 +88,10 @@ def label(
             group=group,
             exclusive=exclusive,
             ignore_unknown_keys=ignore_unknown_keys,
+            format=form,
+            names=names,
+            match=match,
+            max_concepts=max_concepts,
             force=force,
             wait=not no_wait,
             progress=session.progress,

@@ -21,6 +21,7 @@ OWNERS = {
     "click": (),
     "dask": ("qrp_store.execution", "qrp_store.embedding"),
     "distributed": ("qrp_store.execution", "qrp_store.embedding"),
+    "ijson": ("qrp_store.concepts",),  # JSON documents larger than memory
     "faiss": ("qrp_store.clustering",),
     "h5py": ("qrp_store.sources",),
     "psycopg": ("qrp_store.catalog",),

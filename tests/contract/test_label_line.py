@@ -139,3 +139,56 @@ def test_the_same_asked_again_is_cached_and_another_file_is_the_next_version(
 def test_a_dataset_that_is_not_there_is_exit_3(qrp: Any, store: Path, files: Any) -> None:
     table = files.labels([("a/1.png", "x")])
     assert "nope" in qrp.fails(3, "label", table, "--dataset", "nope", "--concepts", "c", store=store)
+
+
+def test_a_wide_csv_has_a_column_a_concept(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    rows = [(key, int(i < 2), 0, int(i == 4)) for i, key in enumerate(KEYS)]
+    report = qrp.ok("label", files.labels(rows, ("key", "cat", "never", "dog")), *WHERE, store=store)
+    assert labels(sql, store) == dict.fromkeys([(KEYS[0], "cat"), (KEYS[1], "cat"), (KEYS[4], "dog")])
+    assert (report["n_concepts"], report["n_labels"], report["n_labelled_samples"]) == (3, 3, 3)
+
+
+def coco(files: Any) -> Path:
+    document = {
+        "images": [{"id": i, "file_name": Path(key).name} for i, key in enumerate(["a/1.png", "b/3.png"])],
+        "annotations": [{"id": 5, "image_id": 0, "category_id": 3}, {"id": 6, "image_id": 1, "category_id": 4}],
+        "categories": [
+            {"id": 3, "name": "cat", "supercategory": "animal"},
+            {"id": 4, "name": "car", "supercategory": "vehicle"},
+        ],
+    }
+    path: Path = files.folder / "instances.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_coco_by_the_names_of_its_files(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    path = coco(files)
+    told = qrp.fails(4, "label", path, *WHERE, store=store)
+    assert "2 keys are not in dataset 'd'" in told
+    assert "--match basename would find them" in told
+    told = qrp.fails(4, "label", path, *WHERE, "--match", "basename", store=store)
+    assert "'1.png' means several samples: 'a/1.png', 'b/1.png'" in told
+
+
+def test_coco_takes_its_groups_from_the_supercategories(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    path = coco(files)
+    path.write_text(path.read_text().replace("1.png", "a/2.png").replace("3.png", "b/3.png"))
+    report = qrp.ok("label", path, *WHERE, store=store)
+    assert labels(sql, store) == {("a/2.png", "cat"): None, ("b/3.png", "car"): None}
+    assert report["groups"] == {"animal": 1, "vehicle": 1}
+
+
+def test_open_images_ids_are_the_files_stems(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    rows = [("3", "verification", "/m/x", 1), ("3", "machine", "/m/y", 0.25), ("a/1.png", "machine", "/m/y", 0.75)]
+    table = files.labels(rows, ("ImageID", "Source", "LabelName", "Confidence"))
+    names = files.labels([("/m/x", "Cat"), ("/m/y", "Dog")], ("LabelName", "DisplayName"), "names.csv")
+    qrp.ok("label", table, *WHERE, "--names", names, store=store)
+    assert labels(sql, store) == {("b/3.png", "Cat"): 1.0, ("a/1.png", "Dog"): 0.75}
+
+
+def test_too_many_concepts_are_taken_for_a_swapped_column(qrp: Any, store: Path, files: Any) -> None:
+    table = files.labels([("x", key) for key in KEYS])
+    told = qrp.fails(4, "label", table, *WHERE, "--max-concepts", 4, store=store)
+    assert "more than 4 different concepts" in told
+    assert "swapped" in told
