@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def ingest(
     session: Session,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Images, or an array (.npy, .parquet, …).")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder, .tar or list of images; or an array.")],
     dataset: Dataset,
     backbone: Backbone,
     arch: Annotated[
@@ -58,10 +58,10 @@ def ingest(
     ] = None,
     key_root: Annotated[
         str | None,
-        typer.Option("--key-root", metavar="DIR", help="For arrays: the folder that the keys are made relative to."),
+        typer.Option("--key-root", metavar="DIR", help="Folder that paths used as keys become relative to."),
     ] = None,
     field: Annotated[
-        str | None, typer.Option("--field", metavar="F", help="For arrays: which one, when the file holds several.")
+        str | None, typer.Option("--field", metavar="F", help="Which array or column, when there are several.")
     ] = None,
     dtype: Annotated[
         Literal["float32", "float16"], typer.Option("--dtype", help="How numbers are stored.")

@@ -78,8 +78,9 @@ def ingest(
 ) -> IngestReport:
     """Put the embeddings of a dataset under a backbone into the store.
 
-    `source` is an image folder (with `arch`) or an array file (n, dim). Asked again, the same embedding is found;
-    after a crash the blocks that were finished are kept. Raises InvalidInput for bad rows unless `skip_bad`.
+    `source` is an image folder, tar shards, Parquet or a list of images (with `arch`), or an array (n, dim). Asked
+    again, the same embedding is found; after a crash the blocks that were finished are kept. Raises InvalidInput for
+    bad rows unless `skip_bad`.
     """
     started = time.perf_counter()
     check_name(dataset, "dataset")
@@ -158,17 +159,15 @@ def _open_source(
     path = Path(source).expanduser()
     if not path.exists():
         raise NotFound(f"{source}: no such file or folder")
-    if path.is_dir() and (arch is not None or not is_array(path)):
-        if arch is None:
-            raise InvalidInput(
-                f"{source} is a folder of images: which model embeds them?",
-                hint="--arch torchvision/resnet50 or --arch timm/NAME, with --weights",
-            )
-        if any(option is not None for option in (keys, key_root, field)):
-            raise InvalidInput("--keys, --key-root and --field go with an array, not with images")
-        return ImageRows(path)
     if arch is not None:
-        raise InvalidInput(f"--arch goes with a folder of images; {source} is a file")
+        if keys is not None:
+            raise InvalidInput("--keys goes with an array; images have names of their own")
+        return ImageRows(path, field, key_root)
+    if (path.is_dir() and not is_array(path)) or path.suffix.lower() in (".tar", ".txt"):
+        raise InvalidInput(
+            f"{source} holds images: which model embeds them?",
+            hint="--arch torchvision/resnet50 or --arch timm/NAME, with --weights",
+        )
     return ArrayRows(path, field, None if keys is None else Path(keys).expanduser(), key_root, np.dtype(dtype))
 
 

@@ -13,7 +13,8 @@ from qrp_store.errors import InvalidInput
 from qrp_store.ingest_sources import BlockRows, SeenFile
 from qrp_store.progress import Progress
 from qrp_store.records import ArraySpec
-from qrp_store.samples import ImageFile, list_images, shown
+from qrp_store.samples import ImageFile, shown
+from qrp_store.sources.image_lists import list_image_source
 
 if TYPE_CHECKING:
     from qrp_store.sources.backbone import BackboneOptions, LoadedBackbone
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class ImageRows:
-    """Rows that a model makes of the images of a folder."""
+    """Rows that a model makes of images: of a folder, tar shards, Parquet or a list of paths."""
 
-    folder: Path
+    source: Path
+    column: str | None = None
+    key_root: str | None = None
     files: list[ImageFile] = field(init=False)
     _options: BackboneOptions | None = field(default=None, init=False)
     _model: LoadedBackbone | None = field(default=None, init=False)
@@ -34,9 +37,9 @@ class ImageRows:
     content = None
 
     def __post_init__(self) -> None:
-        self.files = list_images(self.folder)
+        self.files, root = list_image_source(self.source, self.column, self.key_root)
         self.keys: Sequence[str] = [f.key for f in self.files]
-        self.root: str | None = str(self.folder.absolute())
+        self.root: str | None = root
 
     def choose_model(
         self,
@@ -105,7 +108,7 @@ class ImageRows:
         before, now = seen.get(position), self.files[position]
         if before is None or (before[0], before[1]) == (now.size, now.mtime_ns):
             return False
-        return before[2] is not None and _digest(now.path) != before[2]
+        return before[2] is not None and _digest(now) != before[2]
 
     def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:
         return {i // layout.block_rows for i in range(len(self.files)) if self._changed(i, seen)}
@@ -126,10 +129,10 @@ class ImageRows:
         return before is not None and before[2] is not None and digest is not None and digest != before[2]
 
 
-def _digest(path: Path) -> str | None:
-    from qrp_store.sources.images import digest_of
+def _digest(image: ImageFile) -> str | None:
+    from qrp_store.sources.images import digest_of, read_image
 
     try:
-        return digest_of(path.read_bytes())
-    except OSError:
+        return digest_of(read_image(image))
+    except InvalidInput:
         return None

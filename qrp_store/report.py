@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store import __version__, ranking
+from qrp_store import __version__, ranking, settings
 from qrp_store.catalog import clusterings, datasets, results
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.errors import NotFound, QrpStoreError
@@ -177,7 +177,7 @@ def _with_pictures(
 
 def _root(store: Store, owner: Dataset, images: str | None) -> Path | str:
     """The folder of the images, or why there is none."""
-    named = images if images is not None else datasets.image_root(store.catalog, owner)
+    named = settings.images_root(images, datasets.image_root(store.catalog, owner))
     if named is None:
         return f"{owner.name} was not ingested from an image folder"
     root = Path(named).expanduser()

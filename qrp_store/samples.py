@@ -22,6 +22,10 @@ class ImageFile:
     size: int
     mtime_ns: int
 
+    def read(self) -> bytes:
+        """The encoded image; OSError when it cannot be read."""
+        return self.path.read_bytes()
+
 
 def check_keys(keys: Sequence[str], source: str, place: str = "key") -> None:
     """Raise InvalidInput unless keys are unique, non-empty, storable text; names the key and its `place` (from 1)."""

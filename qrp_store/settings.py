@@ -52,6 +52,12 @@ def resolve(
     return Location(f"sqlite:///{directory / 'catalog.db'}", directory, arrays)
 
 
+def images_root(option: str | None, recorded: str | None, env: Mapping[str, str] | None = None) -> str | None:
+    """The folder of a dataset's images: the option, else QRP_STORE_IMAGES, else the one that was recorded."""
+    env = os.environ if env is None else env
+    return option or env.get("QRP_STORE_IMAGES") or recorded
+
+
 def _psycopg(url: str) -> str:
     scheme, rest = url.split("://", 1)
     return url if "+" in scheme else f"postgresql+psycopg://{rest}"

@@ -124,7 +124,7 @@ def _work(model: LoadedBackbone, images: Sequence[ImageFile]) -> _Batch:
     digests: list[str | None] = [None] * len(images)
     for row, image in enumerate(images):
         try:
-            data = read_image(image.path)
+            data = read_image(image)
             digests[row] = digest_of(data)
             pixels[row] = model.transform(decode_bytes(data))
         except InvalidInput as error:

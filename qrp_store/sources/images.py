@@ -11,6 +11,7 @@ import hashlib
 import io
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,17 +33,21 @@ def decode(path: Path) -> tuple[Image, str]:
 
     Raises InvalidInput, naming the file, when it cannot be read, is no image, is truncated or absurdly large.
     """
-    data = read_image(path)
+    data = _bytes(path, path.read_bytes)
     try:
         return decode_bytes(data), digest_of(data)
     except InvalidInput as error:
         raise InvalidInput(f"{path}: {error.message}") from error
 
 
-def read_image(path: Path) -> bytes:
-    """A file's bytes; InvalidInput when it cannot be read."""
+def read_image(image: ImageFile) -> bytes:
+    """An image's bytes; InvalidInput when they cannot be read."""
+    return _bytes(image.path, image.read)
+
+
+def _bytes(path: Path, read: Callable[[], bytes]) -> bytes:
     try:
-        return path.read_bytes()
+        return read()
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
 
