@@ -7,11 +7,11 @@ BENCHMARKS := startup ingest kmeans kmeans_dask probe
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-browser lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(PYTHON) || { \
@@ -26,6 +26,9 @@ demo: $(READY) ## rank four backbones on real images, in about four minutes
 
 test: lint ## lint, then every test
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal --durations=15 $(ARGS)
+
+test-browser: $(READY) ## the report in a real Chromium (from the system's packages, with its driver)
+	$(PYTHON) -m pytest -q tests/browser/page_in_chromium.py $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	$(PYTHON) -m ruff check .

@@ -63,6 +63,11 @@ def _demo(session: Session, directory: Path, run: Callable[[list[str]], None]) -
         step(
             f"The clusters of {best['backbone']} that a person would understand best (nats left to guess)", "sql", query
         )
+        page = str(directory / "report.html")
+        step(
+            "All of it on one page, with the drawings: open it in a browser",
+            *("report", "--dataset", "openmoji", "-k", str(CLUSTERS), "--images", str(data.images), "-o", page),
+        )
         output.write(_next(directory, store, best["id"]))
     if session.as_json:
         with _open(session, store) as opened:
@@ -74,6 +79,7 @@ def _demo(session: Session, directory: Path, run: Callable[[list[str]], None]) -
             "store": store,
             "n": data.n,
             "commands": steps,
+            "report": page,
             "leaderboard": ranked,
             "best_clusters": {"result_id": best["id"], "rows": clusters},
             "licences": LICENCES.splitlines(),

@@ -59,19 +59,24 @@ def _own(name: str) -> str:
     return files("qrp_store.reporting").joinpath(name).read_text("utf-8")
 
 
+def _apart(name: str) -> str:
+    """A name within a sentence, isolated so that its direction of writing moves nothing around it."""
+    return f"\u2068{name}\u2069"
+
+
 def _verdict(report: Report) -> str:
     rows = report.main.rows
     best = rows[0]
     said = (
-        f"The {report.n_concepts:,} concepts of “{report.main.concepts}” explain {best.nmi_mean:.1%} of the entropy of "
-        f"{best.backbone}'s {report.main.clusters:,} clusters over {report.n:,} images"
+        f"The {report.n_concepts:,} concepts of “{_apart(report.main.concepts)}” explain {best.nmi_mean:.1%} of the "
+        f"entropy of {_apart(best.backbone)}'s {report.main.clusters:,} clusters over {report.n:,} images"
     )
-    return f"{said}; of {rows[-1].backbone}'s, {rows[-1].nmi_mean:.1%}." if len(rows) > 1 else f"{said}."
+    return f"{said}; of {_apart(rows[-1].backbone)}'s, {rows[-1].nmi_mean:.1%}." if len(rows) > 1 else f"{said}."
 
 
 def _figures(report: Report) -> list[Shown]:
     rows = report.main.rows
-    ranked = "; ".join(f"{r.rank}. {r.backbone} {r.nmi_mean:.3f}" for r in rows)
+    ranked = "; ".join(f"{r.rank}. {_apart(r.backbone)} {r.nmi_mean:.3f}" for r in rows)
     found = [
         Shown(
             "ranking",
@@ -85,7 +90,7 @@ def _figures(report: Report) -> list[Shown]:
         found.append(_forward(report))
     if len({p.clusters for p in report.across_k}) > 1:
         caption = (
-            f"Of concepts “{report.main.concepts}” and protocol {report.main.protocol}; mean and standard "
+            f"Of concepts “{_apart(report.main.concepts)}” and protocol {report.main.protocol}; mean and standard "
             "deviation over seeds. Scores of different K are not comparable: more clusters ask for finer concepts."
         )
         found.append(Shown("across-k", "Score against K", figures.across_k(report.across_k), caption))
@@ -112,7 +117,7 @@ def _figures(report: Report) -> list[Shown]:
 
 def _forward(report: Report) -> Shown:
     points = report.forward
-    said = "; ".join(f"{p.backbone}: {p.linear:.3f} linear, {p.reverse:.3f} reverse" for p in points)
+    said = "; ".join(f"{_apart(p.backbone)}: {p.linear:.3f} linear, {p.reverse:.3f} reverse" for p in points)
     rank = _spearman([p.linear for p in points], [p.reverse for p in points])
     order = "" if rank is None else f"Spearman's rank correlation is {rank:.2f} over {len(points)} backbones. "
     asks = "Linear probing asks from the vector to each concept, reverse probing from all concepts to the cluster."

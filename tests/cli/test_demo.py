@@ -69,6 +69,7 @@ def test_the_demo_ends_with_four_ranked_backbones(
     }
     assert {r["n_seeds"] for r in report["leaderboard"]} == {3}
     assert report["best_clusters"]["rows"]
+    assert Path(report["report"]).read_text("utf-8").count("data:image/webp") > 100
     assert any("CC BY-SA 4.0" in line for line in report["licences"])
     assert shown.err.count("already there") >= 6
 

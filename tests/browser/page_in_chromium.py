@@ -1,0 +1,329 @@
+"""The report in a real browser: `make test-browser`. Needs Chromium and its driver, so `make test` leaves it out.
+
+QRP_SCREENSHOTS=FOLDER keeps pictures of the page to look at.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from qrp_store.cli.main import call
+from qrp_store.reporting.content import (
+    ClusterConcept,
+    ClusterView,
+    Gallery,
+    Matched,
+    Picture,
+    Ranked,
+    Report,
+    SeedScore,
+    Setting,
+)
+from qrp_store.reporting.page import render
+
+NASTY = '<img src=x onerror=alert(1)> "q" 🦊 شبكة'
+CONCEPTS = ("apple", "<script>alert('pear')</script>", "red & round", "🍇 grape")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = shutil.which("chromedriver")
+    assert driver, "no chromedriver: apt-get install chromium chromium-driver"
+    running = webdriver.Chrome(options, Service(driver))
+    yield running
+    running.quit()
+
+
+@pytest.fixture(scope="session")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a small store whose names, keys and concepts are as nasty as they may be."""
+    folder = tmp_path_factory.mktemp("odd")
+    rng = np.random.default_rng(0)
+    keys = [f'<b>{i:03} "🦊".png' for i in range(240)]
+    (folder / "images").mkdir()
+    for i, key in enumerate(keys):
+        colour = np.zeros((64, 64, 3), np.uint8) + np.array([(i % 6) * 40, 200 - (i % 3) * 60, 90], np.uint8)
+        Image.fromarray(colour).save(folder / "images" / key)
+    folder.joinpath("keys.txt").write_text("".join(f"{key}\n" for key in keys), "utf-8")
+    with folder.joinpath("labels.jsonl").open("w", encoding="utf-8") as file:
+        for i, key in enumerate(keys):
+            for concept, holds in zip(CONCEPTS, (i % 2 == 0, i % 3 == 0, i % 6 == 1, rng.random() < 0.3), strict=True):
+                if holds:
+                    file.write(
+                        json.dumps({"key": key, "concept": concept, "group": f"group {len(concept) % 2}"}) + "\n"
+                    )
+    run("init", folder)
+    for name, noise in ((NASTY, 0.3), ("noisy", 4.0), ("noisier", 8.0)):
+        rows = np.eye(6)[np.arange(240) % 6] * 6 + rng.normal(size=(240, 6)) * noise
+        np.save(folder / "rows.npy", rows.astype(np.float32))
+        source = (str(folder / "rows.npy"), "--keys", str(folder / "keys.txt"))
+        run("ingest", folder, *source, "--dataset", "fruit & more", "--backbone", name)
+    run("label", folder, str(folder / "labels.jsonl"), "--dataset", "fruit & more", "--concepts", "fruit")
+    few = ("--dataset", "fruit & more", "--epochs", "5", "--bootstrap", "50")
+    run("evaluate", folder, *few, "-k", "12", "--seed", "0", "--seed", "1", "--ablate")
+    run("evaluate", folder, *few, "-k", "6", "--ablate")
+    page = folder / "page.html"
+    run("report", folder, "--dataset", "fruit & more", "--images", str(folder / "images"), "-k", "12", "-o", str(page))
+    return page
+
+
+def run(command: str, folder: Path, *arguments: str) -> None:
+    assert call([command, *arguments, "--store", str(folder / "store"), "--quiet"]) == 0
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Iterator[Any]:
+    """The page, freshly opened on a desktop; afterwards nothing was complained about and nothing asked for."""
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.set_window_size(1280, 900)
+    browser.get(page.as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = {m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"}
+    assert {url.partition("#")[0] for url in urls if not url.startswith("data:")} <= {page.as_uri()}
+    keep(browser, "last")
+
+
+def keep(browser: Any, name: str) -> None:
+    """A picture of what is shown, when somebody wants to look."""
+    folder = os.environ.get("QRP_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def cards(browser: Any) -> list[Any]:
+    return list(browser.find_elements(By.CSS_SELECTOR, "#cards .card"))
+
+
+def headings(browser: Any) -> list[str]:
+    return [card.find_element(By.TAG_NAME, "h3").text for card in cards(browser)]
+
+
+def test_names_with_markup_stand_there_as_text(opened: Any) -> None:
+    assert NASTY in opened.find_element(By.TAG_NAME, "main").text
+    assert any("<script>alert('pear')</script>" in text for text in headings(opened))
+    assert opened.execute_script("return document.querySelectorAll('img:not([src^=\"data:\"])').length") == 0
+    assert NASTY[:20] in opened.find_element(By.CSS_SELECTOR, "#ranking svg").get_attribute("textContent")
+    keep(opened, "desktop")
+
+
+def test_every_picture_is_drawn_and_has_its_key_beside_it(opened: Any) -> None:
+    drawn = "return [...document.images].every(i => i.complete && i.naturalWidth === 96 && i.alt.includes('<b>'))"
+    assert opened.execute_script(drawn)
+    assert opened.execute_script("return document.images.length") > 50
+
+
+def test_searching_a_concept_shows_the_clusters_it_drives(opened: Any) -> None:
+    everything = len(cards(opened))
+    search = opened.find_element(By.ID, "search")
+    search.send_keys("APPLE")
+    shown = cards(opened)
+    assert 0 < len(shown) <= everything
+    assert all(card.find_element(By.TAG_NAME, "mark").text == "apple" for card in shown)
+    weights = [
+        float(card.find_element(By.XPATH, ".//li[.//mark]//span[@class='number']").text.split()[1]) for card in shown
+    ]
+    assert weights == sorted(weights, reverse=True)
+    assert "apple" in opened.find_element(By.ID, "found").text.lower()
+    keep(opened, "search")
+    search.clear()
+    search.send_keys("nothing is called like this", Keys.ENTER)
+    assert cards(opened) == []
+    assert opened.find_element(By.ID, "found").text.startswith("0 of 12")
+
+
+def test_clusters_sort_by_what_is_chosen(opened: Any) -> None:
+    def left() -> list[float]:
+        words = [card.find_element(By.TAG_NAME, "p").text for card in cards(opened)]
+        return [float(text.split(" · ")[1].split()[0]) for text in words if "nats left" in text]
+
+    sort = Select(opened.find_element(By.ID, "sort"))
+    assert left() == sorted(left())
+    sort.select_by_value("worst")
+    assert left() == sorted(left(), reverse=True)
+    sort.select_by_value("number")
+    assert [int(text.split()[1].rstrip(":")) for text in headings(opened)] == list(range(12))
+
+
+def test_the_ranking_sorts_by_a_column_and_says_so(opened: Any) -> None:
+    def column() -> list[str]:
+        return [row.text for row in opened.find_elements(By.CSS_SELECTOR, "#ranking tbody td:nth-child(3)")]
+
+    before = column()
+    button = opened.find_elements(By.CSS_SELECTOR, "#ranking th button")[2]
+    button.send_keys(Keys.ENTER)
+    assert column() == sorted(before, key=float)
+    assert button.find_element(By.XPATH, "..").get_attribute("aria-sort") == "ascending"
+    button.send_keys(Keys.SPACE)
+    assert column() == before
+
+
+def test_two_backbones_stand_side_by_side(opened: Any) -> None:
+    beside = Select(opened.find_element(By.ID, "beside"))
+    beside.select_by_visible_text("noisy")
+    pairs = opened.find_elements(By.CSS_SELECTOR, "#cards .pair")
+    assert len(pairs) == 12
+    assert "overlap" in pairs[0].text
+    assert "noisy · Cluster" in pairs[0].text
+    keep(opened, "beside")
+    Select(opened.find_element(By.ID, "backbone")).select_by_index(1)
+    assert opened.find_elements(By.CSS_SELECTOR, "#cards .pair") == []
+
+
+def test_a_keyboard_and_a_screen_reader_find_their_way(opened: Any) -> None:
+    opened.find_element(By.TAG_NAME, "body").send_keys(Keys.TAB)
+    assert opened.switch_to.active_element.text == "Skip to the clusters"
+    unnamed = """
+      const named = e => e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label');
+      return [...document.querySelectorAll('input, select, button, a, figure')].filter(e => !named(e)).length"""
+    assert opened.execute_script(unnamed) == 0
+    levels = "return [...document.querySelectorAll('h1, h2, h3')].map(e => Number(e.tagName[1]))"
+    found = opened.execute_script(levels)
+    assert found[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(found))
+    assert opened.find_element(By.ID, "found").get_attribute("role") == "status"
+    assert opened.execute_script("return document.documentElement.lang") == "en"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_dark(opened: Any, scheme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    try:
+        for selector in ("p", "#ranking svg text", ".card li", ".number", "nav a", "figcaption"):
+            assert contrast(opened, selector) >= 4.5, selector
+        keep(opened, scheme)
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def contrast(browser: Any, selector: str) -> float:
+    """WCAG's contrast of an element's text to what lies behind it."""
+    script = """
+      const e = document.querySelector(arguments[0]), own = getComputedStyle(e);
+      let b = e; while (b && getComputedStyle(b).backgroundColor === 'rgba(0, 0, 0, 0)') b = b.parentElement;
+      return [e.closest('svg') ? own.fill : own.color, getComputedStyle(b || document.body).backgroundColor]"""
+    light = []
+    for colour in browser.execute_script(script, selector):
+        channels = [int(c) / 255 for c in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        light.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(light) + 0.05) / (min(light) + 0.05)
+
+
+def test_a_phone_shows_it_without_sideways_scrolling(opened: Any) -> None:
+    phone = {"width": 360, "height": 760, "deviceScaleFactor": 2, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= 360
+        size = "return document.querySelector('#ranking svg text').getBoundingClientRect().height"
+        assert opened.execute_script(size) >= 9
+        keep(opened, "phone")
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_it_prints_without_controls(opened: Any) -> None:
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert not opened.find_element(By.ID, "ask").is_displayed()
+        assert cards(opened)[0].is_displayed()
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    printed = base64.b64decode(opened.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert printed.startswith(b"%PDF")
+
+
+def test_without_scripts_there_are_still_ranking_and_clusters(opened: Any) -> None:
+    opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        opened.refresh()
+        assert len(cards(opened)) == 12
+        assert "Scripts are switched off" in opened.find_element(By.ID, "clusters").text
+    finally:
+        opened.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_ten_backbones_of_a_thousand_clusters_open_in_under_two_seconds(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "large.html"
+    path.write_text(render(large()), "utf-8")
+    assert path.stat().st_size < 30_000_000
+    browser.get("about:blank")
+    started = time.perf_counter()
+    browser.get(path.as_uri())
+    took = time.perf_counter() - started
+    assert len(cards(browser)) == 60
+    assert took < 2, took
+    started = time.perf_counter()
+    browser.find_element(By.ID, "search").send_keys("concept 7")
+    assert cards(browser)
+    assert time.perf_counter() - started < 2
+    browser.find_element(By.ID, "search").clear()
+    browser.execute_script("document.getElementById('search').dispatchEvent(new Event('input'))")
+    browser.find_element(By.ID, "more").click()
+    assert len(cards(browser)) == 120
+
+
+def large() -> Report:
+    """Ten backbones of a thousand clusters with six thousand pictures of noise."""
+    rng = np.random.default_rng(0)
+    noise = base64.b64encode(rng.bytes(2600)).decode()
+    pictures = tuple(Picture(f"{i}.jpg", f"data:image/webp;base64,{noise}") for i in range(6000))
+    told = tuple(ClusterConcept(f"concept {i}", "group", 1.234, 12.3, 321) for i in range(8))
+    galleries = tuple(
+        Gallery(
+            *(f"backbone {b}", f"res-{b}", 0, 0.5 - b / 100),
+            tuple(
+                ClusterView(k, 1234, 250, 3.2, 0.4, 0.001, told, tuple(range(6 * k, 6 * k + 6)) if b == 0 else ())
+                for k in range(1000)
+            ),
+        )
+        for b in range(10)
+    )
+    rows = tuple(
+        Ranked(i + 1, g.backbone, g.nmi, 0.01, 1.0, 0.4, 0.8, (SeedScore("r", 0, g.nmi, None, None),))
+        for i, g in enumerate(galleries)
+    )
+    same = tuple(range(1000))
+    return Report(
+        dataset="large",
+        n=1_281_167,
+        n_concepts=2000,
+        settings=(Setting("all", 1000, "laina2022", "abc", rows),),
+        across_k=(),
+        groups=(),
+        histories=(),
+        forward=(),
+        galleries=galleries,
+        matches=tuple(Matched(0, i, same, (0.5,) * 1000) for i in range(1, 10)),
+        pictures=pictures,
+        notes=(),
+        made_of=(("Data", {"images": "1,281,167"}),),
+        newest="2026-01-01",
+        version="0.1.0",
+    )
