@@ -13,6 +13,7 @@ from .boundary import exit_code
 from .session import Session, command
 
 SHOWN = ("backbone", "concepts", "clusters", "seed", "nmi", "nmi_ci_lo", "nmi_ci_hi", "mi_nats", "top1", "n_test", "id")
+BESIDE = ("forward",)
 
 
 class _Lists(TyperCommand):
@@ -98,6 +99,15 @@ def evaluate(
         str | None,
         typer.Option("--group-by", metavar="FILE", help="key,group rows: a group stays in one part of the split."),
     ] = None,
+    forward: Annotated[
+        bool,
+        typer.Option(
+            "--forward", help="The usual probes beside it, embedding to concepts: linear and kNN, see forward_scores."
+        ),
+    ] = False,
+    knn_queries: Annotated[
+        int, typer.Option("--knn-queries", metavar="N", help="Test samples that --forward's kNN looks at; 0: all.")
+    ] = 20_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
     niter: opt.Niter = 25,
     sample: opt.Sample = None,
@@ -143,6 +153,8 @@ def evaluate(
             labelled_only=labelled_only,
             min_count=min_count,
             group_by=group_by,
+            forward=forward,
+            knn_queries=knn_queries,
             dry_run=dry_run,
             force=force,
             wait=not no_wait,
@@ -165,11 +177,25 @@ def evaluate(
 
 
 def _show(session: Session, report: Any) -> None:
-    rows, columns = output.document(report.results or report.plan), SHOWN if report.results else None
-    text = output.listing(output.table(rows, columns), "table", "") if rows else "no results"
+    document = output.document(report)
+    # what was not asked for is not there, rather than null
+    document["results"] = [
+        {k: v for k, v in r.items() if v is not None or k not in BESIDE} for r in document["results"]
+    ]
+    rows = [{**r, **_forward(r)} for r in document["results"]] or document["plan"]
+    columns = [*SHOWN[:-1], *dict.fromkeys(k for r in rows for k in _forward(r)), SHOWN[-1]]
+    text = (
+        output.listing(output.table(rows, columns if report.results else None), "table", "") if rows else "no results"
+    )
     # When everything failed the document is also a failure's: the first one's.
     failed = bool(report.errors) and not report.results and not report.plan
-    session.show(report, text, without=("exit_kind",) if failed else ("exit_kind", "error"))
+    session.show(document, text, without=("exit_kind",) if failed else ("exit_kind", "error"))
     for error in output.document(report.errors):
         about = ", ".join(f"{k} {output.cell(v)}" for k, v in error.items() if k not in ("kind", "message", "hint"))
         session.progress.warn(": ".join(filter(None, [about, str(error.get("message")), error.get("hint")])))
+
+
+def _forward(result: dict[str, Any]) -> dict[str, float | None]:
+    """The usual probes' scores over all concepts, as columns."""
+    every = [f for f in result.get("forward") or () if f["concept_group"] == "(all)"]
+    return {f"{f['probe']} {f['metric']}": f["value"] for f in every}

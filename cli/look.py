@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -52,13 +52,21 @@ def show(
 
 
 def leaderboard(session: Session, dataset: DatasetFilter = None, form: FormatOption = None) -> None:
-    """Backbones ranked by normalised score, mean ± std over seeds; only equal settings are compared."""
-    from qrp_store.look import leaderboard
+    """Backbones ranked by normalised score, mean ± std over seeds; only equal settings are compared.
+
+    Where `evaluate --forward` was asked for, the usual probes stand beside it, with the correlation of the rankings.
+    """
+    from qrp_store.look import leaderboard, rank_correlations
 
     with session.open() as store:
         table = leaderboard(store, dataset)
     for_reading = form == "table" or (form is None and not session.as_json)
-    session.list(_readable(table) if for_reading else table, form, "qrp-store/leaderboard/1")
+    found = rank_correlations(table)
+    more = {"rank_correlations": found} if found else {}
+    session.list(_readable(table) if for_reading else table, form, "qrp-store/leaderboard/1", more)
+    if for_reading:
+        for row in found:
+            output.write(_correlation(row))
 
 
 def sql(
@@ -78,8 +86,16 @@ def _readable(table: Table) -> Table:
     spread = [
         {**r, "nmi": " ± ".join(f"{r[x]:.3f}" for x in ("nmi_mean", "nmi_std") if r[x] is not None)} for r in named
     ]
-    shown = "rank backbone nmi mi_nats_mean top1_mean n_seeds dataset concepts clusters protocol setting"
-    return output.table(spread, shown.split())
+    scores, setting = "rank backbone nmi mi_nats_mean top1_mean n_seeds", "dataset concepts clusters protocol setting"
+    beside = [name for name in ("forward_metric", "linear_mean", "knn_mean") if any(r[name] is not None for r in named)]
+    return output.table(spread, [*scores.split(), *beside, *setting.split()])
+
+
+def _correlation(row: dict[str, Any]) -> str:
+    rho = "none" if row["spearman"] is None else f"{row['spearman']:.2f}"
+    where = ", ".join(output.cell(row[name]) for name in ("dataset", "concepts", "protocol", "setting"))
+    both = f"NMI and {row['probe']} {row['metric']} over {row['n_backbones']} backbones"
+    return f"Spearman's correlation of {both}: {rho} ({where}, K {row['clusters']})"
 
 
 def _overview(tables: dict[What, Table]) -> Table:

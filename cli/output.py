@@ -60,8 +60,8 @@ def to_json(value: object) -> str:
     return json.dumps(document(value), ensure_ascii=False, allow_nan=False)
 
 
-def listing(rows: Table, form: Format, schema: str) -> str:
-    """The rows in a format. Only `table`, `md` and `latex`, made for reading, round numbers."""
+def listing(rows: Table, form: Format, schema: str, more: Mapping[str, Any] | None = None) -> str:
+    """The rows in a format; json holds `more` beside them. Only `table`, `md` and `latex`, for reading, round."""
     if form == "table":
         return _plain(rows) if not sys.stdout.isatty() else _rich(rows)
     if form == "csv":
@@ -71,7 +71,11 @@ def listing(rows: Table, form: Format, schema: str) -> str:
     if form == "latex":
         return _latex(rows)
     named = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
-    return "\n".join(map(to_json, named)) if form == "jsonl" else to_json({"schema": schema, "rows": named})
+    return (
+        "\n".join(map(to_json, named))
+        if form == "jsonl"
+        else to_json({"schema": schema, "rows": named, **(more or {})})
+    )
 
 
 def details(report: object) -> str:

@@ -71,10 +71,12 @@ class Session:
         document = output.document(report)
         output.write(output.to_json({k: v for k, v in document.items() if k not in without}))
 
-    def list(self, table: Table, form: output.Format | None, schema: str) -> None:
-        """Print a listing in the format asked for; --json means the format json."""
+    def list(
+        self, table: Table, form: output.Format | None, schema: str, more: Mapping[str, Any] | None = None
+    ) -> None:
+        """Print a listing in the format asked for; --json means the format json, which holds `more` beside the rows."""
         chosen: output.Format = form or ("json" if self.as_json else "table")
-        output.write(output.listing(table, chosen, schema))
+        output.write(output.listing(table, chosen, schema, more))
 
 
 def command(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qrp_store import probe
+from qrp_store.beside import QUERIES, Question, Wanted, check, score_beside
 from qrp_store.catalog import clusterings, concept_sets, datasets, embeddings, lease, results
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.cluster import ClusterOptions, called, cluster_with
@@ -66,6 +67,8 @@ def evaluate(
     labelled_only: bool = False,
     min_count: int = 0,
     group_by: str | None = None,
+    forward: bool = False,
+    knn_queries: int = QUERIES,
     dry_run: bool = False,
     force: bool = False,
     wait: bool = True,
@@ -78,8 +81,9 @@ def evaluate(
     are named too). `seeds` None: 0, and for a clustering by id its own.
     `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
     options. `permutations` adds a null distribution from so many controls; `ablate` each concept group's scores, alone
-    and left out; `group_by` names a file of key,group rows whose groups are not torn apart by the split. `force` makes
-    new versions of results, not of clusterings. One backbone's failure keeps the others.
+    and left out; `group_by` names a file of key,group rows whose groups are not torn apart by the split. `forward`
+    adds the usual probes, from embedding to concepts, the nearest neighbours of at most `knn_queries` samples (0: all).
+    `force` makes new versions of results, not of clusterings. One backbone's failure keeps the others.
     """
     started = time.perf_counter()
     options = ProbeOptions(
@@ -106,6 +110,7 @@ def evaluate(
         permutations=permutations,
         device=clustering.get("device", "auto"),
     )
+    wanted = Wanted(forward=forward, queries=knn_queries)
     owner = datasets.get_dataset(store.catalog, dataset)
     names = list(backbones) or ([] if imported else embeddings.backbones(store.catalog, dataset))
     if not names and not imported:
@@ -113,12 +118,12 @@ def evaluate(
     vocabularies = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, concepts)]
     base = ClusterOptions.of(**clustering)
     groups = groups_of(store, owner, group_by) if group_by is not None else None
-    job = _Evaluation(store, owner, request, groups, force, wait, progress)
+    job = _Evaluation(store, owner, request, groups, wanted, force, wait, progress)
     done: list[Result] = []
     plan: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    wanted = [(name, seed, replace(base, k=n, seed=seed)) for name in names for n in k for seed in seeds or (0,)]
-    for name, seed, asked in [*wanted, *((name, seed, None) for name in imported for seed in seeds or (None,))]:
+    todo = [(name, seed, replace(base, k=n, seed=seed)) for name in names for n in k for seed in seeds or (0,)]
+    for name, seed, asked in [*todo, *((name, seed, None) for name in imported for seed in seeds or (None,))]:
         try:
             if dry_run:
                 plan += job.plan(name, seed, asked, vocabularies)
@@ -179,6 +184,7 @@ class _Evaluation:
     dataset: Dataset
     request: ProbeRequest
     groups: Groups | None
+    wanted: Wanted
     force: bool
     wait: bool
     progress: Progress
@@ -262,6 +268,13 @@ class _Evaluation:
         return Spec("result", f"{clustering.artifact.name} {joined.name}", series, document)
 
     def _result(self, clustering: StoredClustering, joined: JoinedConcepts, cluster_s: float) -> Result:
+        """The result, found or made, with what is wanted beside it."""
+        check(self.store, clustering, self.wanted)
+        result = self._probed(clustering, joined, cluster_s)
+        asked = Question(self.store, result, clustering, joined, self.request, self.progress)
+        return score_beside(asked, self.wanted)
+
+    def _probed(self, clustering: StoredClustering, joined: JoinedConcepts, cluster_s: float) -> Result:
         catalog = self.store.catalog
         spec = self._spec(clustering, joined)
         found = None if self.force else lease.find(catalog, spec)

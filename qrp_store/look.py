@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from qrp_store.catalog import listing as lists
@@ -11,6 +13,7 @@ from qrp_store.records import Table
 from qrp_store.store import Store
 
 _TOP = 10
+_SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
 
 
 def listing(store: Store, what: str) -> Table:
@@ -32,6 +35,37 @@ def leaderboard(store: Store, dataset: str | None = None) -> Table:
         where, parameters = " WHERE dataset = ?", (dataset,)
     order = " ORDER BY dataset, concepts, clusters, protocol, setting, rank, backbone"
     return store.sql(f"SELECT * FROM leaderboard{where}{order}", parameters).table
+
+
+def rank_correlations(board: Table) -> list[dict[str, Any]]:
+    """Spearman's correlation of a leaderboard's NMI and its forward probes, for each setting where some have both.
+
+    None for fewer than two backbones, or when one of the two ranks nothing.
+    """
+    settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in (dict(zip(board.columns, values, strict=True)) for values in board.rows):
+        settings.setdefault(tuple(row[name] for name in _SETTING), []).append(row)
+    found = []
+    for setting, rows in settings.items():
+        for name in ("linear", "knn"):
+            both = [row for row in rows if row[f"{name}_mean"] is not None]
+            if both:
+                about = {"probe": name, "metric": both[0]["forward_metric"], "n_backbones": len(both)}
+                rho = spearman([row["nmi_mean"] for row in both], [row[f"{name}_mean"] for row in both])
+                found.append({**dict(zip(_SETTING, setting, strict=True)), **about, "spearman": rho})
+    return found
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """The correlation of two rankings, equal values sharing their mean rank; None when there is none."""
+    try:
+        return statistics.correlation(_ranks(first), _ranks(second))
+    except statistics.StatisticsError:
+        return None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values]
 
 
 def show(store: Store, reference: str) -> dict[str, Any]:

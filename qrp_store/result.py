@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from qrp_store.catalog import results
 from qrp_store.store import Store
@@ -12,7 +13,8 @@ from qrp_store.store import Store
 class Result:
     """One probe result. Information in nats unless the name says bits; times in seconds.
 
-    `nmi` is None when all test samples are in one cluster: there is nothing to explain.
+    `nmi` is None when all test samples are in one cluster: there is nothing to explain. `forward` holds
+    the usual probes' scores when they are asked for: rows of the view `forward_scores`.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Result:
     nmi_adjusted: float | None
     cached: bool
     timings: dict[str, float]
+    forward: tuple[dict[str, Any], ...] | None = None
 
 
 def stored_result(store: Store, identifier: str, *, cached: bool) -> Result:

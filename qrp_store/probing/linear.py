@@ -1,0 +1,174 @@
+"""A linear probe from embedding to concepts: logistic regression, its weight decay chosen by the validation part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qrp_store.errors import QrpStoreError
+from qrp_store.probing.device import torch
+from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.progress import Progress
+
+PATH = tuple(10.0**-step for step in range(7))
+"""Weight decays that are walked down: 1, 0.1, … 1e-6, on standardised features."""
+_ITERATIONS = 100
+_CELLS = 1 << 22
+
+
+class Features(Protocol):
+    """Vectors by sample, too many for memory maybe."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def chunks(self, positions: NDArray[np.int64]) -> Iterator[NDArray[np.float32]]:
+        """The vectors of these samples (ascending), in order, some at a time; (n, dim) each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Samples by position (n,), ascending, and which concepts hold for them, (n, M)."""
+
+    positions: NDArray[np.int64]
+    x: ConceptMatrix
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProbe:
+    """Logits are standardised vectors times `table`, whose last row (of dim + 1) is the bias.
+
+    `weight_decay` is the one of PATH with the least validation loss, `passes` how often the training part was read.
+    """
+
+    table: torch.Tensor = field(repr=False)
+    mean: torch.Tensor = field(repr=False)
+    scale: torch.Tensor = field(repr=False)
+    weight_decay: float
+    passes: int
+
+    def logits(
+        self, features: Features, positions: NDArray[np.int64], columns: slice = slice(None)
+    ) -> Iterator[torch.Tensor]:
+        """Chunks of (n, concepts of `columns`), in order."""
+        table = self.table[:, columns]
+        rows = _rows(table.shape[1])
+        for vectors in features.chunks(positions):
+            for start in range(0, len(vectors), rows):
+                yield _logits(self._standard(vectors[start : start + rows]), table)
+
+    def _standard(self, vectors: NDArray[np.float32]) -> torch.Tensor:
+        return (torch.from_numpy(vectors).to(self.mean.device) - self.mean) / self.scale
+
+
+def fit_linear(
+    features: Features, train: Labelled, val: Labelled, *, exclusive: bool, device: torch.device, progress: Progress
+) -> LinearProbe:
+    """The logistic regression of least validation loss along PATH, each fit started from the last.
+
+    One softmax over the concepts when they are `exclusive` (one a sample), else a sigmoid for each. Minimises
+    mean loss + λ/2 ‖W‖², bias free, by full-batch L-BFGS of at most 100 steps a weight decay; the path ends once
+    validation gets worse. Features are standardised by the training part.
+    """
+    mean, scale = _moments(features, train.positions, device)
+    probe = LinearProbe(torch.zeros((features.dim + 1, train.x.n_concepts), device=device), mean, scale, PATH[0], 0)
+    table, best_loss, best, passes = probe.table, np.inf, probe, 0
+    with torch.no_grad(), progress.task("linear probe", len(PATH), "weight decay") as task:
+        for decay in PATH:
+            passes += _descend(features, train, probe, decay, exclusive)
+            loss = _loss(features, val, probe, exclusive)
+            task.advance()
+            if not loss < best_loss:
+                break
+            best_loss, best = loss, LinearProbe(table.clone(), mean, scale, decay, passes)
+    return LinearProbe(best.table, mean, scale, best.weight_decay, passes)
+
+
+def _descend(features: Features, part: Labelled, probe: LinearProbe, decay: float, exclusive: bool) -> int:
+    """Take the probe's table to the minimum at a weight decay; how many passes that took."""
+    table = probe.table
+    search = torch.optim.LBFGS(
+        [table],
+        max_iter=_ITERATIONS,
+        history_size=10,
+        tolerance_grad=1e-5,
+        tolerance_change=1e-7,
+        line_search_fn="strong_wolfe",
+    )
+    passes = 0
+
+    def evaluate() -> float:
+        nonlocal passes
+        passes += 1
+        gradient = torch.zeros_like(table)
+        loss = _loss(features, part, probe, exclusive, gradient) + decay / 2 * float(table[:-1].square().sum())
+        if not np.isfinite(loss):
+            raise QrpStoreError(f"the linear probe was not found: its loss became {loss} at weight decay {decay:g}")
+        gradient[:-1] += decay * table[:-1]
+        table.grad = gradient
+        return loss
+
+    search.step(evaluate)  # type: ignore[no-untyped-call]
+    return passes
+
+
+def _loss(
+    features: Features, part: Labelled, probe: LinearProbe, exclusive: bool, gradient: torch.Tensor | None = None
+) -> float:
+    """The mean loss over a part, summed over concepts; its gradient is added to `gradient` (dim + 1, M)."""
+    device, n, done = probe.table.device, len(part), 0
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    rows = _rows(probe.table.shape[1])
+    for whole in features.chunks(part.positions):
+        for start in range(0, len(whole), rows):
+            vectors = probe._standard(whole[start : start + rows])
+            logits = _logits(vectors, probe.table)
+            at, concept = _entries(part.x, done, done + len(vectors), device)
+            done += len(vectors)
+            chance = torch.logsumexp(logits, 1) if exclusive else torch.nn.functional.softplus(logits)
+            loss += chance.sum(dtype=torch.float64) - logits[at, concept].sum(dtype=torch.float64)
+            if gradient is not None:
+                residual = torch.softmax(logits, 1) if exclusive else torch.sigmoid(logits)
+                residual[at, concept] -= 1
+                gradient[:-1].addmm_(vectors.T, residual, alpha=1 / n)
+                gradient[-1] += residual.sum(0) / n
+    return float(loss) / n
+
+
+def _logits(vectors: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    return torch.addmm(table[-1], vectors, table[:-1])
+
+
+def _rows(n_concepts: int) -> int:
+    return max(64, _CELLS // max(n_concepts, 1))
+
+
+def _entries(x: ConceptMatrix, start: int, stop: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row (from `start`) and concept of every entry of rows start … stop − 1."""
+    ends = x.indptr[start : stop + 1]
+    rows = np.repeat(np.arange(stop - start), np.diff(ends))
+    concepts = x.indices[ends[0] : ends[-1]].astype(np.int64)
+    return torch.from_numpy(rows).to(device), torch.from_numpy(concepts).to(device)
+
+
+def _moments(
+    features: Features, positions: NDArray[np.int64], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each dimension (1 where it is constant), float32 (dim,)."""
+    first = np.zeros(features.dim)
+    for vectors in features.chunks(positions):
+        first += vectors.sum(axis=0, dtype=np.float64)
+    mean = first / len(positions)
+    second = np.zeros(features.dim)
+    for vectors in features.chunks(positions):
+        second += np.square(vectors - mean.astype(np.float32)).sum(axis=0, dtype=np.float64)
+    scale = np.sqrt(second / len(positions))
+    scale[scale <= 1e-12 + 1e-6 * np.abs(mean)] = 1
+    return tuple(torch.from_numpy(values.astype(np.float32)).to(device) for values in (mean, scale))  # type: ignore[return-value]
