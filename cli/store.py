@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     command(app, "verify", example="qrp-store verify --deep")(verify)
     command(app, "copy", example="qrp-store copy res-7f3a9c21 --to postgresql://lab@db.example.org/qrp")(copy)
     command(app, "rm", example="qrp-store rm efficientnet-lite0@1 --cascade --yes")(remove)
+    command(app, "repair", example="qrp-store repair")(repair)
     command(app, "gc", example="qrp-store gc --dry-run")(collect)
 
 
@@ -54,6 +55,29 @@ def verify(
     said = f"checked {counts}; " + (f"{len(problems)} problems" if problems else "all well")
     session.show(report, "\n".join([said, *problems]))
     if report.problems:
+        raise typer.Exit(exit_code("corrupt"))
+
+
+def repair(
+    session: Session,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave what cannot be mended instead of retiring it; exit 6.")
+    ] = False,
+) -> None:
+    """Mend what `verify --deep` finds, told block by block; retire what cannot be mended.
+
+    A block is read or computed again from what was ingested, centroids and weights are computed again; they are put
+    back when they have the recorded bytes. Results made from what is retired stay, but leave the leaderboard.
+    """
+    from qrp_store.repair import repair
+
+    with session.open() as store:
+        report = repair(store, keep=keep, progress=session.progress)
+    lines = [f"mended   {d['id']} ({d['name']}) {d['part']}: {d['how']}" for d in report.mended]
+    lines += [f"not made again: {d['id']} ({d['name']}) {d['problem']}: {d['why']}" for d in report.failed]
+    lines += [f"retired  {d['id']} ({d['name']})" for d in report.dropped]
+    session.show(report, "\n".join(output.cell(line) for line in lines) or "all well: nothing to mend")
+    if report.left:
         raise typer.Exit(exit_code("corrupt"))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qrp_store.arrays import arrays
-from qrp_store.catalog import embeddings, references, schema, upkeep
-from qrp_store.errors import Corrupt, InvalidInput
+from qrp_store.catalog import references, schema, upkeep
+from qrp_store.errors import InvalidInput
+from qrp_store.integrity import examine
 from qrp_store.progress import Progress, silent
 from qrp_store.settings import resolve
 from qrp_store.store import Store
@@ -51,45 +51,9 @@ class RetireReport:
 def verify(store: Store, *, deep: bool = False, progress: Progress = silent) -> VerifyReport:
     """Check every ready artifact: its blocks and arrays are there with their size (`deep`: every byte is read and
     its checksum compared), its rows are as many as promised."""
-    problems: list[dict[str, str]] = []
-    checked: dict[str, int] = {}
-    found = list(upkeep.ready(store.catalog))
-    with progress.task("verify", len(found), "artifacts") as task:
-        for row in found:
-            checked[row["kind"]] = checked.get(row["kind"], 0) + 1
-            wrong = [
-                f"{c.found} {c.what} instead of {c.expected}"
-                for c in upkeep.counts(store.catalog, row["pk"], row["kind"])
-                if c.found != c.expected
-            ]
-            if row["kind"] == "embedding":
-                wrong += _blocks(store, row["id"], deep, checked)
-            for path, checksum in upkeep.saved_arrays(store.catalog, row["pk"], row["kind"]):
-                try:
-                    arrays.load_array(store.arrays, path, checksum)
-                except Corrupt as error:
-                    wrong.append(error.message)
-            problems += [{"id": row["id"], "kind": row["kind"], "name": row["name"], "problem": w} for w in wrong]
-            task.advance()
-    return VerifyReport(checked, tuple(problems), deep)
-
-
-def _blocks(store: Store, identifier: str, deep: bool, checked: dict[str, int]) -> list[str]:
-    stored = embeddings.by_id(store.catalog, identifier)
-    wrong = []
-    known = {b.index: b for b in stored.blocks}
-    for number in range(stored.array.n_blocks):
-        checked["block"] = checked.get("block", 0) + 1
-        block = known.get(number)
-        if block is None:
-            wrong.append(f"block {number} is not in the catalog")
-            continue
-        said = arrays.verify_block(store.arrays, stored.array, block, deep)
-        if said is not None:
-            wrong.append(f"block {number} {said}")
-    if not store.arrays.exists(f"{stored.array.path}/zarr.json"):
-        wrong.append("its zarr.json is missing")
-    return wrong
+    checked, found = examine(store, deep, progress)
+    problems = tuple({"id": d.id, "kind": d.kind, "name": d.name, "problem": d.problem} for d in found)
+    return VerifyReport(checked, problems, deep)
 
 
 def gc(store: Store, *, dry_run: bool = False) -> GcReport:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrp_store.arrays.chunk import CRC_BYTES, crc32c, encode, octets, read
-from qrp_store.arrays.metadata import put_metadata, read_metadata
+from qrp_store.arrays.metadata import metadata_problem, put_metadata, read_metadata
 from qrp_store.arrays.root import Root
 from qrp_store.errors import Corrupt, InvalidInput, NotFound
 from qrp_store.records import ArraySpec, Block
@@ -18,6 +18,7 @@ from qrp_store.records import ArraySpec, Block
 Array = npt.NDArray[Any]
 BLOCK_BYTES = 16 << 20
 WHOLE_CHUNK_BYTES = 64 << 20
+DIMENSIONS = ("sample", "feature")
 _REPAIR = "run `qrp-store repair`, restore the arrays from a backup, or ingest again"
 
 
@@ -30,7 +31,7 @@ def default_block_rows(dim: int, itemsize: int, n: int | None = None) -> int:
 def create(
     root: Root,
     spec: ArraySpec,
-    dimension_names: tuple[str, str] = ("sample", "feature"),
+    dimension_names: tuple[str, str] = DIMENSIONS,
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the metadata of the array `spec.path` and of the group it lies in; blocks follow with `write_block`.
@@ -53,9 +54,10 @@ def write_block(
     *,
     replace: bool = False,
     durable: bool = True,
+    expect: str | None = None,
 ) -> Block:
     """Store block `index`: `rows` has shape (rows of the block, dim) and the array's dtype. Durable on return, or
-    else after `root.sync`.
+    else after `root.sync`. Nothing is written, and Corrupt raised, when its checksum is not the one to `expect`.
 
     `bad` are the positions in the whole array that have no vector; their rows are stored as NaN. The same bytes again
     are fine, other bytes are Corrupt unless `replace`, which is only for a block that nobody has recorded yet.
@@ -73,6 +75,8 @@ def write_block(
         rows = rows.copy()
         rows[np.array(positions) - start] = np.nan if rows.dtype.kind == "f" else 0
     parts, own = encode(octets(rows), _chunk_bytes(spec))
+    if expect is not None and f"{own:08x}" != expect:
+        raise Corrupt(f"array {spec.path}: block {index} comes out with other bytes (crc32c {own:08x}, not {expect})")
     root.put(_block_path(spec, index), *parts, replace=replace, durable=durable)
     return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{own:08x}", positions)
 
@@ -103,6 +107,12 @@ def verify_block(root: Root, spec: ArraySpec, block: Block, deep: bool) -> str |
     return None if size == block.nbytes else f"has {size} bytes, not {block.nbytes}"
 
 
+def layout_problem(root: Root, spec: ArraySpec) -> str | None:
+    """What is wrong with the metadata that lets other Zarr readers open a blocked array, or None."""
+    chunk = (_chunk_rows(spec), spec.dim)
+    return metadata_problem(root, spec.path, (spec.n, spec.dim), chunk, spec.dtype, DIMENSIONS)
+
+
 def save_array(root: Root, path: str, array: Array, *, replace: bool = False) -> str:
     """Store a whole array (1-d or more) at `path`; the checksum that comes back is what `load_array` asks for.
 
@@ -121,6 +131,11 @@ def save_array(root: Root, path: str, array: Array, *, replace: bool = False) ->
         checksum = crc32c(data, checksum)
         root.put(place, *encode(data, chunk_bytes)[0], replace=replace)
     return f"{checksum:08x}"
+
+
+def whole_checksum(array: Array) -> str:
+    """The checksum that `save_array` gives an array."""
+    return f"{crc32c(octets(array), _header(array.shape, array.dtype.name)):08x}"
 
 
 def load_array(root: Root, path: str, checksum: str) -> Array:

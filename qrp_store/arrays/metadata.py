@@ -42,11 +42,31 @@ def put_metadata(
     if found is None:
         root.put(f"{path}/zarr.json", fresh, replace=replace)
         return
-    wanted = json.loads(fresh)
+    other = _other_layout(found, json.loads(fresh))
+    if other is not None:
+        raise Corrupt(f"array {path}: already there with {other}")
+
+
+def metadata_problem(
+    root: Root, path: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, dimension_names: tuple[str, ...]
+) -> str | None:
+    """What is wrong with the metadata of an array and of the group it lies in, or None."""
+    if not root.exists(f"{path.rpartition('/')[0]}/zarr.json"):
+        return "of its group is missing"
+    try:
+        found = read_metadata(root, path)
+    except NotFound:
+        return "is missing"
+    except Corrupt as error:
+        return f"is damaged ({error.message})"
+    other = _other_layout(found, json.loads(_array_document(path, shape, chunk, dtype, dimension_names, None)))
+    return None if other is None else f"says {other}"
+
+
+def _other_layout(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     # Written by another zarr the text may differ where the meaning does not.
-    for key in _LAYOUT:
-        if found.get(key) != wanted[key]:
-            raise Corrupt(f"array {path}: already there with {key} {found.get(key)}, not {wanted[key]}")
+    differs = next((key for key in _LAYOUT if found.get(key) != wanted[key]), None)
+    return None if differs is None else f"{differs} {found.get(differs)}, not {wanted[differs]}"
 
 
 def read_metadata(root: Root, path: str) -> dict[str, Any]:
