@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import Backbone, Dataset, Device, Force, NoWait
+from .options import Backbone, Dataset, Device, Force, NoWait, Scheduler
 from .session import Session, command
 
 
@@ -72,6 +72,7 @@ def ingest(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without the samples that cannot be read.")
     ] = False,
+    scheduler: Scheduler = None,
     force: Force = False,
     no_wait: NoWait = False,
 ) -> None:
@@ -99,6 +100,7 @@ def ingest(
             dtype=dtype,
             block_rows=block_rows,
             skip_bad=skip_bad,
+            scheduler=scheduler,
             force=force,
             wait=not no_wait,
             progress=session.progress,

@@ -34,7 +34,7 @@ Normalize = Annotated[bool, typer.Option("--normalize", help="Bring every row to
 Spherical = Annotated[bool, typer.Option("--spherical", help="Bring every centroid to length 1 after each step.")]
 Scheduler = Annotated[
     str | None,
-    typer.Option("--scheduler", metavar="URL", help="Cluster on the workers of this Dask scheduler, tcp://…"),
+    typer.Option("--scheduler", metavar="URL", help="Work on the workers of this Dask scheduler, tcp://…"),
 ]
 Memory = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory for rows under way, e.g. 200MB.")]
 

@@ -19,10 +19,12 @@ import numpy as np
 from qrp_store.arrays import arrays
 from qrp_store.catalog import datasets, embeddings, lease
 from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.execution import Cluster
 from qrp_store.ingest_arrays import ArrayRows, is_array
 from qrp_store.ingest_images import ImageRows
-from qrp_store.ingest_sources import BlockRows, RowSource
-from qrp_store.progress import Progress, silent
+from qrp_store.ingest_remote import place_blocks
+from qrp_store.ingest_sources import BlockRows, RowSource, SeenFile
+from qrp_store.progress import Progress, Task, silent
 from qrp_store.records import ArraySpec, Artifact, Backbone, Block, Dataset, Spec, StoredEmbedding
 from qrp_store.resume import standing_blocks
 from qrp_store.samples import shown
@@ -73,6 +75,7 @@ def ingest(
     block_rows: int | None = None,
     skip_bad: bool = False,
     force: bool = False,
+    scheduler: str | None = None,
     wait: bool = True,
     progress: Progress = silent,
 ) -> IngestReport:
@@ -80,7 +83,8 @@ def ingest(
 
     `source` is an image folder, tar shards, Parquet or a list of images (with `arch`), or an array (n, dim). Asked
     again, the same embedding is found; after a crash the blocks that were finished are kept. Raises InvalidInput for
-    bad rows unless `skip_bad`.
+    bad rows unless `skip_bad`. `scheduler`: the workers of that Dask scheduler (tcp://host:port) make the blocks;
+    they must reach source and arrays under the same names, and give the bits of one process.
     """
     started = time.perf_counter()
     check_name(dataset, "dataset")
@@ -122,7 +126,7 @@ def ingest(
             dtype,
             block_rows or arrays.default_block_rows(rows.dim, np.dtype(dtype).itemsize, target.n),
         )
-        job = _Job(store, rows, target, model, claimed, heartbeat, skip_bad, progress)
+        job = _Job(store, rows, target, model, claimed, heartbeat, skip_bad, progress, scheduler)
         written = job.run(layout)
         provenance = {"source": str(Path(source).absolute()), "skip_bad": skip_bad, "asked": asked, **rows.provenance}
         embeddings.commit(store.catalog, claimed, target, model, provenance)
@@ -156,7 +160,7 @@ def open_rows(
 def _open_source(
     source: str, arch: str | None, keys: str | None, key_root: str | None, field: str | None, dtype: str
 ) -> RowSource:
-    path = Path(source).expanduser()
+    path = Path(source).expanduser().absolute()
     if not path.exists():
         raise NotFound(f"{source}: no such file or folder")
     if arch is not None:
@@ -235,6 +239,7 @@ class _Job:
     heartbeat: lease.Heartbeat
     skip_bad: bool
     progress: Progress
+    scheduler: str | None = None
     bad: dict[str, str] = field(default_factory=dict)
 
     def run(self, layout: ArraySpec) -> int:
@@ -244,23 +249,42 @@ class _Job:
         arrays.create(self.store.arrays, layout)
         missing = [number for number in range(layout.n_blocks) if number not in kept]
         total = sum(layout.rows_of(number)[1] for number in missing)
-        with (
-            self.progress.task(f"ingest {self.dataset.name} / {self.backbone.name}", total, "rows") as task,
-            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
-        ):
+        with self.progress.task(f"ingest {self.dataset.name} / {self.backbone.name}", total, "rows") as task:
+            if self.scheduler is None:
+                self._make(layout, missing, task)
+            elif missing:
+                self._make_on(self.scheduler, layout, missing, task)
+        self._refuse_bad()
+        self.store.arrays.sync(layout.path)  # data first: the catalog's word follows
+        return len(missing)
+
+    def _make(self, layout: ArraySpec, missing: Sequence[int], task: Task) -> None:
+        """Make blocks here: one is computed while the one before is being written."""
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             pending: Future[None] | None = None
             for number, block in zip(missing, self.rows.blocks(layout, missing), strict=True):
                 self.heartbeat.check()
                 if pending is not None:
                     pending.result()
                 pending = writer.submit(self._write, layout, number, block)
-                self.bad.update((self.rows.keys[layout.rows_of(number)[0] + i], why) for i, why in block.bad.items())
-                task.advance(len(block.rows))
+                self._count(layout, number, block.bad, task)
             if pending is not None:
                 pending.result()
-        self._refuse_bad()
-        self.store.arrays.sync(layout.path)  # data first: the catalog's word follows
-        return len(missing)
+
+    def _make_on(self, scheduler: str, layout: ArraySpec, missing: Sequence[int], task: Task) -> None:
+        """Make blocks on the workers of a Dask scheduler; they are recorded here, under the lease."""
+        with Cluster(scheduler) as cluster:
+            placed = place_blocks(cluster, self.store.arrays, self.rows, layout, missing)
+            for number, made in zip(missing, placed, strict=True):
+                self.heartbeat.check()
+                self.rows.check(made.block.start, made.files)
+                self._record(made.block, made.files)
+                self._count(layout, number, made.bad, task)
+
+    def _count(self, layout: ArraySpec, number: int, bad: Mapping[int, str], task: Task) -> None:
+        start, count = layout.rows_of(number)
+        self.bad.update((self.rows.keys[start + i], why) for i, why in bad.items())
+        task.advance(count)
 
     def _keep(self, layout: ArraySpec, recorded: tuple[Block, ...]) -> set[int]:
         """The recorded blocks that stand: whole, without bad rows, of images that are still the same."""
@@ -271,8 +295,11 @@ class _Job:
         """Put a block in place, then say so: while the next one is being made."""
         positions = [layout.rows_of(number)[0] + local for local in rows.bad]
         block = arrays.write_block(self.store.arrays, layout, number, rows.rows, positions, replace=True, durable=False)
-        files = [(block.start + i, *seen) for i, seen in enumerate(rows.files)]
-        embeddings.record_block(self.store.catalog, self.claimed, block, self.dataset, files)
+        self._record(block, rows.files)
+
+    def _record(self, block: Block, files: Sequence[SeenFile]) -> None:
+        seen = [(block.start + i, *file) for i, file in enumerate(files)]
+        embeddings.record_block(self.store.catalog, self.claimed, block, self.dataset, seen)
 
     def _refuse_bad(self) -> None:
         if len(self.bad) == self.dataset.n:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -84,41 +87,77 @@ class ArrayRows:
     def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:
         return set()
 
+    def part(self, layout: ArraySpec, number: int) -> ArrayPart:
+        start, count = layout.rows_of(number)
+        wanted = range(start, start + count) if self._order is None else self._order[start : start + count]
+        return ArrayPart(self._source.path, self._source.field, (self._source.n, self._source.dim), wanted, self._dtype)
+
+    def check(self, start: int, files: Sequence[SeenFile]) -> None:
+        """An array has no images."""
+
     def blocks(self, layout: ArraySpec, numbers: Sequence[int]) -> Iterator[BlockRows]:
         # One block is read ahead while the caller writes the one before.
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
             ahead = None
             for number in numbers:
-                coming = reader.submit(self._block, *layout.rows_of(number))
+                coming = reader.submit(self.part(layout, number).rows_of, self._source)
                 if ahead is not None:
                     yield ahead.result()
                 ahead = coming
             if ahead is not None:
                 yield ahead.result()
 
-    def _block(self, start: int, count: int) -> BlockRows:
-        raw = self._source.read(start, start + count) if self._order is None else self._gather(start, count)
+
+@dataclass(frozen=True)
+class ArrayPart:
+    """Rows of an array file, by number: `wanted` may be in any order."""
+
+    path: Path
+    member: str | None
+    shape: tuple[int, int]
+    wanted: range | np.ndarray
+    dtype: np.dtype[Any]
+
+    def compute(self, threads: int) -> BlockRows:
+        """The rows, read from the file as this process sees it."""
+        with _reading:
+            source = _opened(self.path.absolute(), self.member)
+            if (source.n, source.dim) != self.shape:
+                raise InvalidInput(f"{self.path}: shape {(source.n, source.dim)}, it was {self.shape}")
+            return self.rows_of(source)
+
+    def rows_of(self, source: ArraySource) -> BlockRows:
+        """The rows of an open source, in the stored dtype; what does not fit is bad."""
+        wanted = self.wanted
+        raw = source.read(wanted.start, wanted.stop) if isinstance(wanted, range) else _gathered(source, wanted)
         finite_before = _finite(raw)
         with np.errstate(over="ignore", invalid="ignore"):
-            rows = raw.astype(self._dtype, copy=False)
+            rows = raw.astype(self.dtype, copy=False)
         finite = finite_before if rows is raw else _finite(rows)
         bad = {
-            int(i): f"does not fit into {self._dtype.name}" if finite_before[i] else "NaN or Inf"
+            int(i): f"does not fit into {self.dtype.name}" if finite_before[i] else "NaN or Inf"
             for i in np.flatnonzero(~finite)
         }
         return BlockRows(rows, bad)
 
-    def _gather(self, start: int, count: int) -> np.ndarray:
-        assert self._order is not None
-        wanted = self._order[start : start + count]
-        out = np.empty((count, self._source.dim), self._source.dtype)
-        ascending = np.argsort(wanted, kind="stable")
-        # Runs of neighbouring rows are read at once, forwards.
-        breaks = np.flatnonzero(np.diff(wanted[ascending]) != 1) + 1
-        for run in np.split(ascending, breaks):
-            first = int(wanted[run[0]])
-            out[run] = self._source.read(first, first + len(run))
-        return out
+
+_reading = threading.Lock()  # a source is read by one thread at a time
+
+
+@lru_cache(1)
+def _opened(path: Path, member: str | None) -> ArraySource:
+    return _open(path, member)
+
+
+def _gathered(source: ArraySource, wanted: np.ndarray) -> np.ndarray:
+    out = np.empty((len(wanted), source.dim), source.dtype)
+    ascending = np.argsort(wanted, kind="stable")
+    # Runs of neighbouring rows are read at once, forwards.
+    breaks = np.flatnonzero(np.diff(wanted[ascending]) != 1) + 1
+    for run in np.split(ascending, breaks):
+        first = int(wanted[run[0]])
+        out[run] = source.read(first, first + len(run))
+    return out
 
 
 def _finite(rows: np.ndarray) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from qrp_store.sources.image_lists import list_image_source
 
 if TYPE_CHECKING:
     from qrp_store.sources.backbone import BackboneOptions, LoadedBackbone
+    from qrp_store.sources.extract import ExtractedBlock
 
 
 @dataclass
@@ -57,6 +60,8 @@ class ImageRows:
         from qrp_store.sources.backbone import BackboneOptions
 
         assert arch is not None
+        if weights not in ("default", "random"):
+            weights = str(Path(weights).expanduser().absolute())
         self._options = BackboneOptions(arch, weights, recipe, layer, image_size, seed, device)
         self._batch_size, self._workers = batch_size, workers
 
@@ -113,16 +118,30 @@ class ImageRows:
     def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:
         return {i // layout.block_rows for i in range(len(self.files)) if self._changed(i, seen)}
 
+    def part(self, layout: ArraySpec, number: int) -> ImagePart:
+        assert self._options is not None
+        start, count = layout.rows_of(number)
+        return ImagePart(
+            self._options,
+            self.model.spec,
+            self.files[start : start + count],
+            self._batch_size,
+            self._workers,
+            layout.dtype,
+        )
+
+    def check(self, start: int, files: Sequence[SeenFile]) -> None:
+        self._refuse([start + i for i, seen in enumerate(files) if self._differs(start + i, seen[2])])
+
     def blocks(self, layout: ArraySpec, numbers: Sequence[int]) -> Iterator[BlockRows]:
         from qrp_store.sources.extract import extract
 
         wanted = [self.files[start : start + count] for start, count in map(layout.rows_of, numbers)]
         extracted = extract(self.model, wanted, batch_size=self._batch_size, workers=self._workers)
         for number, files, block in zip(numbers, wanted, extracted, strict=True):
-            start = layout.rows_of(number)[0]
-            now = [(f.size, f.mtime_ns, None if i in block.bad else block.digests[i]) for i, f in enumerate(files)]
-            self._refuse([start + i for i in range(len(files)) if self._differs(start + i, block.digests[i])])
-            yield BlockRows(block.rows.astype(layout.dtype), block.bad, now)
+            made = _seen_rows(files, block, layout.dtype)
+            self.check(layout.rows_of(number)[0], made.files)
+            yield made
 
     def _differs(self, position: int, digest: str | None) -> bool:
         before = self._seen.get(position)
@@ -136,3 +155,44 @@ def _digest(image: ImageFile) -> str | None:
         return digest_of(read_image(image))
     except InvalidInput:
         return None
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """The images of one block, and the model that embeds them. `spec` is what the model has to be, wherever it is."""
+
+    options: BackboneOptions
+    spec: Mapping[str, Any]
+    files: Sequence[ImageFile]
+    batch_size: int
+    workers: int | None
+    dtype: str
+
+    def compute(self, threads: int) -> BlockRows:
+        """The rows, with a model of this process' own. InvalidInput when it is another one here."""
+        from qrp_store.sources.extract import extract
+
+        with _embedding:
+            model = _loaded(self.options)
+            if model.spec != self.spec:
+                raise InvalidInput(
+                    f"{self.options.arch} with weights {self.options.weights!r} is another model here",
+                    hint="the same file, torch, torchvision and timm on every worker",
+                )
+            (block,) = extract(model, [self.files], batch_size=self.batch_size, workers=self.workers or threads)
+        return _seen_rows(self.files, block, self.dtype)
+
+
+_embedding = threading.Lock()  # torch's number of threads, which decides the last bits, belongs to the process
+
+
+@lru_cache(1)
+def _loaded(options: BackboneOptions) -> LoadedBackbone:
+    from qrp_store.sources.backbone import load_backbone
+
+    return load_backbone(options)
+
+
+def _seen_rows(files: Sequence[ImageFile], block: ExtractedBlock, dtype: str) -> BlockRows:
+    seen = [(f.size, f.mtime_ns, None if i in block.bad else block.digests[i]) for i, f in enumerate(files)]
+    return BlockRows(block.rows.astype(dtype), block.bad, seen)

@@ -23,6 +23,12 @@ class BlockRows:
     files: Sequence[SeenFile] = ()
 
 
+class RowPart(Protocol):
+    """One block's worth of a source: what is needed to make it elsewhere. It pickles."""
+
+    def compute(self, threads: int) -> BlockRows: ...
+
+
 class RowSource(Protocol):
     """Rows to ingest. `keys`, and everything by position, is in the dataset's order once `reorder` was called."""
 
@@ -55,6 +61,14 @@ class RowSource(Protocol):
 
     def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:
         """Blocks whose source is no longer what an earlier try saw."""
+        ...
+
+    def part(self, layout: ArraySpec, number: int) -> RowPart:
+        """What makes one block's rows in another process that reaches the source."""
+        ...
+
+    def check(self, start: int, files: Sequence[SeenFile]) -> None:
+        """InvalidInput when images, from position `start` on, are not those that the dataset was made of."""
         ...
 
     def blocks(self, layout: ArraySpec, numbers: Sequence[int]) -> Iterator[BlockRows]:
