@@ -13,10 +13,10 @@ from typer.main import get_command
 
 import qrp_store
 
-from . import check, cluster, demo, evaluate, export, ingest, label, look, report, session, store
+from . import check, cluster, demo, doctor, evaluate, export, ingest, label, look, report, session, store
 from .boundary import EXIT_CODES, run
 
-GROUPS = (store, ingest, label, cluster, evaluate, check, look, export, report, demo)
+GROUPS = (store, ingest, label, cluster, evaluate, check, look, export, report, doctor, demo)
 
 
 def build() -> typer.Typer:

@@ -166,3 +166,13 @@ class StoredEmbedding:
     @property
     def bad(self) -> tuple[int, ...]:
         return tuple(p for b in self.blocks for p in b.bad)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen when a place was probed. `status`: ok, warning or problem; `advice` says what to do about it."""
+
+    check: str
+    status: Literal["ok", "warning", "problem"]
+    found: str
+    advice: str | None = None

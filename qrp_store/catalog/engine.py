@@ -62,7 +62,9 @@ class Catalog:
 def _engine(location: Location) -> sa.Engine:
     if not location.catalog.startswith("sqlite"):
         try:
-            return sa.create_engine(location.catalog, pool_pre_ping=True)
+            # A pooler gives a connection's transactions to several backends: none knows what another one prepared.
+            connecting = {"prepare_threshold": None, **_patience(location.catalog)}
+            return sa.create_engine(location.catalog, pool_pre_ping=True, connect_args=connecting)
         except (ImportError, sa.exc.ArgumentError) as error:
             if isinstance(error, ImportError):
                 raise Unavailable("a Postgres store needs psycopg", hint="pip install 'qrp-store[postgres]'") from error
@@ -72,6 +74,12 @@ def _engine(location: Location) -> sa.Engine:
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _patience(url: str) -> dict[str, int]:
+    """How long to wait for a database that does not answer: libpq's options, unless the URL has its own."""
+    own = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 60_000}
+    return {name: value for name, value in own.items() if name not in sa.make_url(url).query}
 
 
 def _sqlite_connect(connection: sqlite3.Connection, record: Any) -> None:
@@ -99,8 +107,12 @@ _NETWORK = ("nfs", "lustre", "gpfs", "cifs", "smb", "beegfs", "fuse.sshfs", "afs
 
 def journal_mode(directory: Path) -> str:
     """WAL, unless the directory lies on a network file system, where WAL's shared memory does not work."""
-    kind = filesystem(directory)
-    return "DELETE" if kind.startswith(_NETWORK) else "WAL"
+    return "DELETE" if network_filesystem(filesystem(directory)) else "WAL"
+
+
+def network_filesystem(kind: str) -> bool:
+    """Whether a type of file system is shared over a network."""
+    return kind.startswith(_NETWORK)
 
 
 def filesystem(path: Path) -> str:

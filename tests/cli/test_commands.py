@@ -17,7 +17,7 @@ NAMES = sorted(ROOT.commands)
 
 def test_the_commands_of_the_main_job_are_there() -> None:
     wanted = "init ingest label cluster evaluate ls show leaderboard sql export verify gc migrate demo rm"
-    assert set(NAMES) == {*wanted.split(), "compare", "copy", "repair", "report", "rerun", "selfcheck"}
+    assert set(NAMES) == {*wanted.split(), "compare", "copy", "doctor", "repair", "report", "rerun", "selfcheck"}
 
 
 @pytest.mark.parametrize("name", NAMES)

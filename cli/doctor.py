@@ -1,0 +1,29 @@
+"""doctor: are this store and this machine fit for the work?"""
+
+from __future__ import annotations
+
+import typer
+
+from . import options, output
+from .boundary import exit_code
+from .session import Session, command
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "doctor", example="qrp-store doctor --store postgresql://lab@db.example.org/qrp")(doctor)
+
+
+def doctor(session: Session, form: options.FormatOption = None) -> None:
+    """Probe machine, database and arrays, and say what to do about what is found.
+
+    It writes small objects of its own below the arrays' root and removes them. Exit 1 when there is a problem, or the
+    code of what keeps the store from being opened.
+    """
+    from qrp_store.doctor import doctor
+
+    report = doctor(session.store, session.arrays, progress=session.progress)
+    rows = output.table(output.document(report.findings), ("status", "check", "found", "advice"))
+    more = {"ok": report.ok} | ({} if report.error is None else {"error": report.error})
+    session.list(rows, form, report.schema, more)
+    if report.exit_kind is not None:
+        raise typer.Exit(exit_code(report.exit_kind))
