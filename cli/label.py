@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from .options import Dataset, Force, NoWait
+from .options import Dataset, Device, Force, NoWait, Workers
 from .session import Session, command
 
 Form = Literal[
@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
         example=(
             "qrp-store label objects.csv --dataset photos --concepts objects\n"
             "qrp-store label imagefolder/ --dataset photos --concepts classes --exclusive\n"
-            "qrp-store label instances_val2017.json --dataset coco --concepts things --match basename"
+            "qrp-store label instances_val2017.json --dataset coco --concepts things --match basename\n"
+            "qrp-store label --expert timm/efficientnet_lite0 --weights FILE --images photos/ --dataset photos "
+            "--concepts seen --top-k 5"
         ),
     )(label)
 
@@ -39,18 +41,25 @@ def register(app: typer.Typer) -> None:
 def label(
     session: Session,
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="SOURCE",
+            metavar="[SOURCE]",
             help="CSV, Parquet or JSONL with key,concept[,score][,group] or a column a concept; COCO, Open Images and "
-            "others (--format); an ImageFolder.",
+            "others (--format); an ImageFolder. Or nothing, with --expert.",
         ),
-    ],
+    ] = None,
+    *,
     dataset: Dataset,
     concepts: Annotated[str, typer.Option("--concepts", metavar="C", help="Name of the concept set.")],
     threshold: Annotated[
-        float, typer.Option("--threshold", metavar="T", help="A score counts when it is greater.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="T",
+            help="A score counts when it is greater; a segmenter's share of pixels, when it is as large.  "
+            "[default: 0.5; segmenters 0.01]",
+        ),
+    ] = None,
     group: Annotated[
         str | None, typer.Option("--group", metavar="G", help="Group of the concepts that the file gives none.")
     ] = None,
@@ -72,30 +81,73 @@ def label(
     max_concepts: Annotated[
         int, typer.Option("--max-concepts", metavar="N", help="Refuse a source with more different concepts.")
     ] = 100_000,
+    expert: Annotated[
+        str | None,
+        typer.Option("--expert", metavar="MODEL", help="Label --images by a model: torchvision/NAME or timm/NAME."),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="FOLDER", help="The images that --expert looks at.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="FILE|default", help="The expert's weights; default: the published.")
+    ] = "default",
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", metavar="K", help="Only a picture's K best categories count.")
+    ] = None,
+    activation: Annotated[
+        Literal["softmax", "sigmoid"], typer.Option("--activation", help="What makes probabilities of a classifier.")
+    ] = "softmax",
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Images at once through --expert.")] = 16,
+    workers: Workers = None,
+    device: Device = "auto",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave images that --expert cannot read without labels.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of an expert with --weights random.")] = 0,
     force: Force = False,
     no_wait: NoWait = False,
 ) -> None:
     """Store a concept set: which of many human concepts hold for each sample."""
-    from qrp_store.label import label
-
+    if (source is None) == (expert is None):
+        raise typer.BadParameter("name either a SOURCE or an --expert", param_hint="SOURCE")
+    if (expert is None) != (images is None):
+        raise typer.BadParameter("--expert and --images go together", param_hint="--images")
+    shared: dict[str, Any] = {
+        "dataset": dataset,
+        "concepts": concepts,
+        "group": group,
+        "exclusive": exclusive,
+        "ignore_unknown_keys": ignore_unknown_keys,
+        "names": names,
+        "match": match,
+        "force": force,
+        "wait": not no_wait,
+        "progress": session.progress,
+    }
     with session.open() as store:
-        report = label(
-            store,
-            source,
-            dataset=dataset,
-            concepts=concepts,
-            threshold=threshold,
-            group=group,
-            exclusive=exclusive,
-            ignore_unknown_keys=ignore_unknown_keys,
-            format=form,
-            names=names,
-            match=match,
-            max_concepts=max_concepts,
-            force=force,
-            wait=not no_wait,
-            progress=session.progress,
-        )
+        if source is not None:
+            from qrp_store.label import label
+
+            least = 0.5 if threshold is None else threshold
+            report = label(store, source, threshold=least, format=form, max_concepts=max_concepts, **shared)
+        else:
+            from qrp_store.label_expert import label_by_expert
+
+            report = label_by_expert(
+                store,
+                expert or "",
+                images=images or "",
+                weights=weights,
+                threshold=threshold,
+                top_k=top_k,
+                activation=activation,
+                skip_bad=skip_bad,
+                batch_size=batch_size,
+                workers=workers,
+                device=device,
+                seed=seed,
+                **shared,
+            )
     counts = f"{report.n_concepts:,} concepts, {report.n_labels:,} labels on {report.n_labelled_samples:,} samples"
     there = ", already there" if report.cached else ""
     session.show(report, f"{report.id}  {report.concepts}@{report.version} of {report.dataset}: {counts}{there}")

@@ -198,13 +198,24 @@ def numbered(
     vocabulary = Vocabulary(
         tuple(names[i] for i in order), tuple(numbers.group[i] for i in order), tuple(int(c) for c in counts)
     )
-    known = None
-    if any(len(p[0]) for p in verified):
-        looked = np.concatenate([p[0] for p in verified]), rank[np.concatenate([p[1] for p in verified])]
-        pair = np.unique(looked[0] * (len(names) + 1) + looked[1] + 1)
-        where, what = np.divmod(pair, len(names) + 1)
-        known = where, (what - 1).astype(np.int32)
+    known = _known(verified, rank, len(keys))
     return LabelTable(vocabulary, at, concept, scores, keys, known, tuple(unknown))
+
+
+def _known(
+    verified: list[tuple[np.ndarray, np.ndarray]], rank: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """What was looked at, sorted and unique; None when that is everything, or nothing is said of it."""
+    if not any(len(p[0]) for p in verified):
+        return None
+    at, concept = np.concatenate([p[0] for p in verified]), rank[np.concatenate([p[1] for p in verified])]
+    whole = np.zeros(n, bool)
+    whole[at[concept == ALL]] = True
+    if whole.all():
+        return None
+    width = len(rank)  # one more than there are concepts
+    at, concept = np.divmod(np.unique(at * width + concept + 1), width)
+    return at, (concept - 1).astype(np.int32)
 
 
 def _unique(at: np.ndarray, concept: np.ndarray, scores: np.ndarray, n_concepts: int) -> _Part:

@@ -113,6 +113,19 @@ def layout_problem(root: Root, spec: ArraySpec) -> str | None:
     return metadata_problem(root, spec.path, (spec.n, spec.dim), chunk, spec.dtype, DIMENSIONS)
 
 
+def whole_block(root: Root, spec: ArraySpec, index: int) -> Block | None:
+    """Block `index` as it lies there, recorded or not, when it is whole in itself; None when missing or damaged."""
+    start, count = spec.rows_of(index)
+    used = count * spec.dim * np.dtype(spec.dtype).itemsize
+    try:
+        found = read(root, _block_path(spec, index), used, _chunk_bytes(spec))
+    except NotFound:
+        return None
+    if isinstance(found, str):
+        return None
+    return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{found[1]:08x}")
+
+
 def save_array(root: Root, path: str, array: Array, *, replace: bool = False) -> str:
     """Store a whole array (1-d or more) at `path`; the checksum that comes back is what `load_array` asks for.
 

@@ -133,6 +133,15 @@ def get(catalog: Catalog, dataset: str, name: str, version: int | None = None) -
     )
 
 
+def scores(catalog: Catalog, dataset: str, mark: str) -> list[Mapping[str, Any]]:
+    """What ready concept sets of a dataset say of their expert's scores, those under this mark, newest first."""
+    query = sa.select(_a.provenance).join(t.concept_set, _s.artifact_pk == _a.pk)
+    query = query.join(t.dataset, t.dataset.c.pk == _s.dataset_pk).where(_a.state == "ready")
+    with catalog.read() as connection:
+        found = connection.execute(query.where(t.dataset.c.name == dataset).order_by(_a.pk.desc())).scalars().all()
+    return [known["scores"] for known in found if known.get("scores", {}).get("mark") == mark]
+
+
 def _pk(connection: sa.Connection, identifier: str) -> int:
     return int(connection.execute(sa.select(_a.pk).where(_a.id == identifier)).scalar_one())
 

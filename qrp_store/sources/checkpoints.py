@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +135,12 @@ class _Match:
         return not (self.missing or self.unmatched or self.misshapen)
 
 
-def load_state(path: Path, model: nn.Module, recipe: str = "auto", classifier: Sequence[str] = ()) -> Loaded:
+def load_state(
+    path: Path, model: nn.Module, recipe: str = "auto", classifier: Sequence[str] = (), *, whole: bool = False
+) -> Loaded:
     """Load a checkpoint into a model without its classifier; `classifier` names what was removed ("fc").
+
+    `whole`: the model has its classifier, and no layout drops one.
 
     Every tensor of the model must be found with its shape, and every tensor under the prefix must be used, dropped or
     the classifier's; else InvalidInput shows what does not match. `auto` takes the first layout that fits. Also
@@ -151,6 +155,8 @@ def load_state(path: Path, model: nn.Module, recipe: str = "auto", classifier: S
         raise InvalidInput(f"{path}: holds a {type(content).__name__}, expected a state dict")
     wanted = model.state_dict()
     candidates = list(RECIPES.values()) if recipe == "auto" else [RECIPES[recipe]]
+    if whole:
+        candidates = [replace(row, dropped=()) for row in candidates]
     matches = [match for row in candidates if (match := _match(content, row, wanted, classifier)) is not None]
     chosen = next((match for match in matches if match.complete), None)
     if chosen is None:

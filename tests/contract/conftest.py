@@ -73,7 +73,7 @@ class Qrp:
 
     def _server(self, words: Sequence[str]) -> tuple[IO[str], IO[str]]:
         """stdin and stdout of the process that runs this command line."""
-        heavy = "evaluate" in words or "--arch" in words or any(word.endswith(".pt") for word in words)
+        heavy = bool({"evaluate", "--arch", "--expert"} & set(words)) or any(word.endswith(".pt") for word in words)
         modules = HEAVY if heavy else LIGHT
         if modules not in self._servers:
             program = [sys.executable, "-c", f"import {modules}\n{SERVER}"]

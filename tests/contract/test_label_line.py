@@ -192,3 +192,22 @@ def test_too_many_concepts_are_taken_for_a_swapped_column(qrp: Any, store: Path,
     told = qrp.fails(4, "label", table, *WHERE, "--max-concepts", 4, store=store)
     assert "more than 4 different concepts" in told
     assert "swapped" in told
+
+
+def test_an_expert_labels_the_images_of_a_dataset(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    names = files.folder / "names.txt"
+    names.write_text("cat\ndog\n")
+    line = ("label", "--expert", "torchvision/squeezenet1_1", "--weights", "random", "--images", files.images(KEYS))
+    report = qrp.ok(*line, "--names", names, "--top-k", 1, *WHERE, store=store)
+    assert (report["n_concepts"], report["n_labels"], report["n_labelled_samples"]) == (2, 5, 5)
+    found = labels(sql, store)
+    assert {key for key, _ in found} == set(KEYS)
+    assert all(0.5 <= (score or 0) <= 1 for score in found.values())
+    assert qrp.ok(*line, "--names", names, "--top-k", 1, *WHERE, store=store)["cached"]
+
+
+def test_a_source_or_an_expert_is_a_matter_of_usage(qrp: Any, store: Path, files: Any) -> None:
+    table = files.labels([("a/1.png", "x")])
+    qrp.fails(2, "label", *WHERE, store=store)
+    qrp.fails(2, "label", table, "--expert", "torchvision/resnet18", *WHERE, store=store)
+    qrp.fails(2, "label", "--expert", "torchvision/resnet18", *WHERE, store=store)
