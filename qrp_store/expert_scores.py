@@ -127,7 +127,7 @@ class Scoring:
         found: dict[int, torch.Tensor | InvalidInput] = {}
         for position in positions:
             try:
-                found[position] = self.expert.prepare(decode_bytes(read_image(self.files[position].path)))
+                found[position] = self.expert.prepare(decode_bytes(read_image(self.files[position])))
             except InvalidInput as error:
                 found[position] = error
         return found
