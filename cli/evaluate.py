@@ -182,11 +182,11 @@ def _show(session: Session, report: Any) -> None:
     document["results"] = [
         {k: v for k, v in r.items() if v is not None or k not in BESIDE} for r in document["results"]
     ]
-    rows = [{**r, **_forward(r)} for r in document["results"]] or document["plan"]
+    rows = [{**r, **_forward(r)} for r in document["results"]]
     columns = [*SHOWN[:-1], *dict.fromkeys(k for r in rows for k in _forward(r)), SHOWN[-1]]
-    text = (
-        output.listing(output.table(rows, columns if report.results else None), "table", "") if rows else "no results"
-    )
+    text = _planned(report) if report.plan else "no results"
+    if rows:
+        text = output.listing(output.table(rows, columns), "table", "")
     # When everything failed the document is also a failure's: the first one's.
     failed = bool(report.errors) and not report.results and not report.plan
     session.show(document, text, without=("exit_kind",) if failed else ("exit_kind", "error"))
@@ -199,3 +199,20 @@ def _forward(result: dict[str, Any]) -> dict[str, float | None]:
     """The usual probes' scores over all concepts, as columns."""
     every = [f for f in result.get("forward") or () if f["concept_group"] == "(all)"]
     return {f"{f['probe']} {f['metric']}": f["value"] for f in every}
+
+
+def _planned(report: Any) -> str:
+    """A dry run's lines, and all of it together."""
+    hidden = ("memory_bytes", "rows")
+    lines = [{name: value for name, value in line.items() if name not in hidden} for line in report.plan]
+    whole = report.estimate
+    made = f"to make: {whole.clusterings_to_make} clusterings and {whole.results_to_make} results"
+    cost = f"about {_duration(whole.seconds)}, {whole.memory_bytes / 1e9:.1f} GB of memory, {whole.rows:,} rows of SQL"
+    there = f"{made} ({whole.results_there} results are there)"
+    return f"{output.listing(output.table(lines), 'table', '')}\n\n{there}\n{cost}, by {whole.by}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -18,6 +18,7 @@ from qrp_store.catalog import clusterings, concept_sets, datasets, embeddings, l
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.cluster import ClusterOptions, called, cluster_with
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
+from qrp_store.forecast import Estimate, forecast
 from qrp_store.grouped import Groups, grouped_spec, groups_of, split_by
 from qrp_store.imported import named, with_seed
 from qrp_store.probe import JoinedConcepts, ProbeRequest
@@ -40,6 +41,7 @@ class EvaluateReport:
     errors: tuple[dict[str, Any], ...]
     timings: dict[str, float]
     plan: tuple[dict[str, Any], ...] = ()
+    estimate: Estimate | None = None
     exit_kind: str | None = None
     error: dict[str, Any] | None = None
 
@@ -135,10 +137,11 @@ def evaluate(
             where = {"backbone": name, "clusters": asked.k if asked else None, "seed": seed}
             errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
     errors += [_nothing_to_explain(result) for result in done if result.nmi is None]
+    lines, estimate = forecast(store, plan, vocabularies, request, base, owner.n) if dry_run else ((), None)
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
     first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None
-    return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, tuple(plan), kind, first)
+    return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, lines, estimate, kind, first)
 
 
 def _nothing_to_explain(result: Result) -> dict[str, Any]:

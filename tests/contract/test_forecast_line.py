@@ -1,0 +1,55 @@
+"""evaluate --dry-run: what is there, what would run, and what it would cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+WHERE = ("evaluate", "--dataset", "photos", "--backbone", "sharp", "--epochs", 4, "--bootstrap", 50, "--dry-run")
+
+
+def test_what_is_there_costs_nothing(qrp: Any, world: Any) -> None:
+    report = qrp.ok(*WHERE, "-k", 6, store=world.store)
+    assert {(line["clustering"], line["result"]) for line in report["plan"]} == {("there", "there")}
+    estimate = report["estimate"]
+    assert (estimate["results_there"], estimate["results_to_make"], estimate["clusterings_to_make"]) == (2, 0, 0)
+    assert (estimate["seconds"], estimate["memory_bytes"], estimate["rows"]) == (0, 0, 0)
+
+
+def test_what_is_missing_is_counted_once_and_as_it_comes_out(qrp: Any, own: Path, sql: Any) -> None:
+    report = qrp.ok(*WHERE, "-k", 12, store=own)
+    estimate = report["estimate"]
+    assert (estimate["clusterings_to_make"], estimate["results_to_make"]) == (1, 2)
+    assert [line["rows"] > 400 for line in report["plan"]] == [True, False]
+    assert estimate["rows"] == sum(line["rows"] for line in report["plan"])
+    assert estimate["by"] == "earlier runs of this store"
+    assert 0 < estimate["seconds"] < 60
+    done = qrp.ok(*WHERE[:-1], "-k", 12, store=own)
+    marks = tuple(r["id"] for r in done["results"])
+    made = len(sql(own, "SELECT 1 FROM assignments WHERE clusters = 12")) + 12
+    for view in ("cluster_scores", "cluster_concepts"):
+        made += len(sql(own, f"SELECT 1 FROM {view} WHERE result_id IN (?, ?)", *marks))
+    assert made <= estimate["rows"] <= 1.5 * made
+
+
+def test_more_work_is_estimated_longer(qrp: Any, world: Any) -> None:
+    def seconds(*more: object) -> float:
+        return float(
+            qrp.ok(*WHERE, "--concepts", "objects", "--seed", 9, *more, store=world.store)["estimate"]["seconds"]
+        )
+
+    plain = seconds("-k", 50, "--epochs", 5000)
+    assert seconds("-k", 100, "--epochs", 5000) > 1.5 * plain
+    assert seconds("-k", 50, "--epochs", 5000, "--permutations", 3) > 3 * plain
+    assert seconds("-k", 50, "--epochs", 5000, "--ablate") > 3 * plain
+
+
+def test_a_store_without_history_says_that_it_assumes(qrp: Any, store: Path, files: Any) -> None:
+    qrp.ok("ingest", files.array([[i, i % 3] for i in range(60)]), "--dataset", "d", "--backbone", "b", store=store)
+    qrp.ok(
+        "label", files.labels([(i, f"c{i % 3}") for i in range(60)]), "--dataset", "d", "--concepts", "c", store=store
+    )
+    ran = qrp.run("evaluate", "--dataset", "d", "-k", 3, "--dry-run", store=store)
+    assert ran.code == 0, ran.err
+    assert "to make: 1 clusterings and 1 results" in ran.out
+    assert "nothing has run in this store yet" in ran.out
