@@ -106,11 +106,11 @@ def copy(
 
 def remove(
     session: Session,
-    reference: Annotated[str, typer.Argument(metavar="NAME|ID", help="What to retire.")],
+    reference: Annotated[str, typer.Argument(metavar="NAME|ID", help="What to retire: also a dataset or backbone.")],
     cascade: Annotated[bool, typer.Option("--cascade", help="And everything made from it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what this would retire.")] = False,
 ) -> None:
-    """Retire an artifact: it no longer shows, and `gc` deletes what nothing needs."""
+    """Retire a thing: it no longer shows, and `gc` deletes what nothing needs; results leave a tombstone."""
     from qrp_store.maintain import retire
 
     with session.open() as store:

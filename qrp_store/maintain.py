@@ -87,20 +87,21 @@ def gc(store: Store, *, dry_run: bool = False) -> GcReport:
 
 
 def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = False) -> RetireReport:
-    """Make an artifact (`cascade`: and everything made from it) show no more. Nothing happens without `yes`."""
+    """Make a thing (`cascade`: and everything made from it) show no more. Nothing happens without `yes`.
+
+    A retired dataset's keys are deleted by `gc`; a dataset or backbone of that name can be made anew.
+    """
     found = references.resolve(store.catalog, reference)
-    if found.kind in ("dataset", "backbone"):
-        raise InvalidInput(f"{reference!r} is a {found.kind}", hint="retire its embeddings: qrp-store ls embeddings")
     if found.state != "ready":
         raise InvalidInput(f"{found.id} is retired already")
-    users = upkeep.dependants(store.catalog, found.id)
+    users = upkeep.dependants(store.catalog, found)
     if users and not cascade:
         shown = ", ".join(f"{identifier} ({name})" for identifier, _, name in users[:8])
         raise InvalidInput(f"{len(users)} things were made from {found.id}: {shown}", hint="--cascade retires them too")
     wanted = [*(identifier for identifier, _, _ in users), found.id]
     if not yes:
         raise InvalidInput(f"this would retire {', '.join(wanted)}", hint="--yes does it")
-    upkeep.retire(store.catalog, wanted)
+    upkeep.retire(store.catalog, wanted, found)
     return RetireReport(tuple(wanted))
 
 

@@ -20,6 +20,8 @@ DOCUMENT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
 def upgrade() -> None:
+    for table in ("dataset", "backbone"):
+        op.add_column(table, sa.Column("retired_at", sa.Text(), nullable=True))
     _scores()
     triggers_0001.belongs_to_result("concept_score")
 

@@ -59,8 +59,11 @@ def _dataset(row: sa.RowMapping) -> Dataset:
 
 
 def dataset_pk(connection: sa.Connection, identifier: str) -> int:
-    """The key of a dataset's row."""
-    return int(connection.execute(sa.select(_d.pk).where(_d.id == identifier)).scalar_one())
+    """The key of a dataset's row. Raises NotFound when the dataset was retired: nothing more is made of it."""
+    row = connection.execute(sa.select(_d.pk, _d.name, _d.retired_at).where(_d.id == identifier)).one()
+    if row.retired_at is not None:
+        raise NotFound(f"dataset {row.name!r} was retired meanwhile", hint="qrp-store ls datasets")
+    return int(row.pk)
 
 
 def stage_dataset(
@@ -126,8 +129,9 @@ def publish_dataset(connection: sa.Connection, dataset: Dataset) -> int:
         connection.execute(sa.select(t.dataset).where(_d.name == dataset.name, _d.state == "ready")).mappings().first()
     )
     if row is None:
-        connection.execute(t.dataset.update().where(_d.id == dataset.id).values(state="ready"))
-        return dataset_pk(connection, dataset.id)
+        pk = dataset_pk(connection, dataset.id)
+        connection.execute(t.dataset.update().where(_d.pk == pk).values(state="ready"))
+        return pk
     if row["fingerprint"] != dataset.fingerprint:
         raise InvalidInput(
             f"dataset {dataset.name!r} was made meanwhile with other keys (or the same in another order)",
@@ -211,7 +215,7 @@ def publish_backbone(connection: sa.Connection, backbone: Backbone) -> int:
         .first()
     )
     if row is None:
-        connection.execute(t.backbone.update().where(_b.id == backbone.id).values(state="ready"))
+        connection.execute(t.backbone.update().where(_b.id == backbone.id).values(state="ready", retired_at=None))
         return int(connection.execute(sa.select(_b.pk).where(_b.id == backbone.id)).scalar_one())
     require_same_backbone(_backbone(row), backbone.spec)
     return int(row["pk"])

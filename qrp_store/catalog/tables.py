@@ -85,12 +85,14 @@ dataset = Table(
     Column("name", Text, nullable=False),
     Column("n", BigInteger, nullable=False),
     Column("fingerprint", Text, nullable=False),
-    # writing: samples are going in; staged: all in, no embedding committed yet; ready: visible
+    # writing: samples are going in; staged: all in, no embedding committed yet; ready: visible; writing again, with
+    # retired_at: retired
     Column("state", Text, nullable=False),
     Column("image_root", Text),
     Column("created_at", Text, nullable=False),
     Column("created_at_seconds", Float, nullable=False),
     Column("created_by", Text, nullable=False),
+    Column("retired_at", Text),
     CheckConstraint("state IN ('writing', 'staged', 'ready')", name="state"),
 )
 # Partial on Postgres too (see the migration); naming its dialect here would import it for every look at SQLite.
@@ -129,10 +131,11 @@ backbone = Table(
     Column("name", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
     Column("spec", Document, nullable=False),
-    Column("state", Text, nullable=False),
+    Column("state", Text, nullable=False),  # staged, with retired_at: retired
     Column("created_at", Text, nullable=False),
     Column("created_at_seconds", Float, nullable=False),
     Column("created_by", Text, nullable=False),
+    Column("retired_at", Text),
     CheckConstraint("state IN ('staged', 'ready')", name="state"),
 )
 Index(

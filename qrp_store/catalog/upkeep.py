@@ -13,6 +13,7 @@ from qrp_store.catalog import tables as t
 from qrp_store.catalog.clock import now_seconds, now_text
 from qrp_store.catalog.engine import Catalog
 from qrp_store.catalog.owner import Owner, is_gone
+from qrp_store.catalog.references import Reference
 
 GRACE_SECONDS = 24 * 3600.0
 _a = t.artifact.c
@@ -87,17 +88,18 @@ def remove_rows(catalog: Catalog, kept: Kept) -> int:
 
 
 def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
-    """Delete datasets and backbones that were staged long ago and that no embedding came of; returns how many."""
+    """Delete what was staged long ago and never came to anything, and the samples of retired datasets; returns how
+    many datasets and backbones that were. A retired one's own row stays, as what results are a tombstone of."""
     found = 0
-    used = {
-        t.dataset: sa.select(t.embedding.c.dataset_pk),
-        t.backbone: sa.select(t.embedding.c.backbone_pk),
-    }
-    for table, users in used.items():
+    owners = sa.union_all(*(sa.select(own.c.dataset_pk) for own in OWN.values()))
+    for table, users in ((t.dataset, owners), (t.backbone, sa.select(t.embedding.c.backbone_pk))):
         c = table.c
-        stale = sa.and_(c.state != "ready", now_seconds() - c.created_at_seconds > GRACE_SECONDS, c.pk.not_in(users))
+        old = now_seconds() - c.created_at_seconds > GRACE_SECONDS
+        stale = sa.and_(c.state != "ready", sa.or_(c.retired_at.is_not(None), old), c.pk.not_in(users))
+        emptied = sa.exists().where(t.sample.c.dataset_pk == t.dataset.c.pk)
+        gone = sa.or_(stale, sa.and_(c.retired_at.is_not(None), emptied)) if table is t.dataset else stale
         with catalog.read() as connection:
-            pks = list(connection.execute(sa.select(c.pk).where(stale)).scalars())
+            pks = list(connection.execute(sa.select(c.pk).where(gone)).scalars())
         found += len(pks)
         for pk in [] if dry_run else pks:
             if table is t.dataset:
@@ -163,33 +165,52 @@ def saved_arrays(catalog: Catalog, pk: int, kind: str) -> list[tuple[str, str]]:
         return [(path, checksum) for path, checksum in connection.execute(query) if path is not None]
 
 
-def dependants(catalog: Catalog, identifier: str) -> list[tuple[str, str, str]]:
-    """(id, kind, name) of the ready artifacts made from one, directly or not, those that depend on most first."""
+def dependants(catalog: Catalog, of: Reference) -> list[tuple[str, str, str]]:
+    """(id, kind, name) of the ready artifacts made from a thing, directly or not, those that depend on most first."""
     with catalog.read() as connection:
-        pk = connection.execute(sa.select(_a.pk).where(_a.id == identifier)).scalar_one()
-        clusterings = sa.select(t.clustering.c.artifact_pk).where(
-            sa.or_(t.clustering.c.embedding_pk == pk, t.clustering.c.artifact_pk == pk)
-        )
-        results = sa.select(t.result.c.artifact_pk).where(
-            sa.or_(
-                t.result.c.clustering_pk.in_(clusterings),
-                t.result.c.artifact_pk.in_(
-                    sa.select(t.result_concept_set.c.result_pk).where(t.result_concept_set.c.concept_set_pk == pk)
-                ),
-            )
-        )
+        clusterings, results = t.clustering.c, t.result.c
+        if of.kind == "dataset":
+            pk = sa.select(t.dataset.c.pk).where(t.dataset.c.id == of.id).scalar_subquery()
+            groups = [sa.select(own.c.artifact_pk).where(own.c.dataset_pk == pk) for own in reversed(OWN.values())]
+        else:
+            own = sa.select(_a.pk).where(_a.id == of.id)
+            if of.kind == "backbone":
+                key = sa.select(t.backbone.c.pk).where(t.backbone.c.id == of.id).scalar_subquery()
+                own = sa.select(t.embedding.c.artifact_pk).where(t.embedding.c.backbone_pk == key)
+            grouped = sa.or_(clusterings.embedding_pk.in_(own), clusterings.artifact_pk.in_(own))
+            made = sa.select(clusterings.artifact_pk).where(grouped)
+            used = t.result_concept_set.c
+            described = sa.select(used.result_pk).where(used.concept_set_pk.in_(own))
+            scored = sa.or_(results.clustering_pk.in_(made), results.artifact_pk.in_(described))
+            groups = [sa.select(results.artifact_pk).where(scored), made, own]
         found = []
-        for users in (results, clusterings):
-            query = sa.select(_a.id, _a.kind, _a.name).where(_a.pk.in_(users), _a.state == "ready", _a.pk != pk)
+        for users in groups:
+            query = sa.select(_a.id, _a.kind, _a.name).where(_a.pk.in_(users), _a.state == "ready", _a.id != of.id)
             found += [(row[0], row[1], row[2]) for row in connection.execute(query.order_by(_a.pk))]
         return found
 
 
-def retire(catalog: Catalog, identifiers: list[str]) -> None:
-    """Make ready artifacts retired, all or none."""
+def retire(catalog: Catalog, identifiers: list[str], owner: Reference | None = None) -> None:
+    """Make ready artifacts retired, and with them the dataset or backbone that owns them all: all or none.
+
+    What is being made of a retired dataset fails at its next step.
+    """
     with catalog.write() as connection:
         connection.execute(
             t.artifact.update()
             .where(_a.id.in_(identifiers), _a.state == "ready")
             .values(state="retired", retired_at=now_text())
+        )
+        if owner is None or owner.kind not in ("dataset", "backbone"):
+            return
+        table, column, state = t.backbone, "backbone_pk", "staged"
+        owning = [t.embedding]
+        if owner.kind == "dataset":
+            table, column, state, owning = t.dataset, "dataset_pk", "writing", list(OWN.values())
+        connection.execute(table.update().where(table.c.id == owner.id).values(state=state, retired_at=now_text()))
+        key = sa.select(table.c.pk).where(table.c.id == owner.id).scalar_subquery()
+        begun = sa.union_all(*(sa.select(own.c.artifact_pk).where(own.c[column] == key) for own in owning))
+        error = f"{owner.kind} {owner.name!r} was retired meanwhile"
+        connection.execute(
+            t.artifact.update().where(_a.pk.in_(begun), _a.state == "writing").values(state="failed", error=error)
         )

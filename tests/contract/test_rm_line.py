@@ -1,0 +1,71 @@
+"""rm of datasets and backbones, and what gc leaves of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(("name", "n"), [("photos", 1 + 3 + 2 + 9 + 19), ("sharp", 1 + 1 + 3 + 7)])
+def test_a_dataset_or_backbone_is_retired_with_everything_made_of_it(
+    qrp: Any, own: Path, world: Any, sql: Any, name: str, n: int
+) -> None:
+    assert "--cascade" in qrp.fails(4, "rm", name, "--yes", store=own)
+    assert "--yes" in qrp.fails(4, "rm", name, "--cascade", store=own)
+    assert len(sql(own, "SELECT * FROM embeddings")) == 3
+    assert len(qrp.ok("rm", name, "--cascade", "--yes", store=own)["retired"]) == n
+    qrp.fails(3, "rm", name, "--cascade", "--yes", store=own)
+    left = 0 if name == "photos" else 2
+    assert len(sql(own, "SELECT DISTINCT backbone FROM leaderboard")) == left
+    assert len(qrp.rows("ls", "backbones", store=own)) == (3 if name == "photos" else 2)
+    assert len(qrp.rows("ls", "datasets", store=own)) == (0 if name == "photos" else 1)
+    qrp.ok("gc", store=own)
+    assert qrp.ok("gc", store=own)["rows"] == 0
+    assert qrp.ok("verify", "--deep", store=own)["problems"] == []
+    retired = sql(own, "SELECT id, nmi FROM result_versions WHERE state = 'retired'")
+    assert len(retired) == (19 if name == "photos" else 7)
+    if name == "photos":  # withdrawn images leave nothing behind: neither keys nor vectors nor labels
+        for table in ("sample", "image_file", "label", "assignment", "block"):
+            assert sql(own, f"SELECT * FROM {table}") == []
+        assert {p.parent.name for p in (own / "arrays").rglob("*") if p.is_file()} == {"arrays"}
+
+
+def test_what_was_retired_can_be_made_again_under_its_name(qrp: Any, own: Path, world: Any, files: Any) -> None:
+    keys = files.keys(world.keys)
+    again = ("ingest", files.array(world.rows["sharp"]), "--keys", keys, "--dataset", "photos", "--backbone", "sharp")
+    qrp.ok("rm", "sharp", "--cascade", "--yes", store=own)
+    made = qrp.ok(*again, store=own)
+    assert (made["version"], made["cached"]) == (2, False)
+    qrp.ok("rm", "photos", "--cascade", "--yes", store=own)
+    qrp.ok("gc", store=own)
+    made = qrp.ok(*again, store=own)
+    assert (made["version"], made["cached"]) == (3, False)
+    assert [row["name"] for row in qrp.rows("ls", "datasets", store=own)] == ["photos"]
+    assert qrp.ok("verify", "--deep", store=own)["problems"] == []
+
+
+def test_what_was_being_made_of_a_retired_dataset_is_refused(qrp: Any, own: Path, world: Any, sql: Any) -> None:
+    from qrp_store.catalog import concept_sets, datasets, lease
+    from qrp_store.errors import QrpStoreError
+    from qrp_store.records import Spec
+    from qrp_store.store import open_store
+
+    with open_store(str(own)) as store:
+        dataset = datasets.get_dataset(store.catalog, "photos")
+        spec = Spec("concepts", "late", concept_sets.series("photos", "late"), {"source": "x"})
+        claimed = lease.claim(store.catalog, spec)
+        assert isinstance(claimed, lease.Claim)
+        qrp.ok("rm", "photos", "--cascade", "--yes", store=own)
+        with pytest.raises(QrpStoreError, match="was retired meanwhile"):
+            concept_sets.write(
+                store.catalog, claimed, dataset, concept_sets.Vocabulary((), (), ()), _none(), exclusive=False
+            )
+    assert sql(own, "SELECT * FROM labels") == []
+
+
+def _none() -> Any:
+    import numpy as np
+
+    return np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0)
