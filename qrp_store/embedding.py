@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qrp_store.arrays import arrays
 from qrp_store.arrays.root import Root
-from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.records import StoredEmbedding
+from qrp_store.samples import shown
 
 if TYPE_CHECKING:
     import dask.array
@@ -22,9 +24,16 @@ Rows = slice | int | Sequence[int] | np.ndarray
 class Embedding:
     """A ready embedding, shape (n, dim); row i is the dataset's sample at position i, NaN where it has no vector."""
 
-    def __init__(self, root: Root, stored: StoredEmbedding) -> None:
+    def __init__(self, root: Root, stored: StoredEmbedding, keys: Callable[[], list[str]] | None = None) -> None:
         self._root = root
         self.stored = stored
+        self._read_keys = keys
+        self._keys: list[str] | None = None
+        self._places: dict[str, int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process gets no catalog, and keys only when they have been read.
+        return {**self.__dict__, "_read_keys": None, "_places": None}
 
     def __repr__(self) -> str:
         return f"<Embedding {self.stored.artifact.id} {self.shape} {self.dtype}>"
@@ -60,10 +69,35 @@ class Embedding:
             return row
         wanted = np.asarray(rows)
         if wanted.dtype == bool:
+            if wanted.shape != (n,):
+                raise IndexError(f"a mask of shape {wanted.shape} for {n} rows")
             wanted = np.flatnonzero(wanted)
+        if wanted.size and wanted.dtype.kind not in "iu":
+            raise IndexError(f"rows are picked by position, not by {wanted.dtype}")
         if wanted.size and (wanted.min() < -n or wanted.max() >= n):
             raise IndexError(f"rows outside 0…{n - 1}")
         return self._gather(wanted.astype(np.int64) % max(n, 1))
+
+    @property
+    def keys(self) -> list[str]:
+        """The samples' keys in order of position, read from the catalog once."""
+        if self._keys is None:
+            if self._read_keys is None:
+                raise Unavailable("the keys are in the catalog", hint="ask an embedding that store.embedding() gave")
+            self._keys = self._read_keys()
+        return self._keys
+
+    def by_key(self, keys: str | Sequence[str]) -> np.ndarray:
+        """The row of one key, shape (dim,), or of several, shape (len(keys), dim). Raises NotFound naming the first
+        key that the dataset does not have."""
+        if self._places is None:
+            self._places = {key: position for position, key in enumerate(self.keys)}
+        asked = [keys] if isinstance(keys, str) else list(keys)
+        missing = next((key for key in asked if key not in self._places), None)
+        if missing is not None:
+            raise NotFound(f"dataset {self.stored.dataset.name!r} has no key {shown(missing)}")
+        rows = self._gather(np.array([self._places[key] for key in asked], np.int64))
+        return rows[0] if isinstance(keys, str) else rows
 
     def block(self, index: int) -> np.ndarray:
         """The rows of one block, shape (rows, dim), verified against the catalog."""
@@ -88,26 +122,16 @@ class Embedding:
         whole: dask.array.Array = da.concatenate(parts)
         return whole
 
-    def torch(self) -> torch.utils.data.Dataset[Any]:
-        """As a map-style torch dataset of rows (float tensors of shape (dim,))."""
+    def torch(self, streaming: bool = False, seed: int | None = None) -> torch.utils.data.Dataset[Any]:
+        """As a torch dataset of rows (tensors of shape (dim,)): map-style, or `streaming` block by block.
+
+        Streamed rows come in order, or with a `seed` shuffled by block and within it; DataLoader's workers share them.
+        """
         try:
-            import torch
-            from torch.utils.data import Dataset
+            from qrp_store.embedding_torch import MappedRows, StreamedRows
         except ImportError as error:
             raise Unavailable("this needs torch", hint="pip install 'qrp-store[cpu]'") from error
-        embedding = self
-
-        class Rows(Dataset[Any]):
-            def __len__(self) -> int:
-                return len(embedding)
-
-            def __getitem__(self, index: int) -> Any:
-                return torch.from_numpy(embedding[index])
-
-            def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-                return list(torch.from_numpy(embedding[np.asarray(indices)]))
-
-        return Rows()
+        return StreamedRows(self, seed) if streaming else MappedRows(self)
 
     def _range(self, start: int, stop: int) -> np.ndarray:
         spec = self.stored.array
@@ -125,8 +149,12 @@ class Embedding:
             raise InvalidInput(f"rows are picked by a list of positions, not by an array of shape {positions.shape}")
         spec = self.stored.array
         out = np.empty((len(positions), spec.dim), self.dtype)
-        numbers = positions // spec.block_rows
-        for index in np.unique(numbers):
-            at = np.flatnonzero(numbers == index)
-            out[at] = self.block(int(index))[positions[at] - int(index) * spec.block_rows]
+        order = np.argsort(positions, kind="stable")
+        ascending = positions[order]
+        numbers = ascending // spec.block_rows
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+        for start, stop in pairwise([*starts, len(positions)]):
+            index = int(numbers[start])
+            wanted = ascending[start:stop] - index * spec.block_rows
+            out[order[start:stop]] = arrays.read_rows(self._root, spec, self.stored.blocks[index], wanted)
         return out

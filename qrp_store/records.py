@@ -123,6 +123,8 @@ class Block:
     """One chunk of an embedding: rows [start, start + rows) of the array, as one stored object.
 
     `checksum` is the crc32c of the rows' bytes as 8 hex digits; `bad` are the array positions without a vector.
+    `rolling` holds (little-endian, 4 bytes each) the crc32c of everything up to the end of each few rows, so that a few
+    rows can be read and verified alone; None for blocks of older stores.
     """
 
     index: int
@@ -131,6 +133,7 @@ class Block:
     nbytes: int
     checksum: str
     bad: tuple[int, ...] = ()
+    rolling: bytes | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from qrp_store.arrays.root import IDENTITY
-from qrp_store.catalog import embeddings, query, schema
+from qrp_store.catalog import datasets, embeddings, query, schema
 from qrp_store.catalog.engine import Catalog
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
 from qrp_store.records import Table
@@ -107,7 +107,8 @@ class Store:
 
         if version is None:
             backbone, version = split_version(backbone)
-        return Embedding(self.arrays, embeddings.get(self.catalog, dataset, backbone, version))
+        stored = embeddings.get(self.catalog, dataset, backbone, version)
+        return Embedding(self.arrays, stored, lambda: datasets.keys(self.catalog, stored.dataset))
 
     def sql(self, statement: str, parameters: tuple[Any, ...] = ()) -> Rows:
         """The rows of one SELECT over the views. The database refuses to write."""

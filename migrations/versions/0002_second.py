@@ -22,6 +22,7 @@ DOCUMENT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 def upgrade() -> None:
     for table in ("dataset", "backbone"):
         op.add_column(table, sa.Column("retired_at", sa.Text(), nullable=True))
+    op.add_column("block", sa.Column("rolling", sa.LargeBinary(), nullable=True))
     _scores()
     triggers_0001.belongs_to_result("concept_score")
 

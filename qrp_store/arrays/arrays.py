@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qrp_store.arrays.chunk import CRC_BYTES, crc32c, encode, octets, read
+from qrp_store.arrays.chunk import CRC_BYTES, crc32c, encode, extend, octets, read, rolling_crc32c
 from qrp_store.arrays.metadata import metadata_problem, put_metadata, read_metadata
 from qrp_store.arrays.root import Root
 from qrp_store.errors import Corrupt, InvalidInput, NotFound
@@ -17,6 +17,7 @@ from qrp_store.records import ArraySpec, Block
 
 Array = npt.NDArray[Any]
 BLOCK_BYTES = 16 << 20
+PIECE_BYTES = 16 << 10  # smaller: checksums in Python take longer than reading; larger: rows cost more
 WHOLE_CHUNK_BYTES = 64 << 20
 DIMENSIONS = ("sample", "feature")
 _REPAIR = "run `qrp-store repair`, restore the arrays from a backup, or ingest again"
@@ -74,11 +75,13 @@ def write_block(
             raise InvalidInput(f"array {spec.path}, block {index}: bad positions {positions} lie outside it")
         rows = rows.copy()
         rows[np.array(positions) - start] = np.nan if rows.dtype.kind == "f" else 0
-    parts, own = encode(octets(rows), _chunk_bytes(spec))
+    data = octets(rows)
+    rolling = rolling_crc32c(data, _piece_rows(spec) * _row_bytes(rows.shape, rows.dtype))
+    parts, own = encode(data, _chunk_bytes(spec), int(rolling[-1]))
     if expect is not None and f"{own:08x}" != expect:
         raise Corrupt(f"array {spec.path}: block {index} comes out with other bytes (crc32c {own:08x}, not {expect})")
     root.put(_block_path(spec, index), *parts, replace=replace, durable=durable)
-    return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{own:08x}", positions)
+    return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{own:08x}", positions, rolling.tobytes())
 
 
 def read_block(root: Root, spec: ArraySpec, block: Block) -> Array:
@@ -93,6 +96,35 @@ def read_block(root: Root, spec: ArraySpec, block: Block) -> Array:
     if isinstance(found, str):
         raise Corrupt(f"array {spec.path}: block {block.index} {found}", hint=_REPAIR)
     return found.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(block.rows, spec.dim)
+
+
+def read_rows(root: Root, spec: ArraySpec, block: Block, rows: npt.NDArray[np.int64]) -> Array:
+    """Rows of a recorded block by their number inside it (ascending), shape (len(rows), dim), verified as every read.
+
+    Only the pieces around them are read, where the block's rolling checksums are known and few pieces are wanted.
+    """
+    per = _piece_rows(spec)
+    pieces = (rows // per).tolist()
+    if block.rolling is None or 2 * len(set(pieces)) * per > block.rows:
+        return read_block(root, spec, block)[rows]
+    dtype = np.dtype(spec.dtype).newbyteorder("<")
+    width, last = spec.dim * dtype.itemsize, block.rows - 1
+    numbers = sorted(set(pieces))
+    spans = [(piece * per * width, (min(piece * per + per, last + 1)) * width) for piece in numbers]
+    try:
+        parts = root.read_ranges(_block_path(spec, block.index), spans)
+    except NotFound as error:
+        raise Corrupt(f"array {spec.path}: block {block.index} is missing", hint=_REPAIR) from error
+    rolling = np.frombuffer(block.rolling, "<u4")
+    if int(f"0x{block.checksum}", 16) != rolling[-1]:
+        raise Corrupt(f"array {spec.path}: block {block.index} has rolling checksums of another block", hint=_REPAIR)
+    for piece, part, (low, high) in zip(numbers, parts, spans, strict=True):
+        if len(part) != high - low or extend(int(rolling[piece - 1]) if piece else 0, part) != rolling[piece]:
+            what = "is not the one recorded, or damaged: its rows do not match their crc32c"
+            raise Corrupt(f"array {spec.path}: block {block.index} {what}", hint=_REPAIR)
+    at = {piece: place * per for place, piece in enumerate(numbers)}
+    held = np.frombuffer(b"".join(parts), dtype).reshape(-1, spec.dim)
+    return held[[at[piece] + row - piece * per for piece, row in zip(pieces, rows.tolist(), strict=True)]]
 
 
 def verify_block(root: Root, spec: ArraySpec, block: Block, deep: bool) -> str | None:
@@ -185,6 +217,11 @@ def _read(root: Root, spec: ArraySpec, block: Block) -> npt.NDArray[np.uint8] | 
     if f"{own:08x}" != block.checksum:  # whole in itself, but another block's bytes
         return f"is not the one recorded (crc32c {own:08x}, not {block.checksum})"
     return data
+
+
+def _piece_rows(spec: ArraySpec) -> int:
+    """Rows that a rolling checksum covers more than the one before."""
+    return max(1, PIECE_BYTES // (spec.dim * np.dtype(spec.dtype).itemsize))
 
 
 def _chunk_rows(spec: ArraySpec) -> int:

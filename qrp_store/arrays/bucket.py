@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,15 @@ class Bucket:
                 if room < len(piece):
                     yield done + 1
                     return
+
+    def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        import obstore
+
+        starts, ends = [start for start, _ in spans], [stop for _, stop in spans]
+        with self._translated("read", path):
+            return [
+                bytes(part) for part in obstore.get_ranges(self._client(), checked_path(path), starts=starts, ends=ends)
+            ]
 
     def size(self, path: str) -> int:
         import obstore

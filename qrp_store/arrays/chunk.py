@@ -22,7 +22,7 @@ Octets = npt.NDArray[np.uint8]
 
 
 @cache
-def _extend() -> Callable[[int, Any], int]:
+def _extender() -> Callable[[int, Any], int]:
     try:
         import google_crc32c
     except ImportError as error:
@@ -30,12 +30,26 @@ def _extend() -> Callable[[int, Any], int]:
     return google_crc32c.extend  # type: ignore[no-any-return]
 
 
+def extend(before: int, data: bytes) -> int:
+    """The checksum of a few bytes after those with checksum `before`."""
+    return _extender()(before, data)
+
+
 def crc32c(data: Octets, before: int = 0) -> int:
     """The checksum of contiguous bytes; `before` is the checksum of what precedes them."""
-    extend = _extend()
+    extend = _extender()
     for offset in range(0, data.size, _PIECE):  # the C code keeps the GIL: other threads get a turn between pieces
         before = extend(before, data[offset : offset + _PIECE])
     return before
+
+
+def rolling_crc32c(data: Octets, step: int) -> npt.NDArray[np.uint32]:
+    """The checksum of everything up to the end of each `step` bytes; the last one is that of all."""
+    extend, own = _extender(), 0
+    rolling = np.empty(-(-data.size // step), "<u4")
+    for piece in range(len(rolling)):
+        rolling[piece] = own = extend(own, data[piece * step : (piece + 1) * step])
+    return rolling
 
 
 def octets(array: npt.NDArray[Any]) -> Octets:
@@ -44,10 +58,10 @@ def octets(array: npt.NDArray[Any]) -> Octets:
     return little.reshape(-1).view(np.uint8)
 
 
-def encode(data: Octets, chunk_bytes: int) -> tuple[tuple[memoryview, ...], int]:
-    """The parts to store for a chunk that begins with `data`, and the crc32c of `data` alone."""
+def encode(data: Octets, chunk_bytes: int, own: int | None = None) -> tuple[tuple[memoryview, ...], int]:
+    """The parts to store for a chunk that begins with `data`, and the crc32c of `data` alone (`own` when known)."""
     padding = np.zeros(chunk_bytes - data.size, np.uint8)
-    own = crc32c(data)
+    own = crc32c(data) if own is None else own
     check = np.array([crc32c(padding, own)], "<u4").view(np.uint8)
     return (data.data, padding.data, check.data), own
 

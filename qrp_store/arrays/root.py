@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -59,6 +59,10 @@ class Root(Protocol):
 
         It ends early when the object is shorter, and with len(out) + 1 when it is longer. NotFound when there is none.
         """
+        ...
+
+    def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The object's bytes [start, stop) of each span; shorter where the object ends. NotFound when there is none."""
         ...
 
     def size(self, path: str) -> int:

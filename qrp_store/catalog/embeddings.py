@@ -55,7 +55,7 @@ def begin(
 def _blocks(connection: sa.Connection, pk: int) -> tuple[Block, ...]:
     query = sa.select(t.block).where(_k.embedding_pk == pk).order_by(_k.number)
     return tuple(
-        Block(r["number"], r["first_row"], r["n_rows"], r["n_bytes"], r["checksum"], tuple(r["bad"]))
+        Block(r["number"], r["first_row"], r["n_rows"], r["n_bytes"], r["checksum"], tuple(r["bad"]), r["rolling"])
         for r in connection.execute(query).mappings()
     )
 
@@ -80,6 +80,7 @@ def record_block(
                 n_bytes=block.nbytes,
                 checksum=block.checksum,
                 bad=list(block.bad),
+                rolling=block.rolling,
             )
         )
         rows = list(files)

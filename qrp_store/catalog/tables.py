@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     SmallInteger,
     Table,
     Text,
@@ -205,6 +206,7 @@ block = Table(
     Column("n_bytes", BigInteger, nullable=False),
     Column("checksum", Text, nullable=False),
     Column("bad", Document, nullable=False),
+    Column("rolling", LargeBinary),
 )
 
 concept_set = Table(

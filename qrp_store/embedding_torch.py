@@ -1,0 +1,54 @@
+"""An embedding as torch datasets, in a module of their own so that DataLoader's workers can unpickle them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+if TYPE_CHECKING:
+    from qrp_store.embedding import Embedding
+
+
+class MappedRows(Dataset[torch.Tensor]):
+    """Rows by position, each a tensor (dim,); a batch of positions is read at once."""
+
+    def __init__(self, embedding: Embedding) -> None:
+        self.embedding = embedding
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(self.embedding[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[torch.Tensor]:
+        return list(torch.from_numpy(self.embedding[np.asarray(indices)]))
+
+
+class StreamedRows(IterableDataset[torch.Tensor]):
+    """Rows in order, each a tensor (dim,), block by block; DataLoader's workers share the blocks among them.
+
+    With a `seed` the blocks, and the rows inside each, come in an order of their own.
+    """
+
+    def __init__(self, embedding: Embedding, seed: int | None) -> None:
+        self.embedding = embedding
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        numbers = np.arange(len(self.embedding.stored.blocks))
+        if self.seed is not None:
+            np.random.default_rng(self.seed).shuffle(numbers)
+        worker = get_worker_info()
+        for number in numbers if worker is None else numbers[worker.id :: worker.num_workers]:
+            rows = self.embedding.block(int(number))
+            if self.seed is not None:
+                rows = np.random.default_rng((self.seed, int(number))).permutation(rows)
+            yield from torch.from_numpy(rows)
