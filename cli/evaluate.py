@@ -13,7 +13,7 @@ from .boundary import exit_code
 from .session import Session, command
 
 SHOWN = ("backbone", "concepts", "clusters", "seed", "nmi", "nmi_ci_lo", "nmi_ci_hi", "mi_nats", "top1", "n_test", "id")
-BESIDE = ("forward",)
+BESIDE = ("forward", "curve", "thresholds")
 
 
 class _Lists(TyperCommand):
@@ -108,6 +108,15 @@ def evaluate(
     knn_queries: Annotated[
         int, typer.Option("--knn-queries", metavar="N", help="Test samples that --forward's kNN looks at; 0: all.")
     ] = 20_000,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve", help="Scores with less training data and random parts of the vocabulary, too."),
+    ] = False,
+    thresholds: Annotated[
+        str | None,
+        typer.Option("--thresholds", metavar="T,T…", help="Scores with only the labels above these scores, too."),
+    ] = None,
+    soft: Annotated[bool, typer.Option("--soft", help="Labels count by their score instead of 1.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do.")] = False,
     niter: opt.Niter = 25,
     sample: opt.Sample = None,
@@ -155,6 +164,9 @@ def evaluate(
             group_by=group_by,
             forward=forward,
             knn_queries=knn_queries,
+            curve=curve,
+            thresholds=_numbers(thresholds),
+            soft=soft,
             dry_run=dry_run,
             force=force,
             wait=not no_wait,
@@ -174,6 +186,13 @@ def evaluate(
     _show(session, report)
     if report.exit_kind is not None:
         raise typer.Exit(exit_code(report.exit_kind))
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in (text or "").split(",") if text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not numbers with commas between, like 0.6,0.8") from error
 
 
 def _show(session: Session, report: Any) -> None:

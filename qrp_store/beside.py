@@ -1,4 +1,4 @@
-"""What is scored beside a result when it is asked for, also later: the usual probes on the same stored split.
+"""What is scored beside a result when it is asked for, also later: the usual probes, a learning curve, thresholds.
 
 It takes no part in the result's fingerprint or setting, so that asking for it neither repeats a result nor parts a
 leaderboard.
@@ -16,6 +16,7 @@ from qrp_store import probe
 from qrp_store.catalog import beside as stored
 from qrp_store.catalog import clusterings, embeddings
 from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.curve import at_thresholds, check_thresholds, learning_curve
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.probe import JoinedConcepts, ProbeRequest
@@ -36,8 +37,13 @@ class Wanted:
 
     forward: bool = False
     queries: int = QUERIES
+    curve: bool = False
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        bad = [t for t in self.thresholds if not 0 <= t < 1]
+        if bad:
+            raise InvalidInput(f"--thresholds {bad[0]:g}: a threshold is at least 0 and below 1")
         if self.queries < 0:
             raise InvalidInput(f"--knn-queries {self.queries} must be at least 0 (0: all test samples)")
 
@@ -54,8 +60,9 @@ class Question:
     progress: Progress
 
 
-def check(store: Store, clustering: StoredClustering, wanted: Wanted) -> None:
-    """Raises InvalidInput when something that is wanted cannot be had beside results of this clustering."""
+def check(store: Store, clustering: StoredClustering, joined: JoinedConcepts, wanted: Wanted) -> None:
+    """Raises InvalidInput when something that is wanted cannot be had beside this clustering's and concepts' result."""
+    check_thresholds(joined, wanted.thresholds)
     if wanted.forward and clusterings.embedding_id(store.catalog, clustering.artifact.id) is None:
         raise InvalidInput(
             f"clustering {clustering.artifact.name!r} was imported: it has no embedding for a forward probe to look at",
@@ -68,7 +75,31 @@ def score_beside(question: Question, wanted: Wanted) -> Result:
     result = question.result
     if wanted.forward:
         result = replace(result, forward=tuple(_forward(question, wanted.queries)))
+    if wanted.curve:
+        result = replace(result, curve=tuple(_curve(question)))
+    if wanted.thresholds:
+        result = replace(result, thresholds=tuple(_thresholds(question, wanted.thresholds)))
     return result
+
+
+def _curve(question: Question) -> list[dict[str, Any]]:
+    """Rows of `curve_scores`; none for a result without a score."""
+    catalog, result, q = question.store.catalog, question.result, question
+    if result.nmi is not None and not stored.points(catalog, "curve", result.id):
+        rows = learning_curve(q.store, q.clustering, q.joined, q.request, result, q.progress)
+        stored.put_points(catalog, "curve", result.id, rows)
+    return stored.points(catalog, "curve", result.id)
+
+
+def _thresholds(question: Question, thresholds: tuple[float, ...]) -> list[dict[str, Any]]:
+    """Rows of `threshold_scores` at these thresholds; none for a result without a score."""
+    catalog, result, q = question.store.catalog, question.result, question
+    known = {row["threshold"] for row in stored.points(catalog, "thresholds", result.id)}
+    missing = sorted(set(thresholds) - known)
+    if result.nmi is not None and missing:
+        rows = at_thresholds(q.store, q.clustering, q.joined, q.request, missing, q.progress)
+        stored.put_points(catalog, "thresholds", result.id, rows)
+    return [row for row in stored.points(catalog, "thresholds", result.id) if row["threshold"] in thresholds]
 
 
 def _forward(question: Question, queries: int) -> list[dict[str, Any]]:

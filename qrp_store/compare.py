@@ -112,7 +112,9 @@ def _differs(a: Asked, b: Asked) -> tuple[str, ...]:
     options = [{k: v for k, v in spec["options"].items() if k not in _NO_TRAINING} for spec in (one, two)]
     # how the split is grouped is a matter of protocol; what K-means did is what is compared
     splits = [asked.clustering.artifact.spec["options"].get("grouping") for asked in (a, b)]
-    said += [f"{k} {options[0][k]} and {options[1][k]}" for k in sorted(options[0]) if options[0][k] != options[1][k]]
+    keys = sorted(options[0].keys() | options[1].keys())
+    first, second = ({k: option.get(k, False) for k in keys} for option in options)  # younger ones stand there if asked
+    said += [f"{k} {first[k]} and {second[k]}" for k in keys if first[k] != second[k]]
     if splits[0] != splits[1]:
         said.append("how the split is grouped")
     return tuple(said)

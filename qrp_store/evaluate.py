@@ -17,6 +17,7 @@ from qrp_store.beside import QUERIES, Question, Wanted, check, score_beside
 from qrp_store.catalog import clusterings, concept_sets, datasets, embeddings, lease, results
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.cluster import ClusterOptions, called, cluster_with
+from qrp_store.curve import flips as order_flips
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
 from qrp_store.forecast import Estimate, forecast
 from qrp_store.grouped import Groups, grouped_spec, groups_of, split_by
@@ -42,6 +43,7 @@ class EvaluateReport:
     timings: dict[str, float]
     plan: tuple[dict[str, Any], ...] = ()
     estimate: Estimate | None = None
+    flips: tuple[dict[str, Any], ...] = ()
     exit_kind: str | None = None
     error: dict[str, Any] | None = None
 
@@ -71,6 +73,9 @@ def evaluate(
     group_by: str | None = None,
     forward: bool = False,
     knn_queries: int = QUERIES,
+    curve: bool = False,
+    thresholds: Sequence[float] = (),
+    soft: bool = False,
     dry_run: bool = False,
     force: bool = False,
     wait: bool = True,
@@ -84,7 +89,9 @@ def evaluate(
     `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
     options. `permutations` adds a null distribution from so many controls; `ablate` each concept group's scores, alone
     and left out; `group_by` names a file of key,group rows whose groups are not torn apart by the split. `forward`
-    adds the usual probes, from embedding to concepts, the nearest neighbours of at most `knn_queries` samples (0: all).
+    adds the usual probes, from embedding to concepts, the nearest neighbours of at most `knn_queries` samples (0: all);
+    `curve` scores with less data and fewer concepts, `thresholds` those with surer labels only; `soft` takes labels by
+    their score instead of 1.
     `force` makes new versions of results, not of clusterings. One backbone's failure keeps the others.
     """
     started = time.perf_counter()
@@ -110,9 +117,10 @@ def evaluate(
         min_count=min_count,
         ablate=ablate,
         permutations=permutations,
+        soft=soft,
         device=clustering.get("device", "auto"),
     )
-    wanted = Wanted(forward=forward, queries=knn_queries)
+    wanted = Wanted(forward, knn_queries, curve, tuple(sorted(set(thresholds))))
     owner = datasets.get_dataset(store.catalog, dataset)
     names = list(backbones) or ([] if imported else embeddings.backbones(store.catalog, dataset))
     if not names and not imported:
@@ -138,10 +146,13 @@ def evaluate(
             errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
     errors += [_nothing_to_explain(result) for result in done if result.nmi is None]
     lines, estimate = forecast(store, plan, vocabularies, request, base, owner.n) if dry_run else ((), None)
+    flips = tuple(order_flips(done))
+    for flip in flips:
+        progress.note("with {fraction:g} of the {axis} {better} no longer stands before {worse}".format(**flip))
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
     first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None
-    return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, lines, estimate, kind, first)
+    return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, lines, estimate, flips, kind, first)
 
 
 def _nothing_to_explain(result: Result) -> dict[str, Any]:
@@ -272,7 +283,7 @@ class _Evaluation:
 
     def _result(self, clustering: StoredClustering, joined: JoinedConcepts, cluster_s: float) -> Result:
         """The result, found or made, with what is wanted beside it."""
-        check(self.store, clustering, self.wanted)
+        check(self.store, clustering, joined, self.wanted)
         result = self._probed(clustering, joined, cluster_s)
         asked = Question(self.store, result, clustering, joined, self.request, self.progress)
         return score_beside(asked, self.wanted)

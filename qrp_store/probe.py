@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qrp_store.probing.explain import Explanation
     from qrp_store.probing.metrics import Score
 
+_YOUNGER = ("soft",)
 NO_GROUP = "(none)"
 """What `group_scores` call the concepts that have no group."""
 
@@ -55,11 +56,12 @@ class ProbeRequest:
     device: str
     ablate: bool = False
     permutations: int = 0
+    soft: bool = False
 
     def document(self) -> dict[str, Any]:
-        """What changes a number, for the fingerprint."""
+        """What changes a number, for the fingerprint. Options younger than the first results stand there if asked."""
         own = {name: value for name, value in vars(self).items() if name not in ("options", "device")}
-        return {**vars(self.options), **own}
+        return {**vars(self.options), **{k: v for k, v in own.items() if v or k not in _YOUNGER}}
 
     @classmethod
     def of(cls, document: Mapping[str, Any], device: str) -> ProbeRequest:
@@ -225,7 +227,7 @@ class ProbeData:
 def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> ProbeData:
     """What a probe is trained and scored on. Raises InvalidInput for an empty part."""
     positions, clusters, parts = clusterings.assignments(store.catalog, clustering.artifact.id)
-    concepts = _concepts(store, joined, positions, request.min_count)
+    concepts = _concepts(store, joined, positions, request)
     x = concepts.matrix
     if request.labelled_only:
         kept = np.flatnonzero(np.diff(x.indptr))
@@ -293,8 +295,20 @@ def _labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
     return concept_sets.labels(catalog, identifier)
 
 
-def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_count: int) -> Concepts:
+def _scores(catalog: Catalog, concepts: StoredConcepts) -> np.ndarray:
+    """Each label's score, float32; one without a score counts as sure. Raises InvalidInput when none has any."""
+    scores = concept_sets.scores(catalog, concepts.artifact.id)
+    if len(scores) and np.isnan(scores).all():
+        raise InvalidInput(
+            f"concepts {concepts.artifact.name!r} have no scores: each holds or does not",
+            hint="without --soft and --thresholds; or label again with a score column",
+        )
+    return np.where(np.isnan(scores), np.float32(1), scores)
+
+
+def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, request: ProbeRequest) -> Concepts:
     """The joined concepts over these positions; those that hold for fewer than `min_count` are left out."""
+    min_count = request.min_count
     matrices: list[ConceptMatrix] = []
     names: list[str] = []
     groups: list[str | None] = []
@@ -304,6 +318,9 @@ def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, min_c
         at, concept = _labels(store.catalog, part.artifact.id)
         inside = at < n_rows
         whole = ConceptMatrix.from_pairs(at[inside], concept[inside], n_rows, part.n_concepts)
+        if request.soft:
+            scores = _scores(store.catalog, part)
+            whole = replace(whole, values=scores[inside])
         matrices.append(whole.take(positions))
         vocabulary = concept_sets.vocabulary(store.catalog, part.artifact.id)
         names += vocabulary.names

@@ -13,8 +13,9 @@ from qrp_store.store import Store
 class Result:
     """One probe result. Information in nats unless the name says bits; times in seconds.
 
-    `nmi` is None when all test samples are in one cluster: there is nothing to explain. `forward` holds
-    the usual probes' scores when they are asked for: rows of the view `forward_scores`.
+    `nmi` is None when all test samples are in one cluster: there is nothing to explain. `forward`,
+    `curve` and `thresholds` are there when asked for: rows of the views `forward_scores`, `curve_scores` and
+    `threshold_scores`.
     """
 
     id: str
@@ -62,6 +63,8 @@ class Result:
     cached: bool
     timings: dict[str, float]
     forward: tuple[dict[str, Any], ...] | None = None
+    curve: tuple[dict[str, Any], ...] | None = None
+    thresholds: tuple[dict[str, Any], ...] | None = None
 
 
 def stored_result(store: Store, identifier: str, *, cached: bool) -> Result:

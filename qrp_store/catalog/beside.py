@@ -48,7 +48,8 @@ def points(catalog: Catalog, what: str, result: str) -> list[dict[str, Any]]:
     table = _TABLES[what]
     shown = [c for c in table.c if c.name not in ("result_pk", "created_at")]
     query = sa.select(*shown).join(t.artifact, _a.pk == table.c.result_pk)
-    query = query.where(_a.id == result, _a.state == "ready").order_by(*reversed(shown[:1]), *shown[1:3])
+    query = query.where(_a.id == result, _a.state == "ready")
+    query = query.order_by(shown[0].desc(), *shown[1:3]) if what == "curve" else query.order_by(shown[0])
     with catalog.read() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
 

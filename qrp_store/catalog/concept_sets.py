@@ -169,3 +169,13 @@ def labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
         query = sa.select(_l.position, _l.concept).where(_l.concept_set_pk == _pk(connection, identifier))
         positions, concepts = bulk.fetch(connection, query.order_by(_l.position, _l.concept), (np.int64, np.int32))
     return positions, concepts
+
+
+def scores(catalog: Catalog, identifier: str) -> np.ndarray:
+    """The score of every label of a set, float32, NaN where there is none, in the order of `labels`."""
+    import numpy as np
+
+    with catalog.read() as connection:
+        query = sa.select(_l.score).where(_l.concept_set_pk == _pk(connection, identifier))
+        (found,) = bulk.fetch(connection, query.order_by(_l.position, _l.concept), (np.float32,))
+    return found

@@ -25,14 +25,20 @@ _CHUNK_FLOATS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Bags:
-    """Lists of rows of some table: bag i is `members[ends[i]:ends[i + 1]]`; int32, on a device."""
+    """Lists of rows of some table: bag i is `members[ends[i]:ends[i + 1]]`; int32, on a device.
+
+    `weights`: what each member counts, float32; None: 1.
+    """
 
     members: torch.Tensor
     ends: torch.Tensor
+    weights: torch.Tensor | None = None
 
     def sum(self, table: torch.Tensor) -> torch.Tensor:
-        """The sum of each bag's rows of the table; (bags, columns)."""
-        return torch.nn.functional.embedding_bag(self.members, table, self.ends, mode="sum", include_last_offset=True)
+        """The weighted sum of each bag's rows of the table; (bags, columns)."""
+        return torch.nn.functional.embedding_bag(
+            self.members, table, self.ends, mode="sum", include_last_offset=True, per_sample_weights=self.weights
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,18 +89,25 @@ def _cut(
     members = torch.from_numpy(x.indices).to(device)
     ends = torch.from_numpy(x.indptr).to(device)
     target = torch.from_numpy(clusters).to(device)
-    samples, sample_ends = _transpose(x, size, device) if transposed else (members, ends)
+    values = None if x.values is None else torch.from_numpy(x.values).to(device)
+    samples, sample_ends, order = _transpose(x, size, device) if transposed else (members, ends, None)
+    turned = None if values is None or order is None else values[order]
     for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         first, last = int(x.indptr[start]), int(x.indptr[stop])
-        by_sample = Bags(members[first:last], (ends[start : stop + 1] - first).int())
-        by_concept = Bags(samples[first:last], sample_ends[number]) if transposed else None
+        by_sample = Bags(members[first:last], (ends[start : stop + 1] - first).int(), _part(values, first, last))
+        by_concept = Bags(samples[first:last], sample_ends[number], _part(turned, first, last)) if transposed else None
         yield Batch(by_sample, target[start:stop], by_concept)
 
 
-def _transpose(x: ConceptMatrix, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each batch of `size` rows, the rows (counted within it) of each concept, and where they end.
+def _part(values: torch.Tensor | None, first: int, last: int) -> torch.Tensor | None:
+    return None if values is None else values[first:last]
 
-    int32 (nnz,), ordered by batch, then concept, then row; and int32 (batches, n_concepts + 1).
+
+def _transpose(x: ConceptMatrix, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each batch of `size` rows, the rows (counted within it) of each concept, where they end, and from where.
+
+    int32 (nnz,), ordered by batch, then concept, then row; int32 (batches, n_concepts + 1); and the place among x's
+    entries that each came from, int64 (nnz,).
     """
     row = x.rows()
     batch = row // size
@@ -107,7 +120,7 @@ def _transpose(x: ConceptMatrix, size: int, device: torch.device) -> tuple[torch
     counts = np.bincount(batch * x.n_concepts + x.indices, minlength=count * x.n_concepts)
     ends = np.zeros((count, x.n_concepts + 1), np.int32)
     np.cumsum(counts.reshape(count, -1), axis=1, out=ends[:, 1:])
-    return torch.from_numpy(members).to(device), torch.from_numpy(ends).to(device)
+    return tuple(torch.from_numpy(found).to(device) for found in (members, ends, order))  # type: ignore[return-value]
 
 
 def chunk_rows(n_clusters: int) -> int:

@@ -14,15 +14,17 @@ from qrp_store.errors import InvalidInput
 
 @dataclass(frozen=True, eq=False)
 class ConceptMatrix:
-    """A binary matrix (n, n_concepts) in compressed rows.
+    """A matrix (n, n_concepts) in compressed rows: 1, or the value in (0, 1], where a concept holds, else 0.
 
     Row i holds concepts `indices[indptr[i]:indptr[i + 1]]`, each once and ascending. `indptr` is int64 (n + 1),
-    `indices` int32. Raises InvalidInput when they do not describe such a matrix.
+    `indices` int32, `values` float32 beside them, or None: all 1. Raises InvalidInput when they do not describe such a
+    matrix.
     """
 
     indptr: NDArray[np.int64]
     indices: NDArray[np.int32]
     n_concepts: int
+    values: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "indptr", np.ascontiguousarray(self.indptr, dtype=np.int64))
@@ -34,6 +36,10 @@ class ConceptMatrix:
             raise InvalidInput("concept rows: indptr must not decrease")
         if len(self.indices) and not 0 <= self.indices.min() <= self.indices.max() < self.n_concepts:
             raise InvalidInput(f"concept rows: a concept lies outside 0…{self.n_concepts - 1}")
+        if self.values is not None:
+            object.__setattr__(self, "values", np.ascontiguousarray(self.values, dtype=np.float32))
+            if self.values.shape != self.indices.shape:
+                raise InvalidInput(f"concept rows: {self.values.shape} values for {len(self.indices)} entries")
 
     @classmethod
     def from_pairs(cls, rows: ArrayLike, concepts: ArrayLike, n_rows: int, n_concepts: int) -> ConceptMatrix:
@@ -76,7 +82,7 @@ class ConceptMatrix:
         np.cumsum(lengths, out=indptr[1:])
         source = np.repeat(starts - indptr[:-1], lengths)
         source += np.arange(len(source))
-        return ConceptMatrix(indptr, self.indices[source], self.n_concepts)
+        return ConceptMatrix(indptr, self.indices[source], self.n_concepts, self._valued(source))
 
     def select(self, concepts: ArrayLike) -> ConceptMatrix:
         """The same rows with these concepts alone (unique, ascending), numbered anew from 0."""
@@ -87,7 +93,20 @@ class ConceptMatrix:
         column = number[self.indices]
         indptr = np.zeros(len(self) + 1, dtype=np.int64)
         np.cumsum(np.bincount(self.rows()[column >= 0], minlength=len(self)), out=indptr[1:])
-        return ConceptMatrix(indptr, column[column >= 0], len(kept))
+        return ConceptMatrix(indptr, column[column >= 0], len(kept), self._valued(column >= 0))
+
+    def above(self, threshold: float) -> ConceptMatrix:
+        """The same rows and concepts, with only what has a value above the threshold; values become 1."""
+        kept = self.weights() > threshold
+        indptr = np.concatenate(([0], np.cumsum(kept)))[self.indptr]
+        return ConceptMatrix(indptr, self.indices[kept], self.n_concepts)
+
+    def weights(self) -> NDArray[np.float32]:
+        """The value of every entry of `indices`; (nnz,)."""
+        return np.ones(len(self.indices), np.float32) if self.values is None else self.values
+
+    def _valued(self, entries: NDArray[Any]) -> NDArray[np.float32] | None:
+        return None if self.values is None else self.values[entries]
 
     def hstack(self, others: Iterable[ConceptMatrix]) -> ConceptMatrix:
         """This matrix with others' concepts behind its own. Raises InvalidInput when the numbers of rows differ."""
@@ -97,15 +116,19 @@ class ConceptMatrix:
                 raise InvalidInput(f"concept sets of {len(self)} and {len(part)} rows cannot be joined")
         indptr = np.sum([part.indptr for part in parts], axis=0)
         indices = np.empty(indptr[-1], dtype=np.int32)
+        valued = any(part.values is not None for part in parts)
+        values = np.empty(indptr[-1] if valued else 0, dtype=np.float32)
         fill, first = indptr[:-1].copy(), 0
         for part in parts:
             lengths = np.diff(part.indptr)
             target = np.repeat(fill - part.indptr[:-1], lengths)
             target += np.arange(len(target))
             indices[target] = part.indices + first
+            if valued:
+                values[target] = part.weights()
             fill += lengths
             first += part.n_concepts
-        return ConceptMatrix(indptr, indices, first)
+        return ConceptMatrix(indptr, indices, first, values if valued else None)
 
     def rows(self) -> NDArray[np.int64]:
         """The row of every entry of `indices`; (nnz,)."""
