@@ -297,7 +297,7 @@ def _labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _scores(catalog: Catalog, concepts: StoredConcepts) -> np.ndarray:
     """Each label's score, float32; one without a score counts as sure. Raises InvalidInput when none has any."""
-    scores = concept_sets.scores(catalog, concepts.artifact.id)
+    scores = concept_sets.label_scores(catalog, concepts.artifact.id)
     if len(scores) and np.isnan(scores).all():
         raise InvalidInput(
             f"concepts {concepts.artifact.name!r} have no scores: each holds or does not",

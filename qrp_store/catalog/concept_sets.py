@@ -171,7 +171,7 @@ def labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
     return positions, concepts
 
 
-def scores(catalog: Catalog, identifier: str) -> np.ndarray:
+def label_scores(catalog: Catalog, identifier: str) -> np.ndarray:
     """The score of every label of a set, float32, NaN where there is none, in the order of `labels`."""
     import numpy as np
 
