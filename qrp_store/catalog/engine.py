@@ -92,8 +92,10 @@ def _sqlite_connect(connection: sqlite3.Connection, record: Any) -> None:
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
-    """Functions that the views need and that not every SQLite is built with."""
+    """Functions that the views and docs/sql.md need, and that not every SQLite is built with."""
     connection.create_function("sqrt", 1, lambda x: None if x is None or x < 0 else math.sqrt(x), deterministic=True)
+    connection.create_function("ln", 1, lambda x: None if x is None or x <= 0 else math.log(x), deterministic=True)
+    connection.create_function("exp", 1, lambda x: None if x is None else math.exp(x), deterministic=True)
 
 
 def _sqlite_begin(connection: sa.Connection) -> None:
