@@ -322,9 +322,13 @@ class _Evaluation:
                 clustering.artifact.id,
                 [part.artifact.id for part in joined.parts],
                 row,
-                outcome.cluster_scores(),
+                [
+                    (*scores, *best)
+                    for scores, best in zip(outcome.cluster_scores(), outcome.best_concepts(), strict=True)
+                ],
                 outcome.cluster_concepts(),
                 outcome.group_scores(),
+                outcome.concept_scores(),
                 outcome.provenance,
             )
         return stored_result(self.store, claimed.id, cached=False)

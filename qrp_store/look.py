@@ -90,7 +90,11 @@ def _result(store: Store, identifier: str) -> dict[str, Any]:
         "AND n_test > 0 ORDER BY cross_entropy_nats LIMIT ?",
         (identifier, _TOP),
     )
-    return {**row, "best_clusters": list(best)}
+    alone = store.sql(
+        "SELECT concept, concept_group, nmi, mi_nats FROM concept_scores WHERE result_id = ? ORDER BY rank LIMIT ?",
+        (identifier, _TOP),
+    )
+    return {**row, "best_clusters": list(best), "best_concepts": list(alone)}
 
 
 def _concepts(store: Store, identifier: str) -> dict[str, Any]:

@@ -27,10 +27,13 @@ from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
 
 if TYPE_CHECKING:
+    from qrp_store.probing.alone import Alone
     from qrp_store.probing.controls import GroupScore, Null
     from qrp_store.probing.explain import Explanation
     from qrp_store.probing.metrics import Score
 
+MOST_CONCEPTS = 1000
+"""How many concepts' scores alone are kept of a result, the best ones."""
 _YOUNGER = ("soft",)
 NO_GROUP = "(none)"
 """What `group_scores` call the concepts that have no group."""
@@ -100,6 +103,7 @@ class Outcome:
     concepts: Concepts
     n_parts: tuple[int, int, int]
     train_cross_entropy_nats: float
+    alone: Alone
     groups: tuple[GroupScore, ...]
     null: Null | None
     load_s: float
@@ -165,6 +169,32 @@ class Outcome:
         columns = (per.n_test, per.cross_entropy_nats, per.top1, per.mi_nats)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         return [(k, n, _number(ce), _number(top1), mi) for k, (n, ce, top1, mi) in enumerate(rows)]
+
+    def best_concepts(self) -> list[tuple[str | None, float | None]]:
+        """For each cluster the concept that alone says most about it, and its share of that one's MI."""
+        if not self.concepts.names:
+            return [(None, None)] * len(self.alone.best)
+        names = (self.concepts.names[j] for j in self.alone.best)
+        return [
+            (None, None) if share is None else (name, share)
+            for name, share in zip(names, map(_number, self.alone.best_mi_nats.tolist()), strict=True)
+        ]
+
+    def concept_scores(self) -> list[tuple[int, str, str | None, int, int, float | None, float]]:
+        """rank from 1, concept, its group, n in training and test part, nmi and MI alone; the best ones."""
+        told, entropy = self.alone, self.score.entropy_nats
+        return [
+            (
+                rank,
+                self.concepts.names[j],
+                self.concepts.groups[j],
+                int(told.n_train[j]),
+                int(told.n_test[j]),
+                float(told.mi_nats[j] / entropy) if entropy > 0 else None,
+                float(told.mi_nats[j]),
+            )
+            for rank, j in enumerate(told.ranked[:MOST_CONCEPTS].tolist(), 1)
+        ]
 
     def cluster_concepts(self) -> list[tuple[int, int, str, str | None, float, float | None, int]]:
         """cluster, rank from 1, concept, its group, weight, lift, n."""
@@ -247,6 +277,7 @@ def run(
     store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, progress: Progress
 ) -> Outcome:
     """Train on the stored split and score on its test part. Raises InvalidInput for an empty part."""
+    from qrp_store.probing.alone import alone
     from qrp_store.probing.explain import explain
     from qrp_store.probing.metrics import score
 
@@ -266,12 +297,23 @@ def run(
     x_train, c_train = data.part(TRAIN)
     on_train = score(fitted, x_train, c_train, bootstrap=0, seed=0, device=device)
     explanation = explain(fitted, x_train, c_train)
+    single = alone((x_train, c_train), data.part(VAL), (x_test, c_test), clustering.row.clusters)
     counts = np.bincount(data.parts, minlength=3).tolist()
     score_s = time.perf_counter() - scored_at
     groups, null = _controls(trial, data.concepts, told, request, seed, progress)
     n_parts = (counts[TRAIN], counts[VAL], counts[TEST])
     return Outcome(
-        fitted, told, explanation, data.concepts, n_parts, on_train.cross_entropy_nats, groups, null, load_s, score_s
+        fit=fitted,
+        score=told,
+        explanation=explanation,
+        concepts=data.concepts,
+        n_parts=n_parts,
+        train_cross_entropy_nats=on_train.cross_entropy_nats,
+        alone=single,
+        groups=groups,
+        null=null,
+        load_s=load_s,
+        score_s=score_s,
     )
 
 

@@ -177,20 +177,24 @@ def _stored(store: Store, result: StoredResult) -> dict[str, np.ndarray]:
         for columns in (
             "cluster, n_test, cross_entropy_nats, top1, mi_nats FROM cluster_scores",
             "concept_group, role, nmi, mi_nats FROM group_scores",
+            "rank, concept, concept_group, n_train, n_test, nmi, mi_nats FROM concept_scores",
         )
     ]
     weights = load_array(store.arrays, row["weights_path"], row["weights_checksum"])
-    return _numbers(row, tables[0], tables[1], weights)
+    return _numbers(row, tables[0], tables[1], tables[2], weights)
 
 
 def _recomputed(outcome: Outcome) -> dict[str, np.ndarray]:
-    return _numbers(outcome.row(0.0), outcome.cluster_scores(), outcome.group_scores(), outcome.weights)
+    return _numbers(
+        outcome.row(0.0), outcome.cluster_scores(), outcome.group_scores(), outcome.concept_scores(), outcome.weights
+    )
 
 
 def _numbers(
     row: Mapping[str, Any],
     clusters: Sequence[tuple[Any, ...]],
     groups: Sequence[tuple[Any, ...]],
+    alone: Sequence[tuple[Any, ...]],
     weights: np.ndarray,
 ) -> dict[str, np.ndarray]:
     epochs = [[epoch[name] for name in _EPOCH] for epoch in row["history"]]
@@ -199,5 +203,7 @@ def _numbers(
         "history": np.array(epochs, np.float64),
         "cluster_scores": np.array(sorted(clusters), np.float64),
         "group_scores": np.array([score[2:] for score in sorted(groups)], np.float64),
+        # results of version 0.1 do not know them
+        **({"concept_scores": np.array([score[3:] for score in sorted(alone)], np.float64)} if alone else {}),
         "weights": weights.astype(np.float64),
     }

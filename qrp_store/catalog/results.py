@@ -17,7 +17,6 @@ from qrp_store.errors import NotFound
 from qrp_store.records import Artifact, Dataset
 
 _a, _r = t.artifact.c, t.result.c
-_CLUSTER_SCORE = ("result_pk", "cluster", "n_test", "cross_entropy_nats", "top1", "mi_nats")
 
 
 @dataclass(frozen=True)
@@ -36,15 +35,18 @@ def commit(
     clustering_id: str,
     concept_ids: Sequence[str],
     row: Mapping[str, Any],
-    scores: Sequence[tuple[int, int, float | None, float | None, float]],
+    scores: Sequence[tuple[int, int, float | None, float | None, float, str | None, float | None]],
     concepts: Sequence[tuple[int, int, str, str | None, float, float | None, int]],
     groups: Sequence[tuple[str, str, float, float]],
+    alone: Sequence[tuple[int, str, str | None, int, int, float | None, float]],
     provenance: Mapping[str, Any],
 ) -> int:
     """Write a result and make it ready; returns its version.
 
-    `scores`: cluster, n_test, cross-entropy (nats), top-1, share of MI (nats). `concepts`: cluster, rank, concept,
-    group, weight, lift, n. `groups`: group, role, nmi, MI (nats).
+    `scores`: cluster, n_test, cross-entropy (nats), top-1, share of MI (nats), best concept and its share.
+    `concepts`: cluster, rank, concept,
+    group, weight, lift, n. `groups`: group, role, nmi, MI (nats). `alone`: rank, concept, group, n in
+    training and test part, nmi, MI (nats).
     """
     with catalog.write() as connection:
         lease.fence(connection, claimed)
@@ -63,9 +65,10 @@ def commit(
         own = claimed.pk
         used = [(own, pks[identifier], place) for place, identifier in enumerate(concept_ids)]
         bulk.put(connection, t.result_concept_set, ("result_pk", "concept_set_pk", "place"), used)
-        bulk.put(connection, t.cluster_score, _CLUSTER_SCORE, [(own, *s) for s in scores])
+        bulk.put(connection, t.cluster_score, t.cluster_score.c.keys(), [(own, *s) for s in scores])
         bulk.put(connection, t.cluster_concept, t.cluster_concept.c.keys(), [(own, *c) for c in concepts])
         bulk.put(connection, t.group_score, t.group_score.c.keys(), [(own, *g) for g in groups])
+        bulk.put(connection, t.concept_score, t.concept_score.c.keys(), [(own, *a) for a in alone])
         return lease.commit(connection, claimed, provenance)
 
 

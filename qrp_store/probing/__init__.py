@@ -7,4 +7,6 @@ optimum     L-BFGS with a certificate, and the path of weight decays
 objective   the loss and its gradient over sparse batches
 metrics     `score`: the bound on held-out samples
 explain     which concepts define a cluster
+alone       what each concept says by itself                 (no torch)
+forward     the usual probes, from embedding to concepts: linear, neighbours
 """
