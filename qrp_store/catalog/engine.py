@@ -144,6 +144,8 @@ def _translate(error: sa.exc.SQLAlchemyError, name: str) -> QrpStoreError:
         return SchemaMismatch(f"the catalog of {name}: {what}", hint="qrp-store migrate")
     if "locked" in low:
         return Unavailable(f"the catalog of {name} was locked for {BUSY_SECONDS:.0f} s", hint="try again")
+    if "permission denied" in low:
+        return Unavailable(f"the catalog of {name}: {what}", hint="this takes another role: docs/roles.sql")
     if "readonly" in low or "read-only" in low:
         return Unavailable(f"the catalog of {name} cannot be written: {what}")
     if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
