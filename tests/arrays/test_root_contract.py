@@ -63,6 +63,15 @@ class RootContract:
         assert list(root.list("")) == ["x/c/0/0", "x/c/1/0", "x/zarr.json", "xy/z"]
         assert list(root.list("none")) == []
 
+    def test_ranges_are_pieces_of_an_object_and_end_where_it_ends(self, root: Root) -> None:
+        root.put("x", bytes(range(200)) * 100)
+        spans = [(0, 1), (150, 250), (19_999, 20_000), (5, 5)]
+        assert root.read_ranges("x", spans) == [(bytes(range(200)) * 100)[a:b] for a, b in spans]
+        assert root.read_ranges("x", [(0, 2), (19_990, 20_010)]) == [b"\0\1", bytes(range(190, 200))]
+        assert root.read_ranges("x", [(30_000, 30_010)]) == [b""]
+        with pytest.raises(NotFound):
+            root.read_ranges("y", [(0, 1)])
+
     def test_deleting_takes_a_folder_or_an_object_and_nothing_else(self, root: Root) -> None:
         for path in ("x/1", "x/2", "xy/1"):
             root.put(path, b"")

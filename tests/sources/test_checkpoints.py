@@ -17,7 +17,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.sources.checkpoints import RECIPES, digest_file, digest_state, load_state
+from qrp_store.sources.checkpoints import digest_file, digest_state, load_state
+from qrp_store.sources.recipes import RECIPES
 
 State = dict[str, torch.Tensor]
 
@@ -53,6 +54,13 @@ def put(prefix: str, state: State) -> State:
 
 def body(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def numbered(state: State) -> State:
+    """As lightly's tutorials have it: nn.Sequential(*list(resnet.children())[:-1])."""
+    places = {name: str(i) for i, (name, _) in enumerate(resnet18().named_children())}
+    parts = ((name.partition("."), tensor) for name, tensor in body(state).items())
+    return {f"{places[head]}.{rest}": tensor for (head, _, rest), tensor in parts}
 
 
 HEAD = {"0.weight": torch.zeros(4, 4), "2.bias": torch.zeros(4)}
@@ -157,6 +165,18 @@ LAYOUTS: dict[str, tuple[str, Callable[[State, State], Any]]] = {
         "solo-learn",
         lambda g, o: {"state_dict": {**put("momentum_encoder.", body(o)), **put("encoder.", body(g))}},
     ),
+    "lightly": (
+        "lightly",
+        lambda g, o: {"state_dict": {**put("backbone.", numbered(g)), **put("projection_head.", HEAD)}},
+    ),
+    "lightly's momentum": (
+        "lightly",
+        lambda g, o: {"state_dict": {**put("backbone_momentum.", numbered(o)), **put("backbone.", numbered(g))}},
+    ),
+    "lightly's teacher": (
+        "lightly",
+        lambda g, o: {"state_dict": {**put("student_backbone.", numbered(o)), **put("teacher_backbone.", numbered(g))}},
+    ),
     "timm": ("timm", lambda g, o: {"state_dict": o, "state_dict_ema": g, "arch": "resnet18"}),
     "timm distributed": ("swav", lambda g, o: {"state_dict": put("module.", g)}),
     "timm compiled": ("timm", lambda g, o: {"state_dict": put("_orig_mod.", g)}),
@@ -178,8 +198,30 @@ def test_every_layout_gives_the_right_tensors(
         assert recipe in str(loaded)
 
 
+COPIES = {
+    "moco": "moco-v2-key",
+    "moco v3": "moco-v3-momentum",
+    "dino": "dino-student",
+    "infomin average": "infomin-online",
+    "solo-learn": "solo-learn-momentum",
+    "lightly's teacher": "lightly-student",
+    "timm": "timm-online",
+}
+
+
+@pytest.mark.parametrize("layout", COPIES)
+def test_the_other_copy_is_loaded_when_it_is_named(
+    tmp_path: Path, model: nn.Module, good: State, other: State, layout: str
+) -> None:
+    torch.save(LAYOUTS[layout][1](good, other), tmp_path / "c.pth")
+    model.load_state_dict(body(good))
+    assert load_state(tmp_path / "c.pth", model, COPIES[layout], ("fc",)).recipe.name == COPIES[layout]
+    torch.testing.assert_close(model.state_dict(), body(other), rtol=0, atol=0)
+
+
 def test_every_recipe_has_a_layout_here() -> None:
-    assert set(RECIPES) - {recipe for recipe, _ in LAYOUTS.values()} == {"mae", "efficientnet-lite-pytorch"}
+    known = {recipe for recipe, _ in LAYOUTS.values()} | set(COPIES.values())
+    assert set(RECIPES) - known == {"mae", "efficientnet-lite-pytorch"}
 
 
 def test_mae_leaves_its_decoder_out(tmp_path: Path) -> None:
