@@ -1,10 +1,13 @@
 """K-means from stored blocks, against the script one would write: np.load, faiss.Kmeans, assign.
 
-    python benchmarks/kmeans.py [--quick] [--memory BYTES] [-n N] [-d DIM] [-k K] [--niter I] [--repeat R]
+    python benchmarks/kmeans.py [--quick | --paper] [--memory BYTES] [-n N] [-d DIM] [-k K] [--niter I] [--repeat R]
+                                [--alone]
 
 Each run is a process of its own, the two sides by turns; the files are in the page cache for both. Printed are the
 medians of wall seconds (reading, training on all rows, assigning all rows) and of peak memory, the ratios of ours to
-the peer's, and the ratio of the objectives from the same initial centroids.
+the peer's, and the ratio of the objectives from the same initial centroids. `--paper` is the size of Laina et al. 2022
+(256,000 x 2,048, K 1,000, 25 iterations) within 1 GB of rows; `--alone` leaves the peer out. The third side, `seeded`,
+begins with kmeans++ instead: how soon is it as good as the peer ends?
 """
 
 from __future__ import annotations
@@ -47,22 +50,28 @@ class StoredBlocks:
         return arrays.read_block(self._root, self._spec, self._blocks[index])
 
 
-def prepare(folder: Path, n: int, dim: int, k: int) -> None:
-    """The same clustered rows as one .npy file and as stored blocks, and initial centroids."""
+def prepare(folder: Path, n: int, dim: int, k: int, peer: bool = True) -> None:
+    """The same clustered rows as stored blocks and (for a peer) as one .npy file, and initial centroids."""
     rng = np.random.default_rng(0)
     spec = ArraySpec("embeddings/bench/vectors", n, dim, "float32", arrays.default_block_rows(dim, 4, n))
     root = open_root(str(folder / "arrays"))
     arrays.create(root, spec)
-    whole = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (n, dim))
+    whole = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (n, dim)) if peer else None
+    picked = np.sort(np.random.default_rng(1).permutation(n)[:k])
+    start = np.empty((k, dim), np.float32)
     middles = rng.standard_normal((2 * k, dim), dtype=np.float32)
     blocks = []
     for index in range(spec.n_blocks):
-        start, count = spec.rows_of(index)
+        first, count = spec.rows_of(index)
         rows = rng.standard_normal((count, dim), dtype=np.float32) + middles[rng.integers(0, 2 * k, count)]
-        whole[start : start + count] = rows
+        inside = (picked >= first) & (picked < first + count)
+        start[inside] = rows[picked[inside] - first]
+        if whole is not None:
+            whole[first : first + count] = rows
         blocks.append(asdict(arrays.write_block(root, spec, index, rows)))
-    whole.flush()
-    np.save(folder / "start.npy", whole[np.sort(rng.permutation(n)[:k])])
+    if whole is not None:
+        whole.flush()
+    np.save(folder / "start.npy", start)
     (folder / "blocks.json").write_text(json.dumps({"spec": asdict(spec), "blocks": blocks}))
 
 
@@ -82,7 +91,8 @@ def peer(folder: Path, niter: int) -> dict[str, Any]:
     return {**parts, "objective": float(distances.sum(dtype=np.float64))}
 
 
-def ours(folder: Path, niter: int, memory: int) -> dict[str, Any]:
+def ours(folder: Path, niter: int, memory: int, seeded: bool = False) -> dict[str, Any]:
+    """Our K-means from the peer's start, or (`seeded`) from kmeans++; when it had which objective."""
     start = np.load(folder / "start.npy")
     document = json.loads((folder / "blocks.json").read_text())
     blocks = [Block(**{**block, "bad": tuple(block["bad"])}) for block in document["blocks"]]
@@ -90,8 +100,17 @@ def ours(folder: Path, niter: int, memory: int) -> dict[str, Any]:
     # Loading faiss is no part of the peer's time either.
     kmeans(MemoryPoints(start), KMeansOptions(2, niter=1))
     points = StreamedPoints(source, memory=memory)
-    result = kmeans(points, KMeansOptions(len(start), niter=niter, sample="all"), start=start)
-    return {**result.timings, "objective": result.objective}
+    options = KMeansOptions(len(start), niter=niter, sample="all", init="kmeans++" if seeded else "random")
+    began, times = time.perf_counter(), [0.0]
+    result = kmeans(
+        points,
+        options,
+        start=None if seeded else start,
+        on_iteration=lambda state: times.append(time.perf_counter() - began),
+    )
+    # The objective of an iteration is that of the centroids it began with.
+    course = list(zip(times, result.objective_per_iteration, strict=False))
+    return {**result.timings, "objective": result.objective, "course": course}
 
 
 def measure(side: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -126,42 +145,69 @@ def peak_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="K-means from stored blocks against np.load + faiss.Kmeans")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows, three iterations")
+    parser.add_argument("--paper", action="store_true", help="the paper's size, once, without the peer")
     parser.add_argument("-n", type=int, default=400_000)
     parser.add_argument("-d", type=int, default=512)
     parser.add_argument("-k", type=int, default=500)
     parser.add_argument("--niter", type=int, default=10)
     parser.add_argument("--memory", type=int, default=200_000_000, help="bytes K-means may hold of the data")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--side", choices=("peer", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help="without the peer")
+    parser.add_argument("--side", choices=("peer", "ours", "seeded"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         if options.side == "peer":
             run = peer(options.folder, options.niter)
         else:
-            run = ours(options.folder, options.niter, options.memory)
+            run = ours(options.folder, options.niter, options.memory, options.side == "seeded")
         run |= {"peak_rss_mb": peak_mb(), "cpu_s": time.process_time()}
         print(json.dumps(run))
         return
     if options.quick:
         options.n, options.niter, options.repeat = options.n // 10, 3, 3
+    if options.paper:
+        options.n, options.d, options.k, options.niter = 256_000, 2_048, 1_000, 25
+        options.memory, options.repeat, options.alone = 1_000_000_000, 1, True
     print(machine())
     print(f"{options.n:,} x {options.d} float32, K {options.k}, {options.niter} iterations, memory {options.memory:,}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, options.n, options.d, options.k)
-        runs: dict[str, list[dict[str, Any]]] = {"peer": [], "ours": []}
+        prepare(folder, options.n, options.d, options.k, peer=not options.alone)
+        runs: dict[str, list[dict[str, Any]]] = {
+            side: [] for side in (["ours"] if options.alone else ["peer", "ours", "seeded"])
+        }
         for _ in range(options.repeat):
             for side, found in runs.items():
                 found.append(measure(side, folder, options))
+    courses = [run.pop("course") for side in ("ours", "seeded") for run in runs.get(side, [])][-options.repeat :]
     medians = {s: {k: statistics.median(r[k] for r in found) for k in found[0]} for s, found in runs.items()}
     for side, row in medians.items():
         seconds = "  ".join(f"{key[:-2]} {row[key]:7.2f}" for key in ("read_s", "train_s", "assign_s", "total_s"))
-        print(f"{side:5} {seconds} s   cpu {row['cpu_s']:7.2f} s   peak {row['peak_rss_mb']:6.0f} MB")
+        print(f"{side:6} {seconds} s   cpu {row['cpu_s']:7.2f} s   peak {row['peak_rss_mb']:6.0f} MB")
+    if options.alone:
+        return
     for key, what in (("total_s", "totals"), ("cpu_s", "CPU time, which a busy machine disturbs less")):
         pairs = sorted(o[key] / p[key] for o, p in zip(runs["ours"], runs["peer"], strict=True))
         print(f"ratio of {what}: {statistics.median(pairs):.2f} (from {pairs[0]:.2f} to {pairs[-1]:.2f})")
     print(f"ratio of objectives: {medians['ours']['objective'] / medians['peer']['objective']:.6f}")
+    print(reached(courses, runs["peer"]))
+
+
+def reached(courses: list[Any], peers: list[dict[str, Any]]) -> str:
+    """How soon kmeans++ has centroids as good as those that the peer ends with, against reading and training there."""
+    ratios, passes = [], []
+    for course, peer_run in zip(courses, peers, strict=True):
+        good = [i for i, (_, objective) in enumerate(course) if objective <= peer_run["objective"]]
+        if not good:
+            return "kmeans++ did not reach the peer's final objective"
+        passes.append(good[0])
+        ratios.append(course[good[0]][0] / (peer_run["read_s"] + peer_run["train_s"]))
+    share = f"{statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})"
+    return (
+        f"kmeans++ has the peer's final objective after {statistics.median(passes):.0f} iterations "
+        f"and {share} of the peer's time to read and train"
+    )
 
 
 if __name__ == "__main__":

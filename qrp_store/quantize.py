@@ -153,7 +153,7 @@ class Place:
             workers=asked.workers,
             name=name,
         )
-        if self.chosen.device == "cpu":
+        if self.chosen.device == "cpu" or self.chosen.engine == "faiss":
             return streamed
         from qrp_store.clustering.torch_points import TorchPoints
 

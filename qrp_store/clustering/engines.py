@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from qrp_store.clustering.nearest import FaissNearest, Nearest
+from qrp_store.clustering.nearest import FaissGpuNearest, FaissNearest, Nearest, faiss_sees_cuda
 from qrp_store.errors import InvalidInput, Unavailable
 
 ENGINES = ("auto", "faiss", "torch")
@@ -25,7 +25,7 @@ class Chosen:
     def nearest(self) -> Nearest:
         """The engine itself. Raises Unavailable when it cannot be loaded."""
         if self.engine == "faiss":
-            return FaissNearest()
+            return FaissGpuNearest() if self.device == "cuda" else FaissNearest()
         from qrp_store.clustering.torch_nearest import TorchNearest
 
         return TorchNearest(self.device)
@@ -34,39 +34,33 @@ class Chosen:
 def choose(engine: str = "auto", device: str = "auto") -> Chosen:
     """What runs when this is asked for.
 
-    faiss searches on the CPU, torch on the CPU and on CUDA. "auto" takes torch where a CUDA device is asked for or
-    there, faiss otherwise, and torch on the CPU when faiss is not installed. Raises Unavailable for what is not there.
+    torch and faiss search on the CPU and, where their builds can, on CUDA. "auto" takes a CUDA device where one is
+    asked for or there, and then torch before faiss: it keeps the rows on the device and sums there. On the CPU it
+    takes faiss, and torch when faiss is not installed. Raises Unavailable for what is not there.
     """
     for name, value, known in (("engine", engine, ENGINES), ("device", device, DEVICES)):
         if value not in known:
             raise InvalidInput(f"--{name} {value!r}: known are {', '.join(known)}")
-    if engine == "faiss":
-        if device == "cuda":
-            raise Unavailable("--engine faiss searches on the CPU only", hint="--engine torch searches on CUDA devices")
-        _require("faiss")
-        return Chosen("faiss", "cpu")
+    asked = ("torch", "faiss") if engine == "auto" else (engine,)
+    there = [name for name in asked if _installed(name)]
+    if not there:
+        one = f"--engine {engine} needs {engine}, which is not installed"
+        neither = "K-means needs faiss or torch, and neither is installed"
+        raise Unavailable(neither if engine == "auto" else one, hint=_INSTALL)
+    if device == "cuda" or (device == "auto" and _may_have_cuda()):
+        for name in there:
+            if _cuda(name):
+                return Chosen(name, "cuda")
     if device == "cuda":
-        _require("torch")
-        if not _cuda():
-            raise Unavailable("--device cuda: torch sees no CUDA device on this machine", hint="--device cpu")
-        return Chosen("torch", "cuda")
-    if device == "auto" and _installed("torch") and _may_have_cuda() and _cuda():
-        return Chosen("torch", "cuda")
-    if engine == "auto" and _installed("faiss"):
-        return Chosen("faiss", "cpu")
-    if engine == "auto" and not _installed("torch"):
-        raise Unavailable("K-means needs faiss or torch, and neither is installed", hint=_INSTALL)
-    _require("torch")
-    return Chosen("torch", "cpu")
+        raise Unavailable(
+            f"--device cuda: {' and '.join(there)} here can compute on no CUDA device of this machine",
+            hint="--device cpu, or pip install 'qrp-store[gpu]' where there is a GPU",
+        )
+    return Chosen(there[-1], "cpu")
 
 
 def _installed(module: str) -> bool:
     return find_spec(module) is not None
-
-
-def _require(module: str) -> None:
-    if not _installed(module):
-        raise Unavailable(f"--engine {module} needs {module}, which is not installed", hint=_INSTALL)
 
 
 def _may_have_cuda() -> bool:
@@ -76,7 +70,9 @@ def _may_have_cuda() -> bool:
     return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _cuda() -> bool:
+def _cuda(engine: str) -> bool:
+    if engine == "faiss":
+        return faiss_sees_cuda()
     from qrp_store.clustering.torch_nearest import sees_cuda
 
     return sees_cuda()

@@ -18,6 +18,7 @@ from qrp_store.progress import Progress, silent
 
 POINTS_PER_CENTROID = 256  # faiss' default training sample
 _PLUS_PLUS_PER_CENTROID = 16
+_CACHED_ROWS = 256
 _SPLIT_SEED = 1234  # faiss' own, whatever the user's seed
 _EPSILON = 1 / 1024
 _SECOND_TRY = 15486557  # faiss' stride between the seeds of two tries
@@ -241,8 +242,7 @@ def _plus_plus(training: Points, k: int, random: np.random.RandomState) -> Float
     chosen = [int(random.randint(among))]
     nearest = np.full(among, np.inf)
     while len(chosen) < k:
-        apart = rows - rows[chosen[-1]]
-        nearest = np.minimum(nearest, np.einsum("ij,ij->i", apart, apart))
+        nearest = np.minimum(nearest, _squares(rows, rows[chosen[-1]]))
         nearest[chosen[-1]] = 0.0  # never twice, whatever rounding says
         heaped = np.cumsum(nearest)
         if heaped[-1] > 0:
@@ -251,6 +251,16 @@ def _plus_plus(training: Points, k: int, random: np.random.RandomState) -> Float
             pick = int(np.setdiff1d(np.arange(among), chosen)[0])
         chosen.append(min(pick, among - 1))
     return rows[chosen]
+
+
+def _squares(rows: Float32, point: Float32) -> Float32:
+    """Each row's squared distance to a point, a few rows at a time, as the cache holds them."""
+    out = np.empty(len(rows), np.float32)
+    for first in range(0, len(rows), _CACHED_ROWS):
+        part = slice(first, first + _CACHED_ROWS)
+        apart = rows[part] - point
+        np.einsum("ij,ij->i", apart, apart, out=out[part])
+    return out
 
 
 def _update(step: Step, n: int, spherical: bool) -> Float32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +17,7 @@ from qrp_store.errors import Unavailable
 Float32 = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 Search = Callable[[Float32], tuple[Labels, Float32]]
+_turn = threading.Lock()
 _BUILDS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs", "faiss")
 
 
@@ -53,6 +55,41 @@ class FaissNearest:
             return labels[:, 0].astype(np.int32), distances[:, 0]
 
         return search
+
+
+class FaissGpuNearest:
+    """Exact float32 search by faiss on the first CUDA device that is visible. Rows cross over in each call.
+
+    faiss allows one call at a time on a device, so threads take turns; they sum side by side.
+    """
+
+    name = "faiss"
+
+    def prepare(self, centroids: Float32) -> Search:
+        with _turn:
+            index = _faiss().GpuIndexFlatL2(_gpu(), centroids.shape[1])
+            index.add(np.ascontiguousarray(centroids, np.float32))
+
+        def search(rows: Float32) -> tuple[Labels, Float32]:
+            with _turn:
+                distances, labels = index.search(np.ascontiguousarray(rows, np.float32), 1)
+            found, apart = labels[:, 0].astype(np.int32), np.maximum(distances[:, 0], 0)
+            found[~np.isfinite(apart)] = -1
+            return found, apart
+
+        return search
+
+
+@cache
+def _gpu() -> Any:
+    """The device's working memory: allocated once a process."""
+    return _faiss().StandardGpuResources()
+
+
+def faiss_sees_cuda() -> bool:
+    """Whether the installed faiss can compute on a CUDA device here."""
+    faiss = _faiss()
+    return hasattr(faiss, "StandardGpuResources") and int(faiss.get_num_gpus()) > 0
 
 
 def faiss_builds() -> list[str]:

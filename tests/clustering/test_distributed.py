@@ -226,7 +226,7 @@ def test_a_worker_that_cannot_read_is_named_with_the_place(
 def test_workers_choose_the_engine(address: str) -> None:
     with Cluster(address) as connected:
         assert choose_on_workers(connected, "torch", "cpu") == Chosen("torch", "cpu")
-        with pytest.raises(Unavailable, match=r"worker tcp://.*on the CPU only"):
+        with pytest.raises(Unavailable, match=r"worker tcp://.*no CUDA device"):
             choose_on_workers(connected, "faiss", "cuda")
 
 

@@ -13,12 +13,14 @@ import torch
 from qrp_store.clustering import KMeansOptions, MemoryPoints, Nearest, StreamedPoints, kmeans
 from qrp_store.clustering import engines as engines_module
 from qrp_store.clustering.engines import Chosen, choose
+from qrp_store.clustering.nearest import faiss_sees_cuda
 from qrp_store.clustering.torch_nearest import TorchNearest, exact_products
 from qrp_store.clustering.torch_points import TorchPoints
 from qrp_store.errors import InvalidInput, Unavailable
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ENGINES = [Chosen("faiss", "cpu"), *(Chosen("torch", device) for device in DEVICES)]
+ENGINES += [Chosen("faiss", "cuda")] if faiss_sees_cuda() else []
 N, DIM, K = 9_000, 33, 70
 
 
@@ -197,50 +199,61 @@ def test_torch_keeps_the_threads_that_the_program_has_set() -> None:
     assert found[0] == found[1] == found[2]
 
 
-def here(monkeypatch: pytest.MonkeyPatch, *modules: str, cuda: bool = False) -> None:
-    monkeypatch.setattr(engines_module, "_installed", lambda module: module in modules)
-    monkeypatch.setattr(engines_module, "_may_have_cuda", lambda: cuda)
-    monkeypatch.setattr(engines_module, "_cuda", lambda: cuda)
+def here(monkeypatch: pytest.MonkeyPatch, modules: str, cuda: str) -> None:
+    """These modules are installed, and those of them compute on the CUDA device that is there."""
+    monkeypatch.setattr(engines_module, "_installed", lambda module: module in modules.split())
+    monkeypatch.setattr(engines_module, "_may_have_cuda", lambda: bool(cuda))
+    monkeypatch.setattr(engines_module, "_cuda", lambda module: module in cuda.split())
+
+
+BOTH = "faiss torch"
 
 
 @pytest.mark.parametrize(
     ("modules", "cuda", "asked", "expected"),
     [
-        ("faiss torch", False, ("auto", "auto"), ("faiss", "cpu")),
-        ("faiss", False, ("auto", "auto"), ("faiss", "cpu")),
-        ("torch", False, ("auto", "auto"), ("torch", "cpu")),
-        ("faiss torch", True, ("auto", "auto"), ("torch", "cuda")),
-        ("faiss", True, ("auto", "auto"), ("faiss", "cpu")),
-        ("faiss torch", True, ("auto", "cpu"), ("faiss", "cpu")),
-        ("faiss torch", True, ("auto", "cuda"), ("torch", "cuda")),
-        ("faiss torch", True, ("faiss", "auto"), ("faiss", "cpu")),
-        ("faiss torch", True, ("torch", "auto"), ("torch", "cuda")),
-        ("faiss torch", True, ("torch", "cpu"), ("torch", "cpu")),
-        ("faiss torch", False, ("torch", "auto"), ("torch", "cpu")),
+        (BOTH, "", ("auto", "auto"), ("faiss", "cpu")),
+        ("faiss", "", ("auto", "auto"), ("faiss", "cpu")),
+        ("torch", "", ("auto", "auto"), ("torch", "cpu")),
+        (BOTH, "torch", ("auto", "auto"), ("torch", "cuda")),
+        (BOTH, BOTH, ("auto", "auto"), ("torch", "cuda")),
+        (BOTH, "faiss", ("auto", "auto"), ("faiss", "cuda")),
+        ("faiss", "faiss", ("auto", "auto"), ("faiss", "cuda")),
+        ("faiss", "torch", ("auto", "auto"), ("faiss", "cpu")),
+        (BOTH, BOTH, ("auto", "cpu"), ("faiss", "cpu")),
+        (BOTH, BOTH, ("auto", "cuda"), ("torch", "cuda")),
+        (BOTH, "faiss", ("auto", "cuda"), ("faiss", "cuda")),
+        (BOTH, "torch", ("faiss", "auto"), ("faiss", "cpu")),
+        (BOTH, BOTH, ("faiss", "auto"), ("faiss", "cuda")),
+        (BOTH, BOTH, ("faiss", "cuda"), ("faiss", "cuda")),
+        (BOTH, BOTH, ("faiss", "cpu"), ("faiss", "cpu")),
+        (BOTH, "torch", ("torch", "auto"), ("torch", "cuda")),
+        (BOTH, "torch", ("torch", "cpu"), ("torch", "cpu")),
+        (BOTH, "", ("torch", "auto"), ("torch", "cpu")),
     ],
 )
 def test_who_is_chosen(
-    modules: str, cuda: bool, asked: tuple[str, str], expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    modules: str, cuda: str, asked: tuple[str, str], expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here(monkeypatch, *modules.split(), cuda=cuda)
+    here(monkeypatch, modules, cuda)
     assert choose(*asked) == Chosen(*expected)
 
 
 @pytest.mark.parametrize(
     ("modules", "cuda", "asked", "message"),
     [
-        ("", False, ("auto", "auto"), "neither is installed"),
-        ("torch", False, ("faiss", "auto"), "needs faiss"),
-        ("faiss", False, ("torch", "auto"), "needs torch"),
-        ("faiss", True, ("auto", "cuda"), "needs torch"),
-        ("faiss torch", False, ("auto", "cuda"), "no CUDA device"),
-        ("faiss torch", True, ("faiss", "cuda"), "on the CPU only"),
+        ("", "", ("auto", "auto"), "neither is installed"),
+        ("torch", "", ("faiss", "auto"), "needs faiss"),
+        ("faiss", "", ("torch", "auto"), "needs torch"),
+        ("faiss", "", ("auto", "cuda"), "faiss here can compute on no CUDA device"),
+        (BOTH, "", ("auto", "cuda"), "torch and faiss here can compute on no CUDA device"),
+        (BOTH, "torch", ("faiss", "cuda"), "faiss here can compute on no CUDA device"),
     ],
 )
 def test_what_is_not_there_is_refused_with_what_to_do(
-    modules: str, cuda: bool, asked: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+    modules: str, cuda: str, asked: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here(monkeypatch, *modules.split(), cuda=cuda)
+    here(monkeypatch, modules, cuda)
     with pytest.raises(Unavailable, match=message) as caught:
         choose(*asked)
     assert caught.value.hint
