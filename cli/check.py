@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import typer
 
+from qrp_store.records import Table
+
 from . import output
 from .boundary import exit_code
+from .options import FormatOption
 from .session import Session, command
 
 Result = Annotated[str, typer.Argument(metavar="ID", help="A result: its id, or a unique start of it.")]
@@ -28,19 +32,33 @@ def compare(
     ] = False,
     bootstrap: Annotated[int, typer.Option("--bootstrap", metavar="N", help="Replicates of the interval.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", help="Drives the bootstrap.")] = 0,
+    form: FormatOption = None,
 ) -> None:
     """The difference of two results' NMI on the test images they share, with its paired bootstrap interval."""
     from qrp_store.compare import compare
 
     with session.open() as store:
         report = compare(store, first, second, anyway=anyway, bootstrap=bootstrap, seed=seed)
+    if form not in (None, "table", "json"):
+        session.list(_one_row(report), form, report.schema)
+        return
     interval = "" if report.ci is None else f"  [{report.ci[0]:+.4f}, {report.ci[1]:+.4f}]"
     text = (
         f"{report.a.id} {report.a.backbone}  NMI {report.a.nmi:.4f}\n"
         f"{report.b.id} {report.b.backbone}  NMI {report.b.nmi:.4f}\n"
         f"difference {report.difference:+.4f}{interval} on {report.n_common:,} common test images"
     )
-    session.show(report, "\n".join([text, *(f"differs: {what}" for what in report.differs)]))
+    whole = replace(session, as_json=session.as_json or form == "json")
+    whole.show(report, "\n".join([text, *(f"differs: {what}" for what in report.differs)]))
+
+
+def _one_row(report: Any) -> Table:
+    """The comparison as a row, for a table in a paper."""
+    lo, hi = report.ci or (None, None)
+    row = {"a": report.a.id, "a_backbone": report.a.backbone, "a_nmi": report.a.nmi}
+    row |= {"b": report.b.id, "b_backbone": report.b.backbone, "b_nmi": report.b.nmi}
+    row |= {"difference": report.difference, "ci_lo": lo, "ci_hi": hi, "n_common": report.n_common}
+    return output.table([row])
 
 
 def rerun(

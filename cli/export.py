@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
         example=(
             "qrp-store export results --dataset photos -o results.parquet\n"
             "qrp-store export embedding --dataset photos --backbone r50 -o r50.npy\n"
-            "qrp-store export assignments clu-7f3a9c21 -o clusters.csv"
+            "qrp-store export assignments clu-7f3a9c21 -o clusters.csv\n"
+            "qrp-store export fiftyone clu-7f3a9c21 -o labels.json\n"
+            "qrp-store export card --dataset photos -o photos.md"
         ),
     )(export)
 
@@ -26,7 +28,7 @@ def register(app: typer.Typer) -> None:
 def export(
     session: Session,
     what: Annotated[
-        Literal["results", "assignments", "labels", "embedding"],
+        Literal["results", "assignments", "labels", "embedding", "card", "fiftyone"],
         typer.Argument(help="What to write.", show_default=False),
     ],
     output: Output,
@@ -39,7 +41,11 @@ def export(
     k: Annotated[int | None, typer.Option("-k", "--clusters", metavar="K", help="Only this K.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Only this seed.")] = None,
 ) -> None:
-    """Write rows or vectors to a file: .csv, .parquet, .json or .npy, by its ending."""
+    """Write rows or vectors to a file: .csv, .parquet, .json or .npy, by its ending.
+
+    `card` is a dataset's provenance as Markdown; `fiftyone` a clustering as the labels.json of FiftyOne's
+    FiftyOneImageClassificationDataset, with part and concepts of each image.
+    """
     from qrp_store.export import export
 
     with session.open() as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -42,13 +43,17 @@ def ls(
 def show(
     session: Session,
     reference: Annotated[str, typer.Argument(metavar="ID|NAME", help="An id, a unique start of one, or a name.")],
+    form: FormatOption = None,
 ) -> None:
     """Show everything known about one thing."""
     from qrp_store.look import show
 
     with session.open() as store:
         found = show(store, reference)
-    session.show(found, output.details(found))
+    if form not in (None, "table", "json"):
+        session.list(Table(("name", "value"), list(found.items())), form, "qrp-store/show/1")
+        return
+    replace(session, as_json=session.as_json or form == "json").show(found, output.details(found))
 
 
 def leaderboard(session: Session, dataset: DatasetFilter = None, form: FormatOption = None) -> None:

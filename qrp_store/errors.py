@@ -15,6 +15,11 @@ before they get here (`settings.redact`). The command line maps `kind` to an exi
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
+_SHOWN = 20
+
 
 class QrpStoreError(Exception):
     """Base of every error this package raises on purpose. `kind` is stable and machine-readable."""
@@ -59,3 +64,12 @@ class Interrupted(QrpStoreError):
     def __init__(self, message: str, *, signal: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.signal = signal
+
+
+def near_names(asked: str, there: Sequence[str], none: str = "none") -> str:
+    """A hint for a name that is not there: the nearest, and what there is; `none` for nothing."""
+    if not there:
+        return f"there are: {none}"
+    near = difflib.get_close_matches(asked, there, n=1)
+    listed = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
+    return (f"did you mean {near[0]}? " if near else "") + f"there are: {listed}"

@@ -14,11 +14,13 @@ from typing import Any
 
 from qrp_store.catalog import clusterings, datasets, embeddings, references
 from qrp_store.catalog.listing import with_flags
+from qrp_store.elsewhere import card, fiftyone_labels
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.records import Table
 from qrp_store.store import Store, split_version
 
 ENDINGS = (".csv", ".parquet", ".json", ".npy")
+_OWN_ENDING = {"card": ".md", "fiftyone": ".json"}
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,31 @@ def export(
     k: int | None = None,
     seed: int | None = None,
 ) -> ExportReport:
-    """Write `results`, `assignments`, `labels` or an `embedding` to a file, in the format of its ending.
+    """Write `results`, `assignments`, `labels` or an `embedding` to a file, in the format of its ending; a dataset's
+    `card` as Markdown; or a clustering with labels for `fiftyone` as JSON.
 
     `reference` (an id or name) or the other arguments choose what. `.npy` holds an embedding (n, dim), or one
     clustering's cluster of every sample in dataset order, −1 where there is none.
     """
     path = Path(output).expanduser()
-    if path.suffix.lower() not in ENDINGS:
+    if what in _OWN_ENDING and path.suffix.lower() != _OWN_ENDING[what]:
+        raise InvalidInput(f"{output}: export {what} writes a {_OWN_ENDING[what]} file")
+    if what not in _OWN_ENDING and path.suffix.lower() not in ENDINGS:
         raise InvalidInput(f"{output}: the ending says the format; known are {', '.join(ENDINGS)}")
     if dataset is not None:
         datasets.get_dataset(store.catalog, dataset)
     chosen = {"dataset": dataset, "backbone": backbone, "concepts": concepts, "clusters": k, "seed": seed}
+    if what == "card":
+        if dataset is None:
+            raise InvalidInput("the card of which dataset?", hint="--dataset D")
+        with whole_file(path) as partial:
+            partial.write_text(card(store, dataset), encoding="utf-8")
+        return ExportReport(what, str(path), 1, ())
+    if what == "fiftyone":
+        labels = fiftyone_labels(store, _one_clustering(store, reference, chosen))
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(labels, ensure_ascii=False) + "\n", encoding="utf-8")
+        return ExportReport(what, str(path), len(labels["labels"]), ("label", "attributes"))
     if what == "embedding":
         return _embedding(store, path, reference, dataset, backbone)
     if path.suffix.lower() == ".npy" and what == "assignments":
@@ -151,13 +167,7 @@ def _embedding_parquet(path: Path, embedding: Any, keys: Sequence[str]) -> None:
 def _assignment_array(store: Store, path: Path, reference: str | None, chosen: dict[str, Any]) -> ExportReport:
     import numpy as np
 
-    if reference is not None:
-        identifier = references.resolve(store.catalog, reference).id
-    else:
-        table = _rows_of_clusterings(store, chosen)
-        if len(table) != 1:
-            raise InvalidInput(f"{len(table)} clusterings are like that; .npy holds one", hint="give its id")
-        identifier = table[0]
+    identifier = _one_clustering(store, reference, chosen)
     stored = clusterings.by_id(store.catalog, identifier)
     positions, clusters, _ = clusterings.assignments(store.catalog, identifier)
     out = np.full(clusterings.dataset_of(store.catalog, identifier).n, -1, np.int32)
@@ -165,6 +175,16 @@ def _assignment_array(store: Store, path: Path, reference: str | None, chosen: d
     with whole_file(path) as partial, partial.open("wb") as file:
         np.save(file, out)
     return ExportReport("assignments", str(path), stored.row.n, ("cluster",))
+
+
+def _one_clustering(store: Store, reference: str | None, chosen: dict[str, Any]) -> str:
+    """The id of the clustering that is meant. Raises InvalidInput unless it is one."""
+    if reference is not None:
+        return references.resolve(store.catalog, reference).id
+    table = _rows_of_clusterings(store, chosen)
+    if len(table) != 1:
+        raise InvalidInput(f"{len(table)} clusterings are like that; the file holds one", hint="give its id")
+    return table[0]
 
 
 def _rows_of_clusterings(store: Store, chosen: dict[str, Any]) -> list[str]:

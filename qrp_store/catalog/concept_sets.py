@@ -12,7 +12,7 @@ from qrp_store.catalog import bulk, datasets, lease
 from qrp_store.catalog import tables as t
 from qrp_store.catalog.engine import Catalog
 from qrp_store.catalog.lease import Claim
-from qrp_store.errors import NotFound
+from qrp_store.errors import NotFound, near_names
 from qrp_store.records import Artifact, Dataset, fingerprint
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ def get(catalog: Catalog, dataset: str, name: str, version: int | None = None) -
         row = connection.execute(query.order_by(_a.version.desc()).limit(1)).mappings().first()
     if row is None:
         datasets.get_dataset(catalog, dataset)
-        there = ", ".join(names(catalog, dataset)) or "none; qrp-store label makes one"
         which = f"{name}@{version}" if version else name
-        raise NotFound(f"no concepts {which!r} of dataset {dataset!r}", hint=f"there are: {there}")
+        hint = near_names(name, names(catalog, dataset), "none; qrp-store label makes one")
+        raise NotFound(f"no concepts {which!r} of dataset {dataset!r}", hint=hint)
     return StoredConcepts(
         lease.artifact_of(row),
         dataset,

@@ -14,7 +14,7 @@ from qrp_store.catalog.clock import now_seconds, now_text
 from qrp_store.catalog.engine import Catalog
 from qrp_store.catalog.lease import new_id
 from qrp_store.catalog.owner import created_by
-from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.errors import InvalidInput, NotFound, near_names
 from qrp_store.records import Backbone, Dataset, fingerprint
 
 _d, _b = t.dataset.c, t.backbone.c
@@ -40,18 +40,25 @@ def get_dataset(catalog: Catalog, name: str) -> Dataset:
     """The ready dataset of that name. Raises NotFound with the names there are."""
     found = find_dataset(catalog, name)
     if found is None:
-        raise NotFound(f"no dataset {name!r} in this store", hint=_names(catalog, t.dataset, "ingest makes one"))
+        raise NotFound(
+            f"no dataset {name!r} in this store",
+            hint=near_names(name, _names(catalog), "none yet; qrp-store ingest makes one"),
+        )
     return found
 
 
-def _names(catalog: Catalog, table: sa.Table, empty: str) -> str:
+def of_clustering(catalog: Catalog, identifier: str) -> Dataset:
+    """The dataset that a ready clustering is of."""
+    query = sa.select(t.dataset).join(t.clustering, t.clustering.c.dataset_pk == _d.pk)
+    query = query.join(t.artifact, t.artifact.c.pk == t.clustering.c.artifact_pk)
     with catalog.read() as connection:
-        names = (
-            connection.execute(sa.select(table.c.name).where(table.c.state == "ready").order_by(table.c.name).limit(20))
-            .scalars()
-            .all()
-        )
-    return f"there are: {', '.join(names)}" if names else f"there are none yet; qrp-store {empty}"
+        return _dataset(connection.execute(query.where(t.artifact.c.id == identifier)).mappings().one())
+
+
+def _names(catalog: Catalog) -> list[str]:
+    query = sa.select(_d.name).where(_d.state == "ready").order_by(_d.name)
+    with catalog.read() as connection:
+        return list(connection.execute(query).scalars())
 
 
 def _dataset(row: sa.RowMapping) -> Dataset:

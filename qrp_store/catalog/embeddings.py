@@ -11,7 +11,7 @@ from qrp_store.catalog import datasets, lease
 from qrp_store.catalog import tables as t
 from qrp_store.catalog.engine import Catalog
 from qrp_store.catalog.lease import Claim
-from qrp_store.errors import NotFound
+from qrp_store.errors import NotFound, near_names
 from qrp_store.records import ArraySpec, Backbone, Block, Dataset, StoredEmbedding, fingerprint
 
 _a, _e, _k = t.artifact.c, t.embedding.c, t.block.c
@@ -152,8 +152,8 @@ def get(catalog: Catalog, dataset: str, backbone: str, version: int | None = Non
     if found is None:
         datasets.get_dataset(catalog, dataset)
         which = f"{backbone}@{version}" if version else backbone
-        there = ", ".join(backbones(catalog, dataset)) or "none"
-        raise NotFound(f"no embedding of dataset {dataset!r} by backbone {which!r}", hint=f"there are: {there}")
+        hint = near_names(backbone, backbones(catalog, dataset))
+        raise NotFound(f"no embedding of dataset {dataset!r} by backbone {which!r}", hint=hint)
     return found
 
 

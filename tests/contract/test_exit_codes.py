@@ -223,3 +223,16 @@ def test_an_ingest_killed_in_the_middle_goes_on(qrp: Any, store: Path, files: An
     assert report["blocks"]["written"] >= 1
     assert qrp.ok("verify", "--deep", store=store)["problems"] == []
     assert len(sql(store, "SELECT * FROM embeddings")) == 1
+
+
+@pytest.mark.parametrize(
+    "words, meant",
+    [
+        (("leaderboard", "--dataset", "phots"), "did you mean photos?"),
+        (("cluster", "--dataset", "photos", "--backbone", "shrap", "-k", 6), "did you mean sharp?"),
+        (("evaluate", "--dataset", "photos", "--concepts", "object"), "did you mean objects?"),
+        (("show", "photo"), "did you mean photos"),
+    ],
+)
+def test_a_name_nearly_right_is_asked_back(qrp: Any, world: Any, words: tuple[object, ...], meant: str) -> None:
+    assert meant in qrp.fails(3, *words, store=world.store)

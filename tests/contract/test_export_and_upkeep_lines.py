@@ -52,6 +52,34 @@ def test_export_writes_rows_in_the_format_of_the_ending(
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
+def test_export_a_clustering_for_fiftyone(qrp: Any, world: Any, sql: Any, tmp_path: Path) -> None:
+    out = tmp_path / "labels.json"
+    done = qrp.ok("export", "fiftyone", *SHARP, "-k", 6, "--seed", 0, "-o", out, store=world.store)
+    assert done["rows"] == 400
+    document = json.loads(out.read_text("utf-8"))
+    query = "SELECT key, cluster, part FROM assignments WHERE backbone = 'sharp' AND clusters = 6 AND seed = 0"
+    wanted = {r["key"].removesuffix(".jpg"): r for r in sql(world.store, query)}
+    assert document["labels"].keys() == wanted.keys()
+    for name, found in document["labels"].items():
+        assert (found["label"], found["attributes"]["part"]) == (str(wanted[name]["cluster"]), wanted[name]["part"])
+        i = world.keys.index(found["attributes"]["key"])
+        assert {f"object-{world.group[i]}", f"class {world.group[i] // 2}"} <= set(found["attributes"]["concepts"])
+    assert "2 clusterings" not in qrp.fails(4, "export", "fiftyone", *SHARP, "-o", out, store=world.store)
+    assert ".json" in qrp.fails(4, "export", "fiftyone", *SHARP, "-o", tmp_path / "x.csv", store=world.store)
+
+
+def test_export_the_card_of_a_dataset(qrp: Any, world: Any, tmp_path: Path) -> None:
+    out = tmp_path / "photos.md"
+    qrp.ok("export", "card", "--dataset", "photos", "-o", out, store=world.store)
+    text = out.read_text("utf-8")
+    assert text.startswith("# Dataset photos")
+    assert "400 samples" in text
+    for row in qrp.rows("leaderboard", store=world.store):
+        assert f"| {row['rank']} | {row['backbone']} | {row['nmi_mean']:.3f} |" in text
+    assert "| objects | 1 |" in text
+    assert "which dataset" in qrp.fails(4, "export", "card", "-o", out, store=world.store)
+
+
 def test_export_an_embedding_as_npy(qrp: Any, world: Any, tmp_path: Path) -> None:
     qrp.ok("export", "embedding", *SHARP, "-o", tmp_path / "x.npy", store=world.store)
     assert np.array_equal(np.load(tmp_path / "x.npy"), world.rows["sharp"])

@@ -66,6 +66,18 @@ def test_compare_says_difference_and_interval(qrp: Any, world: Any, pair: tuple[
     assert "difference +" in qrp.run("compare", *pair, store=world.store).out
 
 
+@pytest.mark.parametrize("form", ["csv", "md", "latex", "jsonl"])
+def test_compare_and_show_are_rows_for_a_paper_too(qrp: Any, world: Any, pair: tuple[str, str], form: str) -> None:
+    ran = qrp.run("compare", *pair, "--format", form, store=world.store)
+    assert ran.code == 0, ran.err
+    assert "difference" in ran.out
+    assert pair[1] in ran.out
+    shown = qrp.run("show", pair[0], "--format", form, store=world.store)
+    assert shown.code == 0, shown.err
+    assert "fingerprint" in shown.out
+    assert (r"\toprule" in ran.out) == (form == "latex")
+
+
 def test_compare_refuses_other_questions_and_what_is_not_there(qrp: Any, world: Any, pair: tuple[str, str]) -> None:
     (control,) = world.permuted["results"]
     classes = next(r["id"] for r in world.evaluated["results"] if r["concepts"] == "classes")

@@ -1,0 +1,141 @@
+"""What other tools and people take along: a dataset's card, and labels that FiftyOne reads."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from qrp_store import __version__
+from qrp_store.catalog import clusterings, concept_sets, datasets
+from qrp_store.catalog.listing import listing
+from qrp_store.records import PART_NAMES
+from qrp_store.samples import shown
+from qrp_store.store import Store
+
+_SIGNS = {"\\": "\\\\", "|": "\\|", "<": "&lt;", "\n": " ", "\r": " "}
+
+
+def fiftyone_labels(store: Store, clustering_id: str) -> dict[str, Any]:
+    """A clustering as the `labels.json` of FiftyOne's FiftyOneImageClassificationDataset.
+
+    Keys without their ending (as FiftyOne wants them) → the cluster as label, with part and the concepts that hold in
+    the newest sets of the dataset as attributes.
+    """
+    clustering = clusterings.by_id(store.catalog, clustering_id)
+    positions, numbers, parts = clusterings.assignments(store.catalog, clustering_id)
+    dataset = datasets.of_clustering(store.catalog, clustering_id)
+    keys = datasets.keys(store.catalog, dataset)
+    held: dict[int, list[str]] = defaultdict(list)
+    for name in concept_sets.names(store.catalog, dataset.name):
+        stored = concept_sets.get(store.catalog, dataset.name, name)
+        words = concept_sets.vocabulary(store.catalog, stored.artifact.id).names
+        at, which = concept_sets.labels(store.catalog, stored.artifact.id)
+        for position, concept in zip(at.tolist(), which.tolist(), strict=True):
+            held[position].append(words[concept])
+    digits = len(str(clustering.row.clusters - 1))
+    labels = {
+        str(PurePosixPath(keys[position]).with_suffix("")): {
+            "label": f"{number:0{digits}}",
+            "attributes": {"part": PART_NAMES[part], "concepts": held.get(position, []), "key": keys[position]},
+        }
+        for position, number, part in zip(positions.tolist(), numbers.tolist(), parts.tolist(), strict=True)
+    }
+    return {"classes": None, "labels": labels}
+
+
+def card(store: Store, dataset: str) -> str:
+    """What is known of a dataset, as Markdown: samples, concepts, embeddings, ranking, and where all that is from."""
+    owner = datasets.get_dataset(store.catalog, dataset)
+    own = {row["name"]: row for row in _rows(store, "datasets")}[dataset]
+    concepts = [row for row in _rows(store, "concepts") if row["dataset"] == dataset and row["is_newest"]]
+    embeddings = [row for row in _rows(store, "embeddings") if row["dataset"] == dataset and row["is_newest"]]
+    query = "SELECT * FROM leaderboard WHERE dataset = ? ORDER BY concepts, clusters, setting, rank"
+    board = list(store.sql(query, (dataset,)))
+    said = [
+        f"# Dataset {_cell(dataset)}",
+        f"{owner.n:,} samples, first ingested {own['created_at']} by {_cell(own['created_by'])}"
+        + (f" from `{_cell(own['image_root'])}`" if own["image_root"] else "")
+        + f".\nsha256 of the keys in order: `{owner.fingerprint}`.",
+        "## Concepts",
+        _table(
+            ("name", "version", "concepts", "labels", "labelled samples", "one a sample", "source", "made"),
+            [
+                (
+                    *(c["name"], c["version"], c["n_concepts"], c["n_labels"], c["n_labelled_samples"]),
+                    *(
+                        "yes" if c["exclusive"] else "no",
+                        _source(store, dataset, c),
+                        f"{c['created_at']} by {c['created_by']}",
+                    ),
+                )
+                for c in concepts
+            ],
+        ),
+        "## Embeddings",
+        _table(
+            ("backbone", "version", "rows", "dim", "dtype", "made of", "made"),
+            [
+                (
+                    *(e["backbone"], e["version"], e["n"], e["dim"], e["dtype"]),
+                    *(_backbone(store, e["backbone"]), f"{e['created_at']} by {e['created_by']}"),
+                )
+                for e in embeddings
+            ],
+        ),
+        "## Ranking",
+        "NMI of quantized reverse probing, mean and standard deviation over seeds; only rows of one setting compare.",
+        _table(
+            ("concepts", "K", "protocol", "setting", "rank", "backbone", "NMI", "std", "seeds"),
+            [
+                (
+                    *(r["concepts"], r["clusters"], r["protocol"], r["setting"], r["rank"], r["backbone"]),
+                    *(f"{r['nmi_mean']:.3f}", "" if r["nmi_std"] is None else f"{r['nmi_std']:.3f}", r["n_seeds"]),
+                )
+                for r in board
+            ],
+        ),
+        "Method: Laina, Asano and Vedaldi, *Measuring the Interpretability of Unsupervised Representations via "
+        f"Quantized Reversed Probing*, ICLR 2022 (arXiv 2209.03268); made with qrp-store {__version__}.",
+    ]
+    return "\n\n".join(said) + "\n"
+
+
+def _rows(store: Store, what: str) -> list[dict[str, Any]]:
+    table = listing(store.catalog, what)
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def _source(store: Store, dataset: str, row: dict[str, Any]) -> str:
+    """Where labels came from: the plain values of what was asked for and how it was read."""
+    artifact = concept_sets.get(store.catalog, dataset, row["name"], row["version"]).artifact
+    return _plain({**artifact.spec, **artifact.provenance}.items(), leave=("dataset", "exclusive", "name", "timings"))
+
+
+def _backbone(store: Store, name: str) -> str:
+    found = datasets.find_backbone(store.catalog, name)
+    return "" if found is None else _plain(found.spec.items(), leave=("preprocessing",))
+
+
+def _plain(items: Iterable[tuple[str, Any]], leave: Sequence[str]) -> str:
+    told = []
+    for name, value in items:
+        if name in leave or value in (None, "", [], {}):
+            continue
+        if isinstance(value, dict):
+            told += [f"{name}.{k} {v}" for k, v in value.items() if v is not None and not isinstance(v, (dict, list))]
+        elif not isinstance(value, (list, tuple)):
+            told.append(f"{name} {shown(value, 200)[1:-1] if isinstance(value, str) else value}")
+    return ", ".join(told)
+
+
+def _cell(value: object) -> str:
+    return "".join(_SIGNS.get(sign, sign) for sign in str(value))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    if not rows:
+        return "None yet."
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
