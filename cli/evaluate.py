@@ -92,6 +92,9 @@ def evaluate(
     labelled_only: Annotated[
         bool, typer.Option("--labelled-only", help="Leave out samples without any concept.")
     ] = False,
+    only_verified: Annotated[
+        bool, typer.Option("--only-verified", help="Only samples and concepts of which every pair was looked at.")
+    ] = False,
     min_count: Annotated[
         int, typer.Option("--min-count", metavar="N", help="Leave out concepts that hold for fewer samples.")
     ] = 0,
@@ -161,6 +164,7 @@ def evaluate(
             ablate=ablate,
             labelled_only=labelled_only,
             min_count=min_count,
+            only_verified=only_verified,
             group_by=group_by,
             forward=forward,
             knn_queries=knn_queries,

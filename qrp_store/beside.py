@@ -110,7 +110,7 @@ def _forward(question: Question, queries: int) -> list[dict[str, Any]]:
             "algorithm": _ALGORITHM,
             "clustering": clustering.artifact.identity,
             "concepts": [part.artifact.identity for part in question.joined.parts],
-            "samples": [request.labelled_only, request.min_count, request.permute],
+            "samples": [request.labelled_only, request.min_count, request.permute, *([True] * request.only_verified)],
             "queries": queries,
         }
     )

@@ -70,6 +70,7 @@ def evaluate(
     ablate: bool = False,
     labelled_only: bool = False,
     min_count: int = 0,
+    only_verified: bool = False,
     group_by: str | None = None,
     forward: bool = False,
     knn_queries: int = QUERIES,
@@ -118,6 +119,7 @@ def evaluate(
         ablate=ablate,
         permutations=permutations,
         soft=soft,
+        only_verified=only_verified,
         device=clustering.get("device", "auto"),
     )
     wanted = Wanted(forward, knn_queries, curve, tuple(sorted(set(thresholds))))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qrp_store import concept_rows
 from qrp_store.catalog import concept_sets, datasets, lease
 from qrp_store.concepts.readers import FORMATS, detect, read_labels, source_digest
 from qrp_store.errors import InvalidInput, NotFound
@@ -172,7 +173,11 @@ def write(
 ) -> None:
     """Put a claimed set's rows in place and make it ready."""
     labels = (table.positions, table.concepts, table.scores)
-    concept_sets.write(store.catalog, claimed, owner, table.vocabulary, labels, exclusive=exclusive)
+    concept_sets.write(
+        store.catalog, claimed, owner, table.vocabulary, labels, exclusive=exclusive, verified=table.verified
+    )
+    rows = concept_rows.compress(table.positions, table.concepts, owner.n)
+    provenance = {**provenance, concept_rows.MEMBER: concept_rows.save(store, claimed.path, rows)}
     unknown = {"n_unknown_keys": len(table.unknown), "unknown_keys": [key[:200] for key in table.unknown[:_EXAMPLES]]}
     concept_sets.commit(store.catalog, claimed, {**provenance, **unknown})
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qrp_store import concept_rows
 from qrp_store.arrays.arrays import save_array
 from qrp_store.arrays.root import Root
 from qrp_store.catalog import clusterings, concept_sets
@@ -25,6 +26,7 @@ from qrp_store.probing.trial import Trial
 from qrp_store.progress import Progress
 from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
+from qrp_store.verified import known_block
 
 if TYPE_CHECKING:
     from qrp_store.probing.alone import Alone
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 MOST_CONCEPTS = 1000
 """How many concepts' scores alone are kept of a result, the best ones."""
-_YOUNGER = ("soft",)
+_YOUNGER = ("soft", "only_verified")
 NO_GROUP = "(none)"
 """What `group_scores` call the concepts that have no group."""
 
@@ -60,6 +62,7 @@ class ProbeRequest:
     ablate: bool = False
     permutations: int = 0
     soft: bool = False
+    only_verified: bool = False
 
     def document(self) -> dict[str, Any]:
         """What changes a number, for the fingerprint. Options younger than the first results stand there if asked."""
@@ -257,7 +260,10 @@ class ProbeData:
 def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> ProbeData:
     """What a probe is trained and scored on. Raises InvalidInput for an empty part."""
     positions, clusters, parts = clusterings.assignments(store.catalog, clustering.artifact.id)
-    concepts = _concepts(store, joined, positions, request)
+    block = known_block(store, joined.parts, positions) if request.only_verified else None
+    if block is not None:
+        positions, clusters, parts = positions[block.samples], clusters[block.samples], parts[block.samples]
+    concepts = _concepts(store, joined, positions, request, None if block is None else block.concepts)
     x = concepts.matrix
     if request.labelled_only:
         kept = np.flatnonzero(np.diff(x.indptr))
@@ -268,7 +274,7 @@ def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, req
         if not (parts == part).any():
             raise InvalidInput(
                 f"the {name} part of {clustering.artifact.id} has no sample left for {joined.name!r}",
-                hint="fewer clusters, more samples, or without --labelled-only",
+                hint="fewer clusters, more samples, or without --labelled-only or --only-verified",
             )
     return ProbeData(positions, replace(concepts, matrix=x), clusters, parts)
 
@@ -332,9 +338,10 @@ def _controls(
 
 
 @lru_cache(maxsize=4)
-def _labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
-    """A concept set's labels, kept for the next result: what is ready never changes."""
-    return concept_sets.labels(catalog, identifier)
+def _matrix(store: Store, dataset: str, name: str, version: int) -> ConceptMatrix:
+    """A concept set over its dataset's positions, kept for the next result: what is ready never changes."""
+    stored = concept_sets.get(store.catalog, dataset, name, version)
+    return ConceptMatrix(*concept_rows.load(store, stored), stored.n_concepts)
 
 
 def _scores(catalog: Catalog, concepts: StoredConcepts) -> np.ndarray:
@@ -348,28 +355,27 @@ def _scores(catalog: Catalog, concepts: StoredConcepts) -> np.ndarray:
     return np.where(np.isnan(scores), np.float32(1), scores)
 
 
-def _concepts(store: Store, joined: JoinedConcepts, positions: np.ndarray, request: ProbeRequest) -> Concepts:
-    """The joined concepts over these positions; those that hold for fewer than `min_count` are left out."""
+def _concepts(
+    store: Store, joined: JoinedConcepts, positions: np.ndarray, request: ProbeRequest, known: np.ndarray | None
+) -> Concepts:
+    """The joined concepts over these positions, of all or of the `known`; those that hold for fewer than `min_count`
+    are left out."""
     min_count = request.min_count
     matrices: list[ConceptMatrix] = []
     names: list[str] = []
     groups: list[str | None] = []
     sets: list[str] = []
-    n_rows = int(positions[-1]) + 1
     for part in joined.parts:
-        at, concept = _labels(store.catalog, part.artifact.id)
-        inside = at < n_rows
-        whole = ConceptMatrix.from_pairs(at[inside], concept[inside], n_rows, part.n_concepts)
+        whole = _matrix(store, part.dataset, part.artifact.name, part.artifact.version or 0)
         if request.soft:
-            scores = _scores(store.catalog, part)
-            whole = replace(whole, values=scores[inside])
+            whole = replace(whole, values=_scores(store.catalog, part))
         matrices.append(whole.take(positions))
         vocabulary = concept_sets.vocabulary(store.catalog, part.artifact.id)
         names += vocabulary.names
         groups += vocabulary.groups
         sets += [part.artifact.name if len(joined.parts) > 1 else NO_GROUP] * len(vocabulary.names)
     matrix = matrices[0].hstack(matrices[1:]) if len(matrices) > 1 else matrices[0]
-    kept = np.flatnonzero(matrix.counts() >= min_count)
+    kept = np.flatnonzero((matrix.counts() >= min_count) & (True if known is None else known))
     if len(kept) == 0 and min_count > 0:
         raise InvalidInput(f"--min-count {min_count}: no concept of {joined.name!r} holds that often")
     if len(kept) < matrix.n_concepts:

@@ -23,8 +23,24 @@ def upgrade() -> None:
     for table in ("dataset", "backbone"):
         op.add_column(table, sa.Column("retired_at", sa.Text(), nullable=True))
     op.add_column("block", sa.Column("rolling", sa.LargeBinary(), nullable=True))
+    _verified()
     _scores()
     triggers_0001.belongs_to_result("concept_score")
+
+
+def _verified() -> None:
+    op.add_column("concept_set", sa.Column("n_verified", sa.BigInteger(), nullable=True))
+    op.create_table(
+        "verified_pair",
+        sa.Column("concept_set_pk", KEY, nullable=False),
+        sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("concept", sa.Integer(), autoincrement=False, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["concept_set_pk"], ["concept_set.artifact_pk"], name=op.f("fk_verified_pair_concept_set_pk_concept_set")
+        ),
+        sa.PrimaryKeyConstraint("concept_set_pk", "position", "concept", name=op.f("pk_verified_pair")),
+        sqlite_with_rowid=False,
+    )
 
 
 def _scores() -> None:

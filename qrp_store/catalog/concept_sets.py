@@ -40,6 +40,7 @@ class StoredConcepts:
     n_concepts: int
     n_labels: int
     n_labelled_samples: int
+    n_verified: int | None = None
 
 
 def series(dataset: str, concepts: str) -> str:
@@ -55,13 +56,16 @@ def write(
     labels: tuple[np.ndarray, np.ndarray, np.ndarray],
     *,
     exclusive: bool,
+    verified: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Write a set's rows, in short transactions, while it is still `writing`.
 
     `labels` are positions (int64), concept numbers (int32) and scores (float, NaN for none), sorted and unique.
+    `verified` are the (positions, concept numbers) that somebody looked at, -1 for every concept; None: everything.
     """
     positions, concepts, scores = labels
-    bulk.clear(catalog, t.label, "concept_set_pk", claimed.pk)
+    for table in (t.label, t.verified_pair):
+        bulk.clear(catalog, table, "concept_set_pk", claimed.pk)
     with catalog.write() as connection:
         lease.fence(connection, claimed)
         connection.execute(t.concept.delete().where(_c.concept_set_pk == claimed.pk))
@@ -74,6 +78,7 @@ def write(
                 n_concepts=len(vocabulary.names),
                 n_labels=len(positions),
                 n_labelled_samples=int(_distinct_sorted(positions)),
+                n_verified=None if verified is None else len(verified[0]),
             )
         )
     owner = {"concept_set_pk": claimed.pk}
@@ -85,6 +90,8 @@ def write(
     }
     bulk.insert(catalog, t.concept, columns, owner, claimed)
     bulk.insert(catalog, t.label, {"position": positions, "concept": concepts, "score": scores}, owner, claimed)
+    if verified is not None:
+        bulk.insert(catalog, t.verified_pair, {"position": verified[0], "concept": verified[1]}, owner, claimed)
 
 
 def _distinct_sorted(values: np.ndarray) -> int:
@@ -110,7 +117,7 @@ def get(catalog: Catalog, dataset: str, name: str, version: int | None = None) -
     """The newest ready concept set of that name (or that version). Raises NotFound."""
     query = (
         sa.select(t.artifact)
-        .add_columns(_s.exclusive, _s.n_concepts, _s.n_labels, _s.n_labelled_samples)
+        .add_columns(_s.exclusive, _s.n_concepts, _s.n_labels, _s.n_labelled_samples, _s.n_verified)
         .join(t.concept_set, _s.artifact_pk == _a.pk)
         .where(_a.series == series(dataset, name), _a.state == "ready")
     )
@@ -130,6 +137,7 @@ def get(catalog: Catalog, dataset: str, name: str, version: int | None = None) -
         row["n_concepts"],
         row["n_labels"],
         row["n_labelled_samples"],
+        row["n_verified"],
     )
 
 
@@ -163,12 +171,14 @@ def vocabulary(catalog: Catalog, identifier: str) -> Vocabulary:
 
 def labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
     """Every (position int64, concept number int32) of a set, sorted by position, then concept."""
-    import numpy as np
-
     with catalog.read() as connection:
-        query = sa.select(_l.position, _l.concept).where(_l.concept_set_pk == _pk(connection, identifier))
-        positions, concepts = bulk.fetch(connection, query.order_by(_l.position, _l.concept), (np.int64, np.int32))
-    return positions, concepts
+        return bulk.fetch_pairs(connection, t.label, "concept_set_pk", _pk(connection, identifier))
+
+
+def verified(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
+    """What somebody looked at, as `labels`; concept -1 is every concept."""
+    with catalog.read() as connection:
+        return bulk.fetch_pairs(connection, t.verified_pair, "concept_set_pk", _pk(connection, identifier))
 
 
 def label_scores(catalog: Catalog, identifier: str) -> np.ndarray:

@@ -66,6 +66,7 @@ __all__ = [
     "sample",
     "store",
     "threshold_score",
+    "verified_pair",
 ]
 
 store = Table(
@@ -218,6 +219,7 @@ concept_set = Table(
     Column("n_concepts", Integer, nullable=False),
     Column("n_labels", BigInteger, nullable=False),
     Column("n_labelled_samples", BigInteger, nullable=False),
+    Column("n_verified", BigInteger),  # null: what is no label is absent
 )
 Index("ix_concept_set_dataset_pk", concept_set.c.dataset_pk)
 
@@ -238,6 +240,16 @@ label = Table(
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("concept", Integer, primary_key=True, autoincrement=False),
     Column("score", Float),
+    **KEYED,
+)
+
+# What somebody looked at, found or not; concept -1 is every concept. Rows only where a set has unknown pairs.
+verified_pair = Table(
+    "verified_pair",
+    metadata,
+    of("concept_set"),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("concept", Integer, primary_key=True, autoincrement=False),
     **KEYED,
 )
 

@@ -20,11 +20,11 @@ _a = t.artifact.c
 # Large children first, so that a crash half-way leaves something for the next gc to find.
 CHILDREN: dict[str, tuple[tuple[sa.Table, str], ...]] = {
     "embedding": ((t.block, "embedding_pk"),),
-    "concepts": ((t.label, "concept_set_pk"), (t.concept, "concept_set_pk")),
+    "concepts": ((t.label, "concept_set_pk"), (t.verified_pair, "concept_set_pk"), (t.concept, "concept_set_pk")),
     "clustering": ((t.assignment, "clustering_pk"), (t.cluster, "clustering_pk")),
     "result": tuple((table, "result_pk") for table in (*t.BESIDE, *t.SAID)),
 }
-BULK = {"label": "position", "assignment": "position"}
+BULK = {"label": "position", "verified_pair": "position", "assignment": "position"}
 OWN = {"embedding": t.embedding, "concepts": t.concept_set, "clustering": t.clustering, "result": t.result}
 
 

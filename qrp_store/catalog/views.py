@@ -74,6 +74,18 @@ JOIN concept c ON c.concept_set_pk = a.pk AND c.number = l.concept
 JOIN sample x ON x.dataset_pk = cs.dataset_pk AND x.position = l.position
 WHERE a.state = 'ready'
 """,
+    "verified": f"""
+SELECT d.name AS dataset, a.name AS concepts, a.version, a.version = newest.version AS is_newest,
+    x.key, c.name AS concept, c.concept_group
+FROM artifact a
+JOIN ({_NEWEST}) newest ON newest.series = a.series
+JOIN concept_set cs ON cs.artifact_pk = a.pk
+JOIN dataset d ON d.pk = cs.dataset_pk
+JOIN verified_pair v ON v.concept_set_pk = a.pk
+LEFT JOIN concept c ON c.concept_set_pk = a.pk AND c.number = v.concept
+JOIN sample x ON x.dataset_pk = cs.dataset_pk AND x.position = v.position
+WHERE a.state = 'ready'
+""",
     "assignments": f"""
 SELECT d.name AS dataset, k.backbone, k.clusters, k.seed, a.id AS clustering_id, a.version,
     a.version = newest.version AS is_newest, x.key, g.cluster,
