@@ -7,7 +7,7 @@ BENCHMARKS := startup ingest kmeans kmeans_dask probe report
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
-.PHONY: demo test test-browser lint bench clean
+.PHONY: demo test test-browser soak lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -29,6 +29,9 @@ test: lint ## lint, then every test
 
 test-browser: $(READY) ## the report in a real Chromium (from the system's packages, with its driver)
 	$(PYTHON) -m pytest -q tests/browser/page_in_chromium.py $(ARGS)
+
+soak: $(READY) ## the long proofs of docs/reliability.md, some twenty minutes
+	$(PYTHON) -m pytest -q -m soak --durations=0 tests/reliability tests/stories/test_crash.py $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	$(PYTHON) -m ruff check .

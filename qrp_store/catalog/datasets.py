@@ -12,7 +12,7 @@ from qrp_store.catalog import bulk
 from qrp_store.catalog import tables as t
 from qrp_store.catalog.clock import now_seconds, now_text
 from qrp_store.catalog.engine import Catalog
-from qrp_store.catalog.lease import new_id
+from qrp_store.catalog.lease import new_id, one_at_a_time
 from qrp_store.catalog.owner import created_by
 from qrp_store.errors import InvalidInput, NotFound, near_names
 from qrp_store.records import Backbone, Dataset, fingerprint
@@ -132,6 +132,7 @@ def publish_dataset(connection: sa.Connection, dataset: Dataset) -> int:
 
     When another ingest published the same samples meanwhile, theirs is taken. Raises InvalidInput for other samples.
     """
+    one_at_a_time(connection, f"dataset {dataset.name}")
     row = (
         connection.execute(sa.select(t.dataset).where(_d.name == dataset.name, _d.state == "ready")).mappings().first()
     )
@@ -216,6 +217,7 @@ def require_same_backbone(known: Backbone, spec: Mapping[str, Any]) -> None:
 
 def publish_backbone(connection: sa.Connection, backbone: Backbone) -> int:
     """Make a staged backbone ready; returns the key of the row that bears the name from now on."""
+    one_at_a_time(connection, f"backbone {backbone.name}")
     row = (
         connection.execute(sa.select(t.backbone).where(_b.name == backbone.name, _b.state == "ready"))
         .mappings()

@@ -162,7 +162,7 @@ def _unfinished(connection: sa.Connection, spec: Spec) -> Found | None:
 def _try(
     connection: sa.Connection, spec: Spec, token: str, force: bool, identifier: str | None
 ) -> Artifact | Claim | Found:
-    _one_at_a_time(connection, spec.fingerprint)
+    one_at_a_time(connection, spec.fingerprint)
     answer = _look(connection, spec, force)
     if isinstance(answer, Artifact):
         return answer
@@ -174,7 +174,7 @@ def _try(
     return _take_over(connection, answer, token, free)
 
 
-def _one_at_a_time(connection: sa.Connection, what: str) -> None:
+def one_at_a_time(connection: sa.Connection, what: str) -> None:
     """Until this transaction ends nobody else decides about the same thing. SQLite has one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(what))))
@@ -337,7 +337,7 @@ def commit_copy(connection: sa.Connection, claimed: Claim, original: Artifact, p
 def _lock_series(connection: sa.Connection, claimed: Claim) -> str:
     fence(connection, claimed)
     series: str = connection.execute(sa.select(_a.series).where(_a.pk == claimed.pk)).scalar_one()
-    _one_at_a_time(connection, series)
+    one_at_a_time(connection, series)
     return series
 
 

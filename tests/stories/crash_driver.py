@@ -1,6 +1,7 @@
 """Runs the command line and kills it with SIGKILL at a named function: `crash_driver.py module:name:when:n -- args`.
 
-`when` is before or after the n-th call. Without a name (`-`) nothing is killed. No hook in the product is needed.
+`when` is before or after the n-th call; `stop` stops it with SIGSTOP after that call instead. Without a name (`-`)
+nothing is killed. No hook in the product is needed.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def arm(point: str) -> None:
         answer = original(*args, **kwargs)
         if calls == int(n) and when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
+        if calls == int(n) and when == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         return answer
 
     setattr(owner, last, dying)
