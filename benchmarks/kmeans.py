@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import platform
 import resource
 import statistics
@@ -22,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,17 @@ def prepare(folder: Path, n: int, dim: int, k: int, peer: bool = True) -> None:
         start[inside] = rows[picked[inside] - first]
         if whole is not None:
             whole[first : first + count] = rows
-        blocks.append(asdict(arrays.write_block(root, spec, index, rows)))
+        blocks.append(arrays.write_block(root, spec, index, rows))
     if whole is not None:
         whole.flush()
     np.save(folder / "start.npy", start)
-    (folder / "blocks.json").write_text(json.dumps({"spec": asdict(spec), "blocks": blocks}))
+    (folder / "blocks.pickle").write_bytes(pickle.dumps((spec, blocks)))
+
+
+def stored(folder: Path) -> StoredBlocks:
+    """The blocks that `prepare` has made."""
+    spec, blocks = pickle.loads((folder / "blocks.pickle").read_bytes())
+    return StoredBlocks(open_root(str(folder / "arrays")), spec, blocks)
 
 
 def peer(folder: Path, niter: int) -> dict[str, Any]:
@@ -94,12 +100,9 @@ def peer(folder: Path, niter: int) -> dict[str, Any]:
 def ours(folder: Path, niter: int, memory: int, seeded: bool = False) -> dict[str, Any]:
     """Our K-means from the peer's start, or (`seeded`) from kmeans++; when it had which objective."""
     start = np.load(folder / "start.npy")
-    document = json.loads((folder / "blocks.json").read_text())
-    blocks = [Block(**{**block, "bad": tuple(block["bad"])}) for block in document["blocks"]]
-    source = StoredBlocks(open_root(str(folder / "arrays")), ArraySpec(**document["spec"]), blocks)
     # Loading faiss is no part of the peer's time either.
     kmeans(MemoryPoints(start), KMeansOptions(2, niter=1))
-    points = StreamedPoints(source, memory=memory)
+    points = StreamedPoints(stored(folder), memory=memory)
     options = KMeansOptions(len(start), niter=niter, sample="all", init="kmeans++" if seeded else "random")
     began, times = time.perf_counter(), [0.0]
     result = kmeans(

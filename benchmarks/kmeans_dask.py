@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import os
 import statistics
@@ -22,13 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kmeans import StoredBlocks, machine, prepare
+from kmeans import machine, prepare, stored
 
-from qrp_store.arrays.location import open_root
 from qrp_store.clustering import Chosen
 from qrp_store.clustering.distributed import DistributedPoints
 from qrp_store.execution import Cluster
-from qrp_store.records import ArraySpec, Block
 
 BATCH = 2048
 
@@ -68,15 +65,12 @@ def bare(folder: Path, processes: int, n: int, niter: int) -> float:
 def dask(folder: Path, workers: int, niter: int, memory: int) -> float:
     from distributed import LocalCluster
 
-    document = json.loads((folder / "blocks.json").read_text())
-    blocks = [Block(**{**block, "bad": tuple(block["bad"])}) for block in document["blocks"]]
-    source = StoredBlocks(open_root(str(folder / "arrays")), ArraySpec(**document["spec"]), blocks)
     centroids = np.load(folder / "start.npy")
     with (
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as local,
         Cluster(local.scheduler_address) as cluster,
     ):
-        points = DistributedPoints(source, cluster, Chosen("faiss", "cpu"), k=len(centroids), memory=memory)
+        points = DistributedPoints(stored(folder), cluster, Chosen("faiss", "cpu"), k=len(centroids), memory=memory)
         points.step(centroids)
         began = time.perf_counter()
         for _ in range(niter):

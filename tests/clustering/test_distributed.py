@@ -15,6 +15,7 @@ from distributed import LocalCluster
 
 from qrp_store import execution
 from qrp_store.catalog import clusterings, embeddings
+from qrp_store.centroids import cluster_by
 from qrp_store.cluster import cluster
 from qrp_store.clustering import Chosen, KMeansOptions, MemoryPoints, Points, kmeans
 from qrp_store.clustering.distributed import DistributedPoints, choose_on_workers, require_readable
@@ -248,3 +249,12 @@ def test_the_story_records_where_it_ran_and_finds_the_same(address: str, store: 
         np.testing.assert_array_equal(ours, theirs)
     provenance = clusterings.by_id(store.catalog, there.id).artifact.provenance
     assert (provenance["scheduler"], provenance["workers"]) == (address, 2)
+
+
+def test_rows_are_assigned_to_other_centroids_on_the_workers_too(address: str, store: Store) -> None:
+    source = cluster(store, dataset="d", backbone="good", k=K, niter=4, engine="faiss")
+    made = cluster_by(store, source.id, dataset="d", seed=5, engine="faiss", scheduler=address, memory="1MB")
+    assert (made.objective, made.sizes, made.n_sampled) == (source.objective, source.sizes, None)
+    found, wanted = (clusterings.assignments(store.catalog, each.id)[1] for each in (made, source))
+    np.testing.assert_array_equal(found, wanted)
+    assert clusterings.by_id(store.catalog, made.id).artifact.provenance["scheduler"] == address
