@@ -1,12 +1,13 @@
 """The probe's epoch beside the plain script a user would write, from one run and at the same losses.
 
-    python benchmarks/probe.py [--quick] [--imagenet] [--threads N] [--repeats N]
+    python benchmarks/probe.py [--quick] [--imagenet] [--tight] [--forward] [--threads N] [--repeats N]
 
 plain   a Dataset of dense multi-hot rows, DataLoader, nn.Linear, cross_entropy, SGD
 ours    qrp_store.probing.train.fit, sgd
 
 Both start from zero and meet the samples in the same order. Also timed: the bootstrap at 256,000 samples.
---imagenet adds one epoch at ImageNet's size (819,947 samples), ours alone.
+--imagenet adds one epoch at ImageNet's size (819,947 samples) with the memory it takes beside the labels; --tight the
+protocol tight at a tenth of that, and one of its passes at the whole; --forward the usual probes on 50,000 vectors.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from qrp_store.probing.forward import ForwardData, forward
 from qrp_store.probing.metrics import score
+from qrp_store.probing.objective import Objective
 from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import fit
+from qrp_store.progress import silent
 
 SEED = 0
+_IMAGENET = 819_947
 
 
 class MultiHot(Dataset):  # type: ignore[type-arg]
@@ -126,10 +132,73 @@ def _list(values: list[float]) -> str:
 
 
 def imagenet() -> None:
-    n = 819_947
-    x, clusters = generated(n, 2000, 1000, 13)
+    x, clusters = generated(_IMAGENET, 2000, 1000, 13)
+    before = peak_bytes(reset=True)
     probe = ours(x, clusters, 1000, ProbeOptions(epochs=1))
-    print(f"ImageNet's size, {n:,} x 2,000 x 1,000: {probe.timings['train_s']:.2f} s an epoch")
+    took = (peak_bytes() - before) / 1e9
+    print(f"ImageNet's size, {_IMAGENET:,} x 2,000 x 1,000: {probe.timings['train_s']:.2f} s an epoch")
+    print(f"  the last look at the objective {probe.timings['val_s']:.2f} s; {took:.2f} GB beside the labels at most")
+
+
+def tight() -> None:
+    x, clusters = generated(_IMAGENET, 2000, 1000, 13)
+    with torch.no_grad():
+        objective = Objective(x, clusters, 1000, torch.device("cpu"))
+        table = torch.zeros((2001, 1000))
+        seconds = [_timed(lambda: objective(table, 1e-4)) for _ in range(3)]
+    whole = statistics.median(seconds)
+    train, val = np.arange(_IMAGENET // 10), np.arange(_IMAGENET // 10, _IMAGENET // 8)
+    parts = (x.take(train), clusters[train], x.take(val), clusters[val])
+    probe = fit(*parts, 1000, ProbeOptions(protocol="tight"), seed=SEED)
+    print(f"tight, {len(train):,} x 2,000 x 1,000: {probe.timings['train_s']:.0f} s, {probe.epochs_run} passes")
+    print(f"  chose weight decay {probe.weight_decay:.2g}, left at most {probe.gap_bound:.2g} nats from its optimum")
+    told = f"{whole:.2f} s; as many passes would take {whole * probe.epochs_run / 60:.0f} min"
+    print(f"  a pass at ImageNet's size, {_IMAGENET:,}: {told}")
+
+
+def forward_probes() -> None:
+    rng = np.random.default_rng(SEED)
+    n, dim, k = 50_000, 512, 100
+    classes = rng.integers(0, k, n)
+    vectors = (rng.normal(size=(k, dim))[classes] * 0.3 + rng.normal(size=(n, dim))).astype(np.float32)
+    x = ConceptMatrix.from_pairs(np.arange(n), classes, n, k)
+    parts = rng.permutation(np.repeat([0, 1, 2], [n * 64 // 100, n * 16 // 100, n - n * 80 // 100]))
+    data = ForwardData(InMemory(vectors), np.arange(n), parts, x, ["class"] * k)
+    began = time.perf_counter()
+    scores = forward(data, queries=20_000, seed=SEED, device="cpu", progress=silent)
+    seconds = time.perf_counter() - began
+    told = ", ".join(f"{s.probe} {s.metric} {s.value:.3f}" for s in scores if s.value is not None)
+    passes = scores[0].details["passes"]
+    print(f"forward, {n:,} x {dim}, {k} classes: {seconds:.1f} s ({told}; {passes} passes of the linear probe)")
+
+
+class InMemory:
+    """Vectors that are at hand."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+
+    @property
+    def dim(self) -> int:
+        return int(self.vectors.shape[1])
+
+    def chunks(self, positions: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(positions), 8192):
+            yield self.vectors[positions[start : start + 8192]]
+
+
+def peak_bytes(*, reset: bool = False) -> int:
+    """The most memory this process has held since the last reset; Linux."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in status if line.startswith("VmHWM")).split()[1])
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def bootstrap(n: int) -> None:
@@ -150,6 +219,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the probe's epoch beside a plain DataLoader script.")
     parser.add_argument("--quick", action="store_true", help="a tenth of the size, once")
     parser.add_argument("--imagenet", action="store_true", help="also one epoch at ImageNet's size")
+    parser.add_argument("--tight", action="store_true", help="also the protocol tight, about 2 minutes")
+    parser.add_argument("--forward", action="store_true", help="also the usual probes")
     parser.add_argument("--threads", type=int, help="torch's threads (default: as torch chooses)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, the median counts (default 3)")
     arguments = parser.parse_args()
@@ -159,10 +230,14 @@ def main() -> None:
     if arguments.quick:
         compare(4_000, 500, 200, epochs=3, repeats=1)
     else:
-        compare(40_000, 2_000, 1_000, epochs=3, repeats=arguments.repeats)
+        compare(60_000, 2_000, 1_000, epochs=3, repeats=arguments.repeats)
     bootstrap(25_600 if arguments.quick else 256_000)
     if arguments.imagenet:
         imagenet()
+    if arguments.tight:
+        tight()
+    if arguments.forward:
+        forward_probes()
 
 
 if __name__ == "__main__":

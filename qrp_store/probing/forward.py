@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qrp_store.probing.device import resolve_device, torch
+from qrp_store.probing.device import resolve_device, torch, using_threads
 from qrp_store.probing.linear import Features, Labelled, LinearProbe, fit_linear
 from qrp_store.probing.neighbours import NEIGHBOURS, TEMPERATURE, Votes, vote
 from qrp_store.probing.sparse import ConceptMatrix
@@ -18,6 +18,7 @@ from qrp_store.records import TEST, TRAIN, VAL
 
 EVERYTHING = "(all)"
 _CELLS = 1 << 26
+_SMALL = 1 << 26  # products in a pass; below, a second thread mostly waits for the first
 
 Scores = Callable[[slice], NDArray[Any]]
 """The scores of some concepts for every tested sample, (n, concepts)."""
@@ -71,7 +72,12 @@ def forward(data: ForwardData, *, queries: int, seed: int, device: str, progress
     and `map` (those of a group are read off the whole vocabulary's probe). At most `queries` test samples, drawn by
     `seed`, are asked of their neighbours; 0: all.
     """
-    place = resolve_device(device)
+    work = len(data.positions) * data.features.dim * data.x.n_concepts
+    with using_threads(1 if work < _SMALL else None):
+        return _forward(data, queries, seed, resolve_device(device), progress)
+
+
+def _forward(data: ForwardData, queries: int, seed: int, place: torch.device, progress: Progress) -> list[ForwardScore]:
     names = sorted(set(data.groups))
     of = np.asarray(data.groups, dtype=object)
     wanted = [(EVERYTHING, np.arange(data.x.n_concepts))]

@@ -18,6 +18,7 @@ PATH = tuple(10.0**-step for step in range(7))
 """Weight decays that are walked down: 1, 0.1, … 1e-6, on standardised features."""
 _ITERATIONS = 100
 _CELLS = 1 << 22
+_KEPT_FLOATS = 1 << 28
 
 
 class Features(Protocol):
@@ -59,13 +60,16 @@ class LinearProbe:
     ) -> Iterator[torch.Tensor]:
         """Chunks of (n, concepts of `columns`), in order."""
         table = self.table[:, columns]
-        rows = _rows(table.shape[1])
+        for vectors in self.standardised(features, positions):
+            yield _logits(vectors, table)
+
+    def standardised(self, features: Features, positions: NDArray[np.int64]) -> Iterator[torch.Tensor]:
+        """The vectors as the probe sees them, in chunks that keep the logits small."""
+        rows = max(64, _CELLS // max(self.table.shape[1], 1))
         for vectors in features.chunks(positions):
             for start in range(0, len(vectors), rows):
-                yield _logits(self._standard(vectors[start : start + rows]), table)
-
-    def _standard(self, vectors: NDArray[np.float32]) -> torch.Tensor:
-        return (torch.from_numpy(vectors).to(self.mean.device) - self.mean) / self.scale
+                some = torch.from_numpy(vectors[start : start + rows]).to(self.mean.device)
+                yield (some - self.mean) / self.scale
 
 
 def fit_linear(
@@ -80,10 +84,11 @@ def fit_linear(
     mean, scale = _moments(features, train.positions, device)
     probe = LinearProbe(torch.zeros((features.dim + 1, train.x.n_concepts), device=device), mean, scale, PATH[0], 0)
     table, best_loss, best, passes = probe.table, np.inf, probe, 0
+    seen = _Standardised(probe, features, train), _Standardised(probe, features, val)
     with torch.no_grad(), progress.task("linear probe", len(PATH), "weight decay") as task:
         for decay in PATH:
-            passes += _descend(features, train, probe, decay, exclusive)
-            loss = _loss(features, val, probe, exclusive)
+            passes += _descend(seen[0], table, decay, exclusive)
+            loss = _loss(seen[1], table, exclusive)
             task.advance()
             if not loss < best_loss:
                 break
@@ -91,9 +96,23 @@ def fit_linear(
     return LinearProbe(best.table, mean, scale, best.weight_decay, passes)
 
 
-def _descend(features: Features, part: Labelled, probe: LinearProbe, decay: float, exclusive: bool) -> int:
-    """Take the probe's table to the minimum at a weight decay; how many passes that took."""
-    table = probe.table
+class _Standardised:
+    """A part's vectors as the probe sees them, gone through many times: kept on the device when they are few."""
+
+    def __init__(self, probe: LinearProbe, features: Features, part: Labelled) -> None:
+        self.part, self._probe, self._features = part, probe, features
+        few = len(part) * features.dim <= _KEPT_FLOATS
+        self._kept = list(self._fresh()) if few else None
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return self._fresh() if self._kept is None else iter(self._kept)
+
+    def _fresh(self) -> Iterator[torch.Tensor]:
+        return self._probe.standardised(self._features, self.part.positions)
+
+
+def _descend(seen: _Standardised, table: torch.Tensor, decay: float, exclusive: bool) -> int:
+    """Take the table to the minimum at a weight decay; how many passes that took."""
     search = torch.optim.LBFGS(
         [table],
         max_iter=_ITERATIONS,
@@ -108,7 +127,7 @@ def _descend(features: Features, part: Labelled, probe: LinearProbe, decay: floa
         nonlocal passes
         passes += 1
         gradient = torch.zeros_like(table)
-        loss = _loss(features, part, probe, exclusive, gradient) + decay / 2 * float(table[:-1].square().sum())
+        loss = _loss(seen, table, exclusive, gradient) + decay / 2 * float(table[:-1].square().sum())
         if not np.isfinite(loss):
             raise QrpStoreError(f"the linear probe was not found: its loss became {loss} at weight decay {decay:g}")
         gradient[:-1] += decay * table[:-1]
@@ -119,35 +138,26 @@ def _descend(features: Features, part: Labelled, probe: LinearProbe, decay: floa
     return passes
 
 
-def _loss(
-    features: Features, part: Labelled, probe: LinearProbe, exclusive: bool, gradient: torch.Tensor | None = None
-) -> float:
+def _loss(seen: _Standardised, table: torch.Tensor, exclusive: bool, gradient: torch.Tensor | None = None) -> float:
     """The mean loss over a part, summed over concepts; its gradient is added to `gradient` (dim + 1, M)."""
-    device, n, done = probe.table.device, len(part), 0
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    rows = _rows(probe.table.shape[1])
-    for whole in features.chunks(part.positions):
-        for start in range(0, len(whole), rows):
-            vectors = probe._standard(whole[start : start + rows])
-            logits = _logits(vectors, probe.table)
-            at, concept = _entries(part.x, done, done + len(vectors), device)
-            done += len(vectors)
-            chance = torch.logsumexp(logits, 1) if exclusive else torch.nn.functional.softplus(logits)
-            loss += chance.sum(dtype=torch.float64) - logits[at, concept].sum(dtype=torch.float64)
-            if gradient is not None:
-                residual = torch.softmax(logits, 1) if exclusive else torch.sigmoid(logits)
-                residual[at, concept] -= 1
-                gradient[:-1].addmm_(vectors.T, residual, alpha=1 / n)
-                gradient[-1] += residual.sum(0) / n
+    n, done = len(seen.part), 0
+    loss = torch.zeros((), dtype=torch.float64, device=table.device)
+    for vectors in seen:
+        logits = _logits(vectors, table)
+        at, concept = _entries(seen.part.x, done, done + len(vectors), table.device)
+        done += len(vectors)
+        chance = torch.logsumexp(logits, 1) if exclusive else torch.nn.functional.softplus(logits)
+        loss += chance.sum(dtype=torch.float64) - logits[at, concept].sum(dtype=torch.float64)
+        if gradient is not None:
+            residual = torch.softmax(logits, 1) if exclusive else torch.sigmoid(logits)
+            residual[at, concept] -= 1
+            gradient[:-1].addmm_(vectors.T, residual, alpha=1 / n)
+            gradient[-1] += residual.sum(0) / n
     return float(loss) / n
 
 
 def _logits(vectors: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return torch.addmm(table[-1], vectors, table[:-1])
-
-
-def _rows(n_concepts: int) -> int:
-    return max(64, _CELLS // max(n_concepts, 1))
 
 
 def _entries(x: ConceptMatrix, start: int, stop: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,8 @@ from qrp_store.probing.sparse import ConceptMatrix
 
 _GROUP_BATCHES = 64
 _CHUNK_FLOATS = 1 << 20
+_PASS_FLOATS = 1 << 23
+"""Logits at once in a full pass: each piece adds a whole gradient in float64, which costs more than it computes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +160,7 @@ class Objective:
 
     def __init__(self, x: ConceptMatrix, clusters: NDArray[np.int64], n_clusters: int, device: torch.device) -> None:
         self.n = len(x)
-        size = min(self.n, chunk_rows(n_clusters))
+        size = min(self.n, max(64, _PASS_FLOATS // n_clusters))
         self._batches = list(batches(with_bias(x), clusters, size, device, transposed=True))
         self._gradient = Gradient(size, n_clusters, device)
 
