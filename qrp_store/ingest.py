@@ -107,13 +107,15 @@ def ingest(
     }
     rows = open_rows(store, source, known, asked, workers, progress)
     mark = known.fingerprint if known is not None else datasets.keys_fingerprint(rows.keys)
+    _refuse_other_model(store, rows, backbone)
+    # A new dataset's keys go in while an array's digest is computed.
+    target = known or datasets.stage_dataset(store.catalog, dataset, rows.keys, mark, rows.root)
     spec = _spec(rows, dataset, backbone, dtype, mark)
-    _refuse_other(store, rows, spec, backbone, force)
+    _refuse_other_numbers(store, rows, spec, force)
     if not force:
         found = lease.find(store.catalog, spec)
         if found is not None:
             return _report(store, found, started, written=0, cached=True)
-    target = known or datasets.stage_dataset(store.catalog, dataset, rows.keys, mark, rows.root)
     model = datasets.stage_backbone(store.catalog, backbone, rows.backbone)
     claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
     if isinstance(claimed, Artifact):
@@ -213,11 +215,15 @@ def _spec(rows: RowSource, dataset: str, backbone: str, dtype: str, mark: str) -
     return Spec("embedding", f"{dataset}/{backbone}", embeddings.series(dataset, backbone), document)
 
 
-def _refuse_other(store: Store, rows: RowSource, spec: Spec, backbone: str, force: bool) -> None:
-    """The same name for another model, or for other numbers, is a mistake until it is said to be none."""
+def _refuse_other_model(store: Store, rows: RowSource, backbone: str) -> None:
+    """The same name for another model is a mistake."""
     known = datasets.find_backbone(store.catalog, backbone)
     if known is not None:
         datasets.require_same_backbone(known, rows.backbone)
+
+
+def _refuse_other_numbers(store: Store, rows: RowSource, spec: Spec, force: bool) -> None:
+    """The same name for other numbers is a mistake until it is said to be none."""
     with store.catalog.read() as connection:
         newest = lease.newest(connection, spec.series)
     if newest is not None and not force and newest.spec["content"] != rows.content:

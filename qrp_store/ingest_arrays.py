@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +42,7 @@ class ArrayRows:
         self._source = _open(path, member)
         self._dtype = dtype
         self._order: np.ndarray | None = None
-        self._content: str | None = None
+        self._digest: Future[str] | None = None
         n = self._source.n
         self.keys: Sequence[str] = read_keys(keys) if keys is not None else self._own_keys()
         if len(self.keys) != n:
@@ -68,7 +68,10 @@ class ArrayRows:
 
     @property
     def content(self) -> str | None:
-        return self._content
+        if self._digest is None:
+            return None
+        order = "" if self._order is None else f":{_order_digest(self._order)}"
+        return self._digest.result() + order
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -79,10 +82,9 @@ class ArrayRows:
         self._order = order
 
     def prepare(self, progress: Progress) -> None:
-        digest = self._source.digest()
-        if self._order is not None:
-            digest = f"{digest}:{_order_digest(self._order)}"
-        self._content = digest
+        digester = ThreadPoolExecutor(1, "digest")
+        self._digest = digester.submit(self._source.digest)  # until `content` is asked for, others can work
+        digester.shutdown(wait=False)
 
     def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:
         return set()

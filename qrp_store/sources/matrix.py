@@ -17,7 +17,7 @@ from qrp_store.errors import InvalidInput, QrpStoreError
 Rows = NDArray[Any]
 ReadRows = Callable[[int, int], Rows]
 KEY_NAMES = ("key", "keys", "filename", "filenames", "file_name", "file_names", "image_path", "path", "paths")
-_DIGEST_BYTES = 16 << 20
+_DIGEST_BYTES = 1 << 20  # stays in the cache between being read and being summed
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ArraySource:
     keys: Sequence[str] | None = None
 
     def read(self, start: int, stop: int) -> Rows:
-        """Rows [start, stop) as stored: a new C-contiguous array (stop − start, dim) in native byte order."""
+        """Rows [start, stop) as stored: a C-contiguous array (stop − start, dim) in native byte order."""
         if not 0 <= start <= stop <= self.n:
             raise IndexError(f"rows {start}:{stop} of {self.n}")
         try:
@@ -45,7 +45,7 @@ class ArraySource:
             raise
         except Exception as error:  # a damaged file breaks its library's reader in many ways
             raise InvalidInput(f"{self.path}: rows {start}:{stop} cannot be read ({first_line(error)})") from error
-        return np.array(rows, dtype=self.dtype, order="C")
+        return np.ascontiguousarray(rows, dtype=self.dtype)
 
     def digest(self) -> str:
         """sha256 (hex) of dtype, shape and numbers; the file's format, byte order and memory order don't matter."""

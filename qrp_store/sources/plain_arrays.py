@@ -44,13 +44,29 @@ def read_npy(path: Path, field: str | None) -> ArraySource:
         size = file.seek(0, io.SEEK_END)
 
     def rows(start: int, stop: int) -> Rows:
+        if not fortran:
+            return _contiguous(path, offset, stored, start, stop, shape[1])
         # A map per read, so that its pages do not stay in memory.
-        mapped = np.memmap(path, dtype=stored, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+        mapped = np.memmap(path, dtype=stored, mode="r", offset=offset, shape=shape, order="F")
         return np.array(mapped[start:stop])
 
     source = matrix(path, None, shape, stored, rows)
     check_size(str(path), size - offset, math.prod(shape) * stored.itemsize)
     return source
+
+
+def _contiguous(path: Path, offset: int, stored: np.dtype[Any], start: int, stop: int, dim: int) -> Rows:
+    """Rows that lie one after the other from `offset` on."""
+    out = np.empty((stop - start, dim), stored)
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset + start * dim * stored.itemsize)
+        view, done = out.reshape(-1).view(np.uint8).data, 0
+        while done < len(view):
+            got = file.readinto(view[done:])
+            if not got:
+                raise EOFError("the data end early")
+            done += got
+    return out
 
 
 def read_npz(path: Path, field: str | None) -> ArraySource:
@@ -150,10 +166,9 @@ def read_safetensors(path: Path, field: str | None) -> ArraySource:
     offset = 8 + length + first
 
     def rows(start: int, stop: int) -> Rows:
-        mapped = np.memmap(path, dtype=stored, mode="r", offset=offset, shape=shape)
-        if code == "BF16":  # the upper half of a float32
-            return (mapped[start:stop].astype("<u4") << 16).view("<f4")
-        return np.array(mapped[start:stop])
+        found = _contiguous(path, offset, stored, start, stop, shape[1])
+        # bfloat16 is the upper half of a float32
+        return (found.astype("<u4") << 16).view("<f4") if code == "BF16" else found
 
     source = matrix(path, field, shape, np.dtype("<f4") if code == "BF16" else stored, rows)
     check_size(f"{path}[{field}]", min(last - first, size - offset), math.prod(shape) * stored.itemsize)

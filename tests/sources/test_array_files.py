@@ -276,7 +276,7 @@ def test_reading_a_large_npy_takes_little_memory(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((100_000, 64), np.float32))
     source = open_array(tmp_path / "x.npy")
     rows = source.read(0, 10)
-    assert rows.base is None
+    assert not isinstance(rows.base, np.memmap)
     with (tmp_path / "x.npy").open("r+b") as file:  # the copy does not follow the file
         file.seek(-100_000 * 64 * 4, io.SEEK_END)
         file.write(b"\xff" * 4)
