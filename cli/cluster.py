@@ -121,4 +121,5 @@ def _show(session: Session, report: Any) -> None:
         f"{output.cell(report.sizes['min'])} to {output.cell(report.sizes['max'])} rows"
         + (f", objective {output.cell(report.objective)}" if report.objective is not None else "")
     )
-    session.show(report, text + (", already there" if report.cached else ""))
+    borrowed = f", by the centroids of {report.centroids_of}" if report.centroids_of else ""
+    session.show(report, text + borrowed + (", already there" if report.cached else ""))

@@ -141,6 +141,15 @@ def test_workers_with_another_version_are_refused_with_both_versions(
     assert "same version" in (caught.value.hint or "")
 
 
+def test_what_fails_on_a_worker_is_told_with_the_worker(address: str) -> None:
+    with Cluster(address) as connected:
+        assert set(connected.everywhere(int, "7").values()) == {7}
+        for worker, answer in connected.everywhere(int, "seven").items():
+            assert isinstance(answer, Unavailable)
+            assert f"worker {worker} failed: ValueError" in answer.message
+            assert "log" in (answer.hint or "")
+
+
 def test_a_worker_that_joins_later_with_another_version_is_refused(address: str) -> None:
     with Cluster(address) as cluster:
         task = cluster._client.submit(execution._at_worker, "99.0", abs, -1)
