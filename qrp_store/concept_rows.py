@@ -45,8 +45,8 @@ def load(store: Store, stored: StoredConcepts) -> Rows:
     if kept is not None:
         try:
             return _read(store, kept)
-        except (Corrupt, OSError):
-            pass
+        except QrpStoreError:
+            pass  # missing, damaged, or the arrays are not here: the catalog has them all
     n = datasets.get_dataset(store.catalog, stored.dataset).n
     rows = compress(*concept_sets.labels(store.catalog, stored.artifact.id), n)
     if kept is not None:

@@ -109,13 +109,9 @@ def _result(store: Store, identifier: str) -> dict[str, Any]:
 
 
 def _concepts(store: Store, identifier: str) -> dict[str, Any]:
-    from qrp_store.catalog.concept_sets import vocabulary
+    from qrp_store.vocabulary import describe
 
-    words = vocabulary(store.catalog, identifier)
-    common = sorted(zip(words.n_positive, words.names, words.groups, strict=True), key=lambda c: (-c[0], c[1]))
-    groups = sorted({g for g in words.groups if g is not None})
-    top = [{"concept": name, "group": group, "n": n} for n, name, group in common[:_TOP]]
-    return {"groups": groups, "n_without_positives": sum(n == 0 for n in words.n_positive), "most_frequent": top}
+    return describe(store, identifier)
 
 
 def _clustering(store: Store, identifier: str) -> dict[str, Any]:

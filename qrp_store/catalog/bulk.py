@@ -69,10 +69,18 @@ def _copy_numbers(
         with catalog.write() as connection:
             if claimed is not None:
                 fence(connection, claimed)
+            _trust(connection)
             driver: Any = connection.connection.driver_connection
             statement = f"COPY {table.name} ({', '.join(names)}) FROM STDIN (FORMAT csv)"
             with driver.cursor() as cursor, cursor.copy(statement) as copy:
                 copy.write(memoryview(text.getvalue()))
+
+
+def _trust(connection: sa.Connection) -> None:
+    """Until the transaction ends, look up no row's owner, where this user may say so: it triples the time of a COPY,
+    and the owner of all these rows is the one that has just been fenced."""
+    if connection.exec_driver_sql("SELECT current_setting('is_superuser') = 'on'").scalar():
+        connection.exec_driver_sql("SET LOCAL session_replication_role = 'replica'")
 
 
 def _plain(column: Sequence[Any] | np.ndarray) -> list[Any]:

@@ -130,15 +130,28 @@ def get(catalog: Catalog, dataset: str, name: str, version: int | None = None) -
         which = f"{name}@{version}" if version else name
         hint = near_names(name, names(catalog, dataset), "none; qrp-store label makes one")
         raise NotFound(f"no concepts {which!r} of dataset {dataset!r}", hint=hint)
-    return StoredConcepts(
-        lease.artifact_of(row),
-        dataset,
-        bool(row["exclusive"]),
-        row["n_concepts"],
-        row["n_labels"],
-        row["n_labelled_samples"],
-        row["n_verified"],
+    return _stored(row, dataset)
+
+
+def _stored(row: sa.RowMapping, dataset: str) -> StoredConcepts:
+    counts = (row["n_concepts"], row["n_labels"], row["n_labelled_samples"], row["n_verified"])
+    return StoredConcepts(lease.artifact_of(row), dataset, bool(row["exclusive"]), *counts)
+
+
+def by_id(catalog: Catalog, identifier: str) -> StoredConcepts:
+    """The concept set with that id, ready or retired. Raises NotFound."""
+    query = (
+        sa.select(t.artifact)
+        .add_columns(_s.exclusive, _s.n_concepts, _s.n_labels, _s.n_labelled_samples, _s.n_verified)
+        .add_columns(t.dataset.c.name.label("dataset_name"))
+        .join(t.concept_set, _s.artifact_pk == _a.pk)
+        .join(t.dataset, t.dataset.c.pk == _s.dataset_pk)
     )
+    with catalog.read() as connection:
+        row = connection.execute(query.where(_a.id == identifier)).mappings().first()
+    if row is None:
+        raise NotFound(f"no concept set {identifier}")
+    return _stored(row, row["dataset_name"])
 
 
 def scores(catalog: Catalog, dataset: str, mark: str) -> list[Mapping[str, Any]]:
