@@ -105,7 +105,12 @@ def _result(store: Store, identifier: str) -> dict[str, Any]:
         "SELECT concept, concept_group, nmi, mi_nats FROM concept_scores WHERE result_id = ? ORDER BY rank LIMIT ?",
         (identifier, _TOP),
     )
-    return {**row, "best_clusters": list(best), "best_concepts": list(alone)}
+    forward = store.sql(
+        "SELECT concept_group, probe, metric, value, n_test, n_concepts, n_left_out FROM forward_scores "
+        "WHERE result_id = ? ORDER BY concept_group, probe DESC",
+        (identifier,),
+    )
+    return {**row, "best_clusters": list(best), "best_concepts": list(alone), "forward": list(forward)}
 
 
 def _concepts(store: Store, identifier: str) -> dict[str, Any]:

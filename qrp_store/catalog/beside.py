@@ -67,7 +67,9 @@ def put_points(catalog: Catalog, what: str, result: str, rows: Rows) -> None:
 
 
 def _ready(connection: sa.Connection, result: str) -> int:
-    pk = connection.execute(sa.select(_a.pk).where(_a.id == result, _a.state == "ready")).scalar()
+    # locked, so that who asks the same at once waits and then replaces the same rows; SQLite's writers always wait
+    query = sa.select(_a.pk).where(_a.id == result, _a.state == "ready").with_for_update()
+    pk = connection.execute(query).scalar()
     if pk is None:
         raise NotFound(f"no result {result!r}: it was removed meanwhile", hint="qrp-store ls results")
     return int(pk)
