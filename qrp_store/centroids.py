@@ -14,12 +14,12 @@ import numpy as np
 from qrp_store.arrays.arrays import load_array
 from qrp_store.catalog import clusterings, datasets, embeddings, lease, references
 from qrp_store.catalog.clusterings import StoredClustering
-from qrp_store.cluster import ClusterOptions, ClusterReport, called, commit, parse_memory, report_of, require_room
+from qrp_store.cluster import ClusterOptions, ClusterReport, called, commit, found_or_made
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
-from qrp_store.quantize import Place, UsableBlocks, place_for, refuse_zero_rows
-from qrp_store.records import Artifact, Spec, StoredEmbedding, fingerprint
+from qrp_store.quantize import Place, UsableBlocks, refuse_zero_rows
+from qrp_store.records import Spec, StoredEmbedding, fingerprint
 from qrp_store.store import Store, split_version
 
 ALGORITHM = 1
@@ -57,18 +57,12 @@ def cluster_by(
     asked = ClusterOptions.of(
         k=source.row.clusters, seed=seed, normalize=source.artifact.spec["options"].get("normalize", False), **options
     )
-    memory = parse_memory(asked.memory)
-    spec = _spec(store, source, stored, seed)
-    found = None if force else lease.find(store.catalog, spec)
-    if found is not None:
-        return report_of(store, found, dataset, cached=True)
-    require_room(memory, stored)
-    with place_for(asked) as place:
-        claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
-        if isinstance(claimed, Artifact):
-            return report_of(store, claimed, dataset, cached=True)
+
+    def make(claimed: lease.Claim, place: Place, memory: int) -> None:
         _make(store, claimed, source, stored, asked, place, memory, progress)
-    return report_of(store, clusterings.by_id(store.catalog, claimed.id).artifact, dataset, cached=False)
+
+    spec = _spec(store, source, stored, seed)
+    return found_or_made(store, spec, stored, asked, make, force=force, wait=wait, progress=progress)
 
 
 def _source(store: Store, reference: str) -> StoredClustering:

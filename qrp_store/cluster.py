@@ -11,7 +11,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,17 +145,39 @@ def cluster_with(
     stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
     usable = stored.array.n - len(stored.bad)
     _check(asked, usable, stored.artifact.name)
-    memory = parse_memory(asked.memory)
+
+    def make(claimed: lease.Claim, place: Place, memory: int) -> None:
+        _make(store, claimed, stored, asked, place, memory, progress)
+
     spec = asked.spec(stored, called(store, stored))
+    return found_or_made(store, spec, stored, asked, make, force=force, wait=wait, progress=progress)
+
+
+def found_or_made(
+    store: Store,
+    spec: Spec,
+    stored: StoredEmbedding,
+    asked: ClusterOptions,
+    make: Callable[[lease.Claim, Place, int], None],
+    *,
+    force: bool,
+    wait: bool,
+    progress: Progress,
+) -> ClusterReport:
+    """The clustering of an embedding that a spec asks for: the one there is, or what `make` makes of the claim.
+
+    `make` gets the claim, where to run, and the memory in bytes.
+    """
+    memory, dataset = parse_memory(asked.memory), stored.dataset.name
     found = None if force else lease.find(store.catalog, spec)
     if found is not None:
         return report_of(store, found, dataset, cached=True)
-    require_room(memory, stored)
+    _require_room(memory, stored)
     with place_for(asked) as place:
         claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
         if isinstance(claimed, Artifact):
             return report_of(store, claimed, dataset, cached=True)
-        _make(store, claimed, stored, asked, place, memory, progress)
+        make(claimed, place, memory)
     done = clusterings.by_id(store.catalog, claimed.id)
     return report_of(store, done.artifact, dataset, cached=False)
 
@@ -217,7 +239,7 @@ def parse_memory(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-def require_room(memory: int, stored: StoredEmbedding) -> None:
+def _require_room(memory: int, stored: StoredEmbedding) -> None:
     """InvalidInput when a block of the embedding is larger than `memory` (bytes)."""
     array = stored.array
     block = min(array.block_rows, array.n) * array.dim * np.dtype(array.dtype).itemsize
