@@ -40,7 +40,6 @@ def open_array_folder(folder: Path, field: str | None = None) -> ArraySource:
 
 def _with_metadata(folder: Path, number: str, piece: ArraySource) -> ArraySource:
     """A piece of clip-retrieval's with the keys that its metadata name, if there are any."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = folder / "metadata" / f"metadata_{number}.parquet"
@@ -50,7 +49,7 @@ def _with_metadata(folder: Path, number: str, piece: ArraySource) -> ArraySource
         file = pq.ParquetFile(path)
         named = key_name(file.schema_arrow.names)
         keys = file.read([named]).column(0).to_pylist() if named else None
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:  # a damaged footer breaks pyarrow in many ways
         raise InvalidInput(f"{path}: not a Parquet file, or damaged ({first_line(error)})") from error
     if keys is None:
         return piece

@@ -140,28 +140,27 @@ class _BytesColumn:
 
     def read(self, row: int) -> bytes:
         group = bisect_right(self._ends, row)
-        with self._lock:
-            if group not in self._kept:
-                self._kept[group] = self._group(group)
-                if len(self._kept) > _KEPT_GROUPS:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(group)
-            cells = self._kept[group]
-        value = cells[row - (self._ends[group - 1] if group else 0)].as_py()
-        if value is None:
+        try:
+            with self._lock:
+                if group not in self._kept:
+                    self._kept[group] = self._group(group)
+                    if len(self._kept) > _KEPT_GROUPS:
+                        self._kept.popitem(last=False)
+                self._kept.move_to_end(group)
+                cells = self._kept[group]
+            value = cells[row - (self._ends[group - 1] if group else 0)].as_py()
+        except Exception as error:  # a damaged page breaks pyarrow in many ways
+            raise InvalidInput(f"{self._path}: row {row} cannot be read ({first_line(error)})") from error
+        if not isinstance(value, bytes):
             raise InvalidInput("no bytes in this row")
-        return bytes(value)
+        return value
 
     def _group(self, group: int) -> Any:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
-            column = (
-                pq.ParquetFile(self._path).read_row_group(group, columns=[self._column], use_threads=False).column(0)
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise InvalidInput(f"{self._path}: row group {group} cannot be read ({first_line(error)})") from error
+        file = pq.ParquetFile(self._path)
+        column = file.read_row_group(group, columns=[self._column], use_threads=False).column(0)
         return column.combine_chunks().field("bytes") if pa.types.is_struct(column.type) else column
 
 
@@ -188,7 +187,9 @@ def _parquet_images(path: Path, field: str | None, prefix: str) -> Iterator[Imag
             ]
         ends = list(accumulate(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)))
         status = path.stat()
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except InvalidInput:
+        raise
+    except Exception as error:  # a damaged footer breaks pyarrow in many ways
         raise InvalidInput(f"{path}: not a Parquet file, or damaged ({first_line(error)})") from error
     if keys is not None and None in keys:
         keys = None

@@ -38,9 +38,9 @@ def read_parquet(path: Path, field: str | None) -> ArraySource:
             dtype = np.result_type(*(_numpy_type(schema.field(name).type) for name in columns))
         named = key_name(schema.names)
         keys = file.read([named]).column(0).to_pylist() if named else None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, InvalidInput):
-            raise
+    except InvalidInput:
+        raise
+    except Exception as error:  # a damaged file breaks pyarrow in many ways
         raise InvalidInput(f"{path}: not a Parquet file, or damaged ({first_line(error)})") from error
     first_rows = np.concatenate([[0], np.cumsum(groups)]).astype(int)
 
@@ -71,9 +71,9 @@ def read_csv(path: Path, field: str | None) -> ArraySource:
         counted = [named or columns[0]]
         with opened(counted, pa.string()) as table:
             keys = [key for batch in table for key in batch.column(0).to_pylist()]
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, InvalidInput):
-            raise
+    except InvalidInput:
+        raise
+    except Exception as error:  # a damaged file breaks pyarrow in many ways
         raise InvalidInput(f"{path}: not a CSV file with a header, or damaged ({first_line(error)})") from error
     dim, dtype = len(columns), np.dtype(np.float64)
 
