@@ -57,7 +57,7 @@ def gallery(qrp: Any, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     qrp.ok("label", folder / "labels.jsonl", "--dataset", "odd", "--concepts", "kinds", store=store)
     few = ("--epochs", 3, "--bootstrap", 20)
     qrp.ok("evaluate", "--dataset", "odd", "-k", 4, "--seed", 0, 1, *few, store=store)
-    qrp.ok("evaluate", "--dataset", "odd", "-k", 6, *few, "--ablate", store=store)
+    qrp.ok("evaluate", "--dataset", "odd", "-k", 6, *few, "--ablate", "--forward", store=store)
     return Gallery(store, images, rows, keys)
 
 
@@ -139,6 +139,10 @@ def test_groups_and_several_k_are_drawn(qrp: Any, gallery: Gallery, tmp_path: Pa
     qrp.ok("report", "--dataset", "odd", "--no-images", "-k", 6, "--backbone", "one", "-o", page, store=gallery.store)
     html = page.read_text("utf-8")
     assert 'id="groups"' in html
+    (board,) = [
+        r for r in qrp.rows("leaderboard", store=gallery.store) if r["clusters"] == 6 and r["backbone"] == "one"
+    ]
+    assert f"{board['linear_mean']:.3f} linear, {board['nmi_mean']:.3f} reverse" in html
     assert "Score against K" not in html
     assert len(data_of(page)["galleries"]) == 1
 
