@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 from . import options as opt
 from . import output
 from .boundary import exit_code
+from .completion import names_of
 from .session import Session, command
 
 SHOWN = ("backbone", "concepts", "clusters", "seed", "nmi", "nmi_ci_lo", "nmi_ci_hi", "mi_nats", "top1", "n_test", "id")
@@ -48,11 +49,22 @@ def evaluate(
     session: Session,
     dataset: opt.Dataset,
     backbone: Annotated[
-        list[str] | None, typer.Option("--backbone", metavar="B", help="Repeatable.  [default: all of the dataset]")
+        list[str] | None,
+        typer.Option(
+            "--backbone",
+            metavar="B",
+            autocompletion=names_of("backbones"),
+            help="Repeatable.  [default: all of the dataset]",
+        ),
     ] = None,
     concepts: Annotated[
         list[str] | None,
-        typer.Option("--concepts", metavar="C", help="Repeatable; C1+C2 joins sets.  [default: each of the dataset]"),
+        typer.Option(
+            "--concepts",
+            metavar="C",
+            autocompletion=names_of("concepts"),
+            help="Repeatable; C1+C2 joins sets.  [default: each of the dataset]",
+        ),
     ] = None,
     clustering: Annotated[
         list[str] | None,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import output as out
+from .completion import names_of
 from .options import DatasetFilter, Output
 from .session import Session, command
 
@@ -36,8 +37,14 @@ def export(
         str | None, typer.Argument(metavar="[ID|NAME]", help="Which one.  [default: by the options below]")
     ] = None,
     dataset: DatasetFilter = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", metavar="B", help="Only this backbone.")] = None,
-    concepts: Annotated[str | None, typer.Option("--concepts", metavar="C", help="Only this concept set.")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", metavar="B", autocompletion=names_of("backbones"), help="Only this backbone."),
+    ] = None,
+    concepts: Annotated[
+        str | None,
+        typer.Option("--concepts", metavar="C", autocompletion=names_of("concepts"), help="Only this concept set."),
+    ] = None,
     k: Annotated[int | None, typer.Option("-k", "--clusters", metavar="K", help="Only this K.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Only this seed.")] = None,
 ) -> None:

@@ -22,7 +22,6 @@ GROUPS = (store, ingest, label, cluster, evaluate, check, look, export, report, 
 def build() -> typer.Typer:
     """The app with every command."""
     app = typer.Typer(
-        add_completion=False,
         rich_markup_mode=None,  # names and brackets in help texts stay as they are, and help needs no rich
         context_settings={"help_option_names": ["-h", "--help"]},
     )

@@ -7,11 +7,24 @@ from typing import Annotated, Literal
 
 import typer
 
+from .completion import names_of
 from .output import Format
 
-Dataset = Annotated[str, typer.Option("--dataset", metavar="D", help="The dataset: an ordered set of samples.")]
-DatasetFilter = Annotated[str | None, typer.Option("--dataset", metavar="D", help="Only this dataset.")]
-Backbone = Annotated[str, typer.Option("--backbone", metavar="B", help="The backbone: NAME, or NAME@VERSION.")]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        "--dataset", metavar="D", autocompletion=names_of("datasets"), help="The dataset: an ordered set of samples."
+    ),
+]
+DatasetFilter = Annotated[
+    str | None, typer.Option("--dataset", metavar="D", autocompletion=names_of("datasets"), help="Only this dataset.")
+]
+Backbone = Annotated[
+    str,
+    typer.Option(
+        "--backbone", metavar="B", autocompletion=names_of("backbones"), help="The backbone: NAME, or NAME@VERSION."
+    ),
+]
 FormatOption = Annotated[Format | None, typer.Option("--format", help="How to print rows.  [default: table]")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again although it is there: makes the next version.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit 5 at once when somebody else is writing this.")]

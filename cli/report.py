@@ -8,6 +8,7 @@ import typer
 
 from . import options as opt
 from . import output as out
+from .completion import names_of
 from .session import Session, command
 
 
@@ -32,9 +33,15 @@ def report(
     ] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="A page without pictures.")] = False,
     backbone: Annotated[
-        list[str] | None, typer.Option("--backbone", metavar="B", help="Only this one; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--backbone", metavar="B", autocompletion=names_of("backbones"), help="Only this one; repeatable."
+        ),
     ] = None,
-    concepts: Annotated[str | None, typer.Option("--concepts", metavar="C", help="Only this concept set.")] = None,
+    concepts: Annotated[
+        str | None,
+        typer.Option("--concepts", metavar="C", autocompletion=names_of("concepts"), help="Only this concept set."),
+    ] = None,
     k: Annotated[int | None, typer.Option("-k", "--clusters", metavar="K", help="Only this K.")] = None,
 ) -> None:
     """Write one self-contained HTML page: ranking, figures, and the clusters with their images and concepts.
