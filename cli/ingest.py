@@ -40,7 +40,11 @@ def ingest(
     ] = "auto",
     layer: Annotated[
         str | None,
-        typer.Option("--layer", metavar="L", help="Module whose output is taken.  [default: before the head]"),
+        typer.Option(
+            "--layer",
+            metavar="L",
+            help="Module whose output is taken (L:cls, L:patches of tokens).  [default: the head's input]",
+        ),
     ] = None,
     image_size: Annotated[
         int | None,

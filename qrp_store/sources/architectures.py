@@ -183,8 +183,14 @@ def _of_timm(name: str, config: Mapping[str, Any], image_size: int | None) -> Pr
     )
 
 
-def with_output_of(built: Architecture, layer: str) -> torch.nn.Module:
-    """The model that gives the pooled output of one of its layers: means over space, or over tokens."""
+POOLINGS = ("mean", "cls", "patches")
+
+
+def with_output_of(built: Architecture, layer: str, pooling: str = "mean") -> torch.nn.Module:
+    """The model that gives the pooled output of one of its layers: means over space, or over tokens.
+
+    Of tokens, `pooling` "cls" takes the first one, "patches" the mean of those that stand for a piece of the picture.
+    """
     import threading
 
     import torch
@@ -204,8 +210,14 @@ def with_output_of(built: Architecture, layer: str) -> torch.nn.Module:
             seen = self.mine.__dict__.pop("seen", None)
             if not isinstance(seen, torch.Tensor) or seen.ndim not in (2, 3, 4):
                 raise ValueError(f"layer {layer} gives no vectors, maps or tokens")
+            if pooling != "mean" and seen.ndim != 3:
+                raise ValueError(f"layer {layer} gives no tokens, so {layer}:{pooling} means nothing")
             if seen.ndim == 4:
                 return seen.mean((1, 2) if built.channels_last else (2, 3))
+            if pooling == "cls":
+                return seen[:, 0]
+            if pooling == "patches":
+                return seen[:, getattr(self.whole, "num_prefix_tokens", 1) :].mean(1)
             return seen.mean(1) if seen.ndim == 3 else seen
 
     return Tap()

@@ -31,8 +31,8 @@ _CPU_PIECE = 8  # what a layer makes of so many images stays in the caches: half
 class BackboneOptions:
     """What the user asks for. `weights` is "default" (published with the architecture), "random" or a file's path.
 
-    `layer` is a submodule's dotted name; `image_size` the side in pixels that the network sees; `seed` counts only for
-    random weights; `device` is auto, cpu, cuda or cuda:N.
+    `layer` is a submodule's dotted name, for tokens with `:cls` or `:patches`; `image_size` the side in pixels that the
+    network sees; `seed` counts only for random weights; `device` is auto, cpu, cuda or cuda:N.
     """
 
     arch: str
@@ -163,11 +163,14 @@ def _dimension(loaded: LoadedBackbone, options: BackboneOptions) -> int:
 
 
 def _layer(built: Architecture, arch: str, layer: str) -> torch.nn.Module:
-    names = [name for name, _ in built.model.named_modules() if name]
-    if layer not in names:
-        close = difflib.get_close_matches(layer, names, 5, 0.4)
-        raise NotFound(f"{arch} has no layer {layer!r}", hint="near: " + ", ".join(close or names[:20]))
-    return architectures.with_output_of(built, layer)
+    name, _, pooling = layer.partition(":")
+    names = [known for known, _ in built.model.named_modules() if known]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 5, 0.4)
+        raise NotFound(f"{arch} has no layer {name!r}", hint="near: " + ", ".join(close or names[:20]))
+    if pooling and pooling not in architectures.POOLINGS:
+        raise InvalidInput(f"layer {layer!r}", hint=f"after the colon: {', '.join(architectures.POOLINGS)}")
+    return architectures.with_output_of(built, name, pooling or "mean")
 
 
 @contextmanager

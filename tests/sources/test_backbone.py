@@ -142,6 +142,20 @@ def test_a_layer_is_pooled() -> None:
     assert tokens.dim == 192
 
 
+def test_of_tokens_the_class_or_the_patches_are_taken() -> None:
+    arch, options = "timm/vit_tiny_patch16_224", {"weights": "random", "image_size": 32}
+    whole = load_backbone(BackboneOptions(arch, **options))
+    found = {p: load_backbone(BackboneOptions(arch, layer=f"norm{p}", **options)) for p in ("", ":cls", ":patches")}
+    every, first, patches = (features(model, PHOTOS) for model in found.values())
+    np.testing.assert_allclose(first, features(whole, PHOTOS), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(every, (first + 4 * patches) / 5, rtol=1e-3, atol=1e-4)
+    assert found[":cls"].spec["layer"] == "norm:cls"
+    with pytest.raises(InvalidInput, match="gives no tokens"):
+        load_backbone(BackboneOptions("torchvision/resnet18", "random", layer="layer4:cls"))
+    with pytest.raises(InvalidInput, match="layer 'norm:sum'"):
+        load_backbone(BackboneOptions(arch, layer="norm:sum", **options))
+
+
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 def test_preprocessing_is_that_of_timm(mode: str) -> None:
     from dataclasses import replace
