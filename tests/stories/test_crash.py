@@ -162,7 +162,7 @@ def test_killed_at_every_named_point(work: Work, undisturbed: dict[str, object])
     work.call(store, "verify", "--deep")
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.soak) for n in range(2, 18))])
 def test_killed_at_random(work: Work, undisturbed: dict[str, object], seed: int) -> None:
     store = work.folder / f"random{seed}"
     work.call(store, "init")
