@@ -98,6 +98,8 @@ def _checked(x: ConceptMatrix, clusters: ArrayLike, n_clusters: int, part: str) 
 def _sgd(parts: _Parts, options: ProbeOptions, seed: int, progress: Progress) -> Optimum:
     device, n_clusters = parts.device, parts.n_clusters
     table = torch.zeros((parts.x_train.n_concepts + 1, n_clusters), device=device)
+    # dense: with 13 concepts a sample a batch of 512 touches most rows of a table of thousands, and lazy momentum for
+    # the others would save less than finding them costs
     steps = torch.optim.SGD(
         [table], lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
     )
