@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ N = 300
 
 
 @pytest.fixture(params=["directory", "postgres and s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An evaluated store whose sources are still there; row 7 has no vector, and the keys came in another order."""
     if request.param == "directory":
         create_store(str(tmp_path / "store"))
@@ -46,7 +46,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         csv.writer(file).writerows([("key", "concept"), *((i, f"g{g}") for i, g in enumerate(group))])
     label(store, str(tmp_path / "labels.csv"), dataset="d", concepts="c")
     evaluate(store, dataset="d", backbones=["b"], k=(4,), epochs=2, bootstrap=10)
-    return store
+    with store:
+        yield store
 
 
 def objects(store: Store) -> dict[str, bytes]:
