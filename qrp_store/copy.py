@@ -126,6 +126,7 @@ class _Copy:
     def _claim(self, original: Artifact) -> Artifact | lease.Claim:
         """The same version there, or the right to write it. Somebody who makes it just now is waited for."""
         spec = Spec(original.kind, original.name, original.series, original.spec)
+        force = False
         while True:
             found = transfer.counterpart(self.target.catalog, original)
             if found is not None:
@@ -133,13 +134,14 @@ class _Copy:
             claimed = lease.claim(
                 self.target.catalog,
                 spec,
-                force=True,  # another version of the same fingerprint is not this one
+                force=force,
                 wait=self.wait,
                 progress=self.progress,
                 identifier=original.id,
             )
             if isinstance(claimed, lease.Claim):
                 return claimed
+            force = claimed.version != original.version  # another version of the same fingerprint is not this one
 
     def _check_dataset(self, here: Dataset) -> None:
         there = datasets.find_dataset(self.target.catalog, here.name)
