@@ -174,6 +174,17 @@ def test_top5_is_1_when_k_is_below_5(qrp: Any, own: Path) -> None:
     assert result["top5"] == 1
 
 
+def test_only_verified_leaves_out_what_nobody_looked_at(qrp: Any, own: Path, world: Any, files: Any) -> None:
+    rows = [(key, i % 2, "" if i else 1, int(i % 3 == 0)) for i, key in enumerate(world.keys[:-20])]
+    table = files.labels(rows, ("key", "a", "unknown", "c"))
+    qrp.ok("label", table, "--dataset", "photos", "--concepts", "wide", store=own)
+    sizes = []
+    for more in ((), ("--only-verified",)):
+        (result,) = qrp.ok(*WHERE, "--backbone", "sharp", "--concepts", "wide", *more, store=own)["results"]
+        sizes.append((sum(result[f"n_{part}"] for part in ("train", "val", "test")), result["n_concepts"]))
+    assert sizes == [(len(world.keys), 3), (len(world.keys) - 20, 2)]
+
+
 def test_labelled_only_and_min_count(qrp: Any, own: Path, world: Any, files: Any) -> None:
     rows = [(key, "often") for key in world.keys[:250:2]] + [(key, "also") for key in world.keys[1:250:2]]
     rows += [(world.keys[0], "rare")]
