@@ -7,7 +7,7 @@ BENCHMARKS := startup ingest kmeans kmeans_dask probe report
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
-.PHONY: demo test test-browser soak lint bench clean
+.PHONY: demo test test-browser soak lint bench graph clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -40,6 +40,9 @@ lint: $(READY) ## ruff and mypy --strict
 
 bench: $(READY) ## each benchmark prints its peer and itself from one run (the whole job: benchmarks/imagenet_scale.py)
 	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(PYTHON) benchmarks/$$name.py $(ARGS); done
+
+graph: ## draw who imports whom into docs/import-graph.svg
+	python3 docs/import_graph.py
 
 clean: ## remove what was built; stores and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"qrp_store": "qrp_store", "cli": "qrp_store.cli", "migrations": "qrp_store.migrations"}
-SHARED = {"errors", "records", "settings", "progress", "execution", "samples"}
-LEAVES = {"catalog", "arrays", "sources", "concepts", "clustering", "probing", "reporting"}
+from import_graph import LEAVES, ROOT, SHARED, Module, drawn, edges, modules, unit_of
 
 # who may import a foreign library, lazily or not; a prefix of the module's name
 OWNERS = {
@@ -45,52 +37,6 @@ OWNERS = {
 }
 
 
-@dataclass(frozen=True)
-class Module:
-    name: str
-    path: Path
-    imports: frozenset[str]
-
-    @property
-    def unit(self) -> str:
-        """What layers are made of: a package below qrp_store, or one of its modules."""
-        parts = self.name.split(".")
-        return parts[1] if len(parts) > 1 else "__init__"
-
-
-def modules() -> list[Module]:
-    found = []
-    for folder, package in FOLDERS.items():
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = path.relative_to(ROOT / folder).with_suffix("").parts
-            is_package = parts[-1] == "__init__"
-            name = ".".join([package, *(parts[:-1] if is_package else parts)])
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            found.append(Module(name, path, frozenset(imported(tree, name, is_package))))
-    return found
-
-
-def imported(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
-    """Every module that is imported, inside functions too; what only type checkers see is left out."""
-    unseen = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for child in node.body
-        for inner in ast.walk(child)
-    }
-    for node in ast.walk(tree):
-        if node in unseen:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = name.split(".")[: len(name.split(".")) - node.level + is_package] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
 MODULES = modules()
 NAMES = {m.name for m in MODULES}
 
@@ -98,11 +44,6 @@ NAMES = {m.name for m in MODULES}
 def own(module: Module) -> set[str]:
     """The modules of this project that it imports."""
     return {i for i in module.imports if i in NAMES and i != module.name}
-
-
-def unit_of(name: str) -> str:
-    parts = name.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
 
 
 def test_there_is_something_to_check() -> None:
@@ -180,3 +121,8 @@ def test_a_module_stays_below_400_lines(module: Module) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=lambda m: m.name)
 def test_names_say_what_things_are(module: Module) -> None:
     assert not {"utils", "helpers", "manager", "common", "misc"} & set(module.name.split("."))
+
+
+def test_the_drawing_of_the_imports_is_the_code() -> None:
+    stored = (ROOT / "docs" / "import-graph.svg").read_text(encoding="utf-8")
+    assert stored == drawn(edges(MODULES)), "run: make graph"
