@@ -91,6 +91,7 @@ def faulty_tcp(path: str, most: int, seed: int) -> Iterator[tuple[int, list[int]
     """A port before a Unix socket whose connections are cut once so many bytes have come back, mostly mid-reply."""
     rng = random.Random(seed)
     cuts: list[int] = []
+    served: list[threading.Thread] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
     def relay(source: socket.socket, sink: socket.socket, budget: float) -> None:
@@ -105,15 +106,20 @@ def faulty_tcp(path: str, most: int, seed: int) -> Iterator[tuple[int, list[int]
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def both_ways(client: socket.socket, budget: int) -> None:
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(path)
+            asking = threading.Thread(target=relay, args=(client, server, float("inf")), daemon=True)
+            asking.start()
+            relay(server, client, budget)
+            asking.join()
+
     def accept() -> None:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(path)
-                budget = rng.randrange(1500, most)
-                for ends in ((client, server, float("inf")), (server, client, budget)):
-                    threading.Thread(target=relay, args=ends, daemon=True).start()
+                served.append(threading.Thread(target=both_ways, args=(client, rng.randrange(1500, most)), daemon=True))
+                served[-1].start()
 
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()
@@ -122,7 +128,8 @@ def faulty_tcp(path: str, most: int, seed: int) -> Iterator[tuple[int, list[int]
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join()
+        for running in (thread, *served):
+            running.join()
 
 
 def undisturbed(lab: Any, store: Path) -> Any:
