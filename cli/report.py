@@ -18,7 +18,8 @@ def register(app: typer.Typer) -> None:
         "report",
         example=(
             "qrp-store report --dataset photos -o photos.html\n"
-            "qrp-store report --dataset photos --images /data/photos -k 1000 -o photos.html"
+            "qrp-store report --dataset photos --images /data/photos -k 1000 -o photos.html\n"
+            "qrp-store report --dataset photos --published top1.csv -o photos.html"
         ),
     )(report)
 
@@ -32,6 +33,14 @@ def report(
         typer.Option("--images", metavar="FOLDER", help="Where the images are.  [default: where they were ingested]"),
     ] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="A page without pictures.")] = False,
+    published: Annotated[
+        str | None,
+        typer.Option(
+            "--published",
+            metavar="FILE",
+            help="Published ImageNet top-1 to show beside: a CSV of backbone,top1[,source].",
+        ),
+    ] = None,
     backbone: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,6 +70,7 @@ def report(
             k=k,
             images=images,
             no_images=no_images,
+            published=published,
             progress=session.progress,
         )
     about = f"{done.n_backbones} backbones, {done.n_clusters:,} clusters, {done.n_images:,} pictures"

@@ -22,9 +22,11 @@ from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.errors import NotFound, QrpStoreError
 from qrp_store.export import whole_file
 from qrp_store.progress import Progress, silent
+from qrp_store.published import published as published_beside
+from qrp_store.published import read_published
 from qrp_store.ranking import Standing
 from qrp_store.records import Dataset
-from qrp_store.reporting.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, Report
+from qrp_store.reporting.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, PublishedPoint, Report
 from qrp_store.store import Store
 from qrp_store.typical import typical
 
@@ -72,13 +74,16 @@ def report(
     k: int | None = None,
     images: str | None = None,
     no_images: bool = False,
+    published: str | None = None,
     progress: Progress = silent,
 ) -> ReportReport:
     """Write one self-contained HTML page about a dataset's results.
 
     Figures and clusters are those of the setting with most backbones, then most results, among those that `backbones`,
     `concepts` and `k` leave. `images` is the folder that the keys lead into (default: where they were ingested from); a
-    folder that is not there makes a page without pictures. Raises NotFound when there is nothing to report.
+    folder that is not there makes a page without pictures. `published` is a CSV of backbone,top1[,source]: accuracies
+    that others published.
+    Raises NotFound when there is nothing to report.
     """
     from qrp_store.reporting.page import render
 
@@ -86,6 +91,7 @@ def report(
     path = Path(output).expanduser()
     if not path.absolute().parent.is_dir():
         raise NotFound(f"{path.parent}: no such folder")
+    told = read_published(published) if published is not None else {}
     owner = datasets.get_dataset(store.catalog, dataset)
     found = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=k)
     if not found.settings:
@@ -93,6 +99,7 @@ def report(
             f"dataset {dataset!r} has no results like that to report",
             hint=f"qrp-store leaderboard; or make some: qrp-store evaluate --dataset {dataset}",
         )
+    beside = published_beside(store, dataset, found.settings[0].rows, told)
     with progress.task("reading clusters", len(found.settings[0].rows), "backbones") as task:
         shown = []
         for row in found.settings[0].rows:
@@ -102,7 +109,7 @@ def report(
     pictures: tuple[Picture, ...] = ()
     if not no_images:
         shown, pictures = _with_pictures(store, owner, shown, images, notes, progress)
-    page = _content(store, owner, found, shown, pictures, tuple(notes))
+    page = _content(store, owner, found, shown, beside, pictures, tuple(notes))
     gathered = time.perf_counter() - started
     text = render(page).encode("utf-8", "replace")
     with whole_file(path) as partial:
@@ -211,6 +218,7 @@ def _content(
     owner: Dataset,
     found: Standing,
     shown: Sequence[_Shown],
+    beside: tuple[PublishedPoint, ...],
     pictures: tuple[Picture, ...],
     notes: tuple[str, ...],
 ) -> Report:
@@ -226,6 +234,7 @@ def _content(
         groups=ranking.groups(store, found),
         histories=ranking.histories(store, found),
         forward=ranking.forward(store, owner.name, found),
+        published=beside,
         galleries=tuple(s.gallery for s in shown),
         matches=tuple(_matches(shown)),
         pictures=pictures,

@@ -86,6 +86,16 @@ class ForwardPoint:
 
 
 @dataclass(frozen=True)
+class PublishedPoint:
+    """A backbone's score under reverse probing beside the ImageNet top-1 (percent) that `source` gives for it."""
+
+    backbone: str
+    reverse: float
+    top1: float
+    source: str
+
+
+@dataclass(frozen=True)
 class ClusterConcept:
     """A concept that says something about a cluster; `n` training images of the cluster have it."""
 
@@ -154,6 +164,7 @@ class Report:
     groups: tuple[GroupBar, ...]
     histories: tuple[History, ...]
     forward: tuple[ForwardPoint, ...]
+    published: tuple[PublishedPoint, ...]
     galleries: tuple[Gallery, ...]
     matches: tuple[Matched, ...]
     pictures: tuple[Picture, ...]

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.reporting.content import ForwardPoint, Gallery, GroupBar, History, KPoint, Ranked
+from qrp_store.reporting.content import Gallery, GroupBar, History, KPoint, Ranked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -180,18 +180,18 @@ def shares(galleries: Sequence[Gallery]) -> str:
     return _draw("shares", draw)
 
 
-def forward(points: Sequence[ForwardPoint]) -> str:
-    """Reverse against linear probing, one point a backbone."""
+def against(name: str, axis: str, points: Sequence[tuple[str, float, float]]) -> str:
+    """Reverse probing against another number, one point (backbone, that number, NMI) a backbone."""
 
     def draw(axes: Axes) -> None:
-        for number, point in enumerate(points):
+        for number, (backbone, other, reverse) in enumerate(points):
             look = _look(number) | {"linestyle": "none"}
-            axes.plot(point.linear, point.reverse, label=_short(point.backbone), **look)
-        axes.set_xlabel(f"linear probe ({points[0].metric})")
+            axes.plot(other, reverse, label=_short(backbone), **look)
+        axes.set_xlabel(axis)
         axes.set_ylabel("reverse probe (NMI)")
         _legend(axes)
 
-    return _draw("forward", draw)
+    return _draw(name, draw)
 
 
 def _draw(name: str, draw: Any, *, height: float = 3.3, panels: int = 1) -> str:

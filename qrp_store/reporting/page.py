@@ -88,6 +88,8 @@ def _figures(report: Report) -> list[Shown]:
     ]
     if report.forward:
         found.append(_forward(report))
+    if report.published:
+        found.append(_published(report))
     if len({p.clusters for p in report.across_k}) > 1:
         caption = (
             f"Of concepts “{_apart(report.main.concepts)}” and protocol {report.main.protocol}; mean and standard "
@@ -118,11 +120,27 @@ def _figures(report: Report) -> list[Shown]:
 def _forward(report: Report) -> Shown:
     points = report.forward
     said = "; ".join(f"{_apart(p.backbone)}: {p.linear:.3f} linear, {p.reverse:.3f} reverse" for p in points)
-    rank = _spearman([p.linear for p in points], [p.reverse for p in points])
-    order = "" if rank is None else f"Spearman's rank correlation is {rank:.2f} over {len(points)} backbones. "
+    pairs = [(p.backbone, p.linear, p.reverse) for p in points]
     asks = "Linear probing asks from the vector to each concept, reverse probing from all concepts to the cluster."
-    caption = f"{asks} {order}{said}."
-    return Shown("forward", "Reverse and linear probing", figures.forward(points), caption)
+    drawn = figures.against("forward", f"linear probe ({points[0].metric})", pairs)
+    return Shown("forward", "Reverse and linear probing", drawn, f"{asks} {_order(pairs)}{said}.")
+
+
+def _published(report: Report) -> Shown:
+    points = report.published
+    pairs = [(p.backbone, p.top1, p.reverse) for p in points]
+    said = "; ".join(f"{_apart(p.backbone)}: {p.top1:.1f} % ({_apart(p.source)})" for p in points)
+    warns = (
+        "Top-1 of linear probes on ImageNet as others published it, not measured here: check that it is of the same "
+        "checkpoint. "
+    )
+    drawn = figures.against("published", "published top-1 (%)", pairs)
+    return Shown("published", "Reverse probing and published top-1", drawn, f"{warns}{_order(pairs)}{said}.")
+
+
+def _order(pairs: Sequence[tuple[str, float, float]]) -> str:
+    rank = _spearman([p[1] for p in pairs], [p[2] for p in pairs])
+    return "" if rank is None else f"Spearman's rank correlation is {rank:.2f} over {len(pairs)} backbones. "
 
 
 def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:

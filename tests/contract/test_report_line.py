@@ -182,3 +182,60 @@ def test_a_damaged_embedding_costs_the_pictures_only(qrp: Any, own: Path, tmp_pa
     assert ran.code == 0, ran.err
     assert "no pictures for sharp" in ran.err
     assert page.exists()
+
+
+def test_published_figures_stand_beside(qrp: Any, world: Any, tmp_path: Path) -> None:
+    page, table = tmp_path / "page.html", tmp_path / "top1.csv"
+    line = ("report", "--dataset", "photos", "--no-images", "-o", page)
+    table.write_text("backbone,top1,source\nsharp,75.3,<b>their paper\ndull,71.8,\nelsewhere,60,\n", "utf-8")
+    qrp.ok(*line, "--published", table, store=world.store)
+    html = page.read_text("utf-8")
+    assert 'id="published"' in html
+    assert "75.3 % (\u2068&lt;b&gt;their paper\u2069)" in html
+    assert "71.8 % (\u2068top1.csv\u2069)" in html
+    qrp.ok(*line, store=world.store)
+    assert 'id="published"' not in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "code, text, said",
+    [
+        (3, None, "no such file"),
+        (4, "model,top1\nsharp,75\n", "backbone and top1"),
+        (4, "backbone,top1\nsharp,0.753\n", "line 2: top1 is '0.753'"),
+        (4, "backbone,top1\nsharp,\n", "line 2"),
+        (4, "backbone,top1\nsharp,75\nsharp,76\n", "line 3: backbone 'sharp' for the second time"),
+        (3, "backbone,top1\nother,75\n", "'sharp', 'dull', 'noise'"),
+    ],
+)
+def test_a_table_of_published_figures_that_cannot_be_used_is_refused(
+    qrp: Any, world: Any, tmp_path: Path, code: int, text: str | None, said: str
+) -> None:
+    page, table = tmp_path / "page.html", tmp_path / "top1.csv"
+    if text is not None:
+        table.write_text(text, "utf-8")
+    line = ("report", "--dataset", "photos", "--no-images", "-o", page, "--published", table)
+    assert said in qrp.fails(code, *line, store=world.store)
+    assert not page.exists()
+
+
+def test_a_well_known_checkpoint_is_known_by_its_file(qrp: Any, store: Path, files: Any, tmp_path: Path) -> None:
+    import torch
+    from torchvision.models import resnet18
+
+    import qrp_store
+    from qrp_store.published import published
+    from qrp_store.reporting.content import Ranked
+
+    weights = tmp_path / "swav_100ep_pretrain.pth.tar"
+    torch.save(resnet18().state_dict(), weights)
+    images = files.images(["a.png", "b.png"])
+    line = ("ingest", images, "--dataset", "d", "--backbone", "b", "--arch", "torchvision/resnet18")
+    qrp.ok(*line, "--weights", weights, "--image-size", 32, store=store)
+    rows = [Ranked(1, name, 0.5, None, 1.0, 0.4, 0.8, ()) for name in ("b", "imported")]
+    with qrp_store.open(store) as opened:
+        (point,) = published(opened, "d", rows, {})
+        (own,) = published(opened, "d", rows, {"b": (50.0, "me")})
+    assert (point.backbone, point.top1) == ("b", 72.1)
+    assert "swav_100ep_pretrain.pth.tar" in point.source
+    assert (own.top1, own.source) == (50.0, "me")

@@ -20,6 +20,7 @@ from qrp_store.reporting.content import (
     KPoint,
     Matched,
     Picture,
+    PublishedPoint,
     Ranked,
     Report,
     SeedScore,
@@ -52,6 +53,7 @@ def content(name: str = NASTY, n: int = 30) -> Report:
         groups=tuple(GroupBar(b, g, 0.3, 0.5, 0.2) for b in (name, OTHER) for g in (name, "colour")),
         histories=(History(name, (0, 1, 2), (None, 1.0, 0.9), (2.0, 1.5, 1.6), 1),),
         forward=(ForwardPoint(name, 0.5, 0.7, "top-1"), ForwardPoint(OTHER, 0.4, 0.6, "top-1")),
+        published=(PublishedPoint(name, 0.5, 75.3, name), PublishedPoint(OTHER, 0.4, 71.8, "a table")),
         galleries=(
             Gallery(name, "res-1", 0, 0.5, clusters(n, name)),
             Gallery(OTHER, "res-2", 0, 0.4, clusters(n, name)),
@@ -131,7 +133,7 @@ def test_what_the_script_reads_is_complete(html: str) -> None:
 
 def test_every_figure_is_well_formed_and_keeps_names_as_text(html: str) -> None:
     drawn = re.findall(r"<svg .*?</svg>", html, flags=re.DOTALL)
-    assert len(drawn) == 7
+    assert len(drawn) == 8
     for svg in drawn:
         tree = ElementTree.fromstring(svg.replace("xlink:", ""))
         assert not re.search(r"fill: #|stroke: #|mathdefault", svg)
