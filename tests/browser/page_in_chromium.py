@@ -319,6 +319,7 @@ def large() -> Report:
         groups=(),
         histories=(),
         forward=(),
+        published=(),
         galleries=galleries,
         matches=tuple(Matched(0, i, same, (0.5,) * 1000) for i in range(1, 10)),
         pictures=pictures,
