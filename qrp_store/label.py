@@ -17,6 +17,7 @@ from qrp_store import concept_rows
 from qrp_store.catalog import concept_sets, datasets, lease
 from qrp_store.concepts.readers import FORMATS, detect, read_labels, source_digest
 from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.label_piles import LABEL, LOOKED_AT, Piles
 from qrp_store.label_table import (
     LabelTable,
     Match,
@@ -144,11 +145,12 @@ class _Reading:
         batches = read_labels(self.path, group=self.group, form=self.form, names=names, keys=keys)
         numbers = Numbers(source, self.max_concepts)
         positions = Positions(keys, self.match, ids=FORMATS[self.form].ids)
-        parts, verified, unknown, n_rows = gather(batches, numbers, positions, self.threshold, progress)
-        refuse_unknown(source, owner.name, unknown, n_rows, keys, ignore=ignore_unknown)
-        if unknown:
-            progress.warn(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r} and are left out")
-        return numbered(numbers, parts, verified, keys, unknown)
+        with Piles(len(keys), LABEL) as labels, Piles(len(keys), LOOKED_AT) as looked_at:
+            unknown, n_rows = gather(batches, numbers, positions, self.threshold, labels, looked_at, progress)
+            refuse_unknown(source, owner.name, unknown, n_rows, keys, ignore=ignore_unknown)
+            if unknown:
+                progress.warn(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r} and are left out")
+            return numbered(numbers, labels, looked_at, keys, unknown)
 
 
 def _spec(owner: Dataset, concepts: str, reading: _Reading, *, exclusive: bool, ignore_unknown_keys: bool) -> Spec:

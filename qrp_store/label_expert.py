@@ -20,6 +20,7 @@ from qrp_store.catalog import concept_sets, datasets, lease
 from qrp_store.concepts.names import read_names
 from qrp_store.errors import InvalidInput
 from qrp_store.label import LabelReport, check_options, label_report, write
+from qrp_store.label_piles import LABEL, LOOKED_AT, Piles
 from qrp_store.label_table import ALL, Match, Numbers, Positions, check_exclusive, numbered, refuse_unknown
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Artifact, Dataset, Spec, fingerprint
@@ -90,11 +91,11 @@ def label_by_expert(
         layout, blocks = scoring.run(claimed, heartbeat, dataset)
         numbers = Numbers(expert, len(model.names))
         numbers.learn((name, group) for name in model.names)
-        parts, seen = [], []
-        for at, concept, scores, there in expert_scores.above(store, layout, blocks, threshold, top_k):
-            parts.append((at, concept, scores))
-            seen.append((there, np.full(len(there), ALL, np.int32)))
-        table = numbered(numbers, parts, seen, keys, ())
+        with Piles(owner.n, LABEL) as labels, Piles(owner.n, LOOKED_AT) as seen:
+            for at, concept, scores, there in expert_scores.above(store, layout, blocks, threshold, top_k):
+                labels.add(at, concept, scores)
+                seen.add(there, np.full(len(there), ALL, np.int32))
+            table = numbered(numbers, labels, seen, keys, ())
         if exclusive:
             check_exclusive(table, expert)
         provenance = {

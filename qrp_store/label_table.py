@@ -14,18 +14,18 @@ import numpy as np
 from qrp_store.catalog.concept_sets import Vocabulary
 from qrp_store.concepts.rows import LabelRows, Term
 from qrp_store.errors import InvalidInput
+from qrp_store.label_piles import Piles, columns
 from qrp_store.progress import Progress
 from qrp_store.samples import shown
 
 Match = Literal["key", "basename", "stem"]
 _EXAMPLES = 5
 _AMBIGUOUS = -2
-_Part = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class LabelTable:
-    """Labels by position and concept number, sorted and unique; NaN for no score.
+    """Labels by position and concept number, sorted and unique; NaN for no score. The arrays lie on disk.
 
     `verified` are the (positions, concepts) that somebody looked at, sorted and unique, concept ALL for every concept;
     None when what is not there is absent. `unknown` are the keys that the dataset does not have.
@@ -115,14 +115,16 @@ def reduced(key: str, match: Match) -> str:
 
 
 def gather(
-    batches: Iterable[LabelRows], numbers: Numbers, positions: Positions, threshold: float, progress: Progress
-) -> tuple[list[_Part], list[tuple[np.ndarray, np.ndarray]], Counter[str], int]:
-    """Everything above the threshold, what was verified, unknown keys with their rows, and the number of rows.
-
-    20 bytes a label are kept, whatever the length of the names.
-    """
-    parts: list[_Part] = []
-    verified: list[tuple[np.ndarray, np.ndarray]] = []
+    batches: Iterable[LabelRows],
+    numbers: Numbers,
+    positions: Positions,
+    threshold: float,
+    labels: Piles,
+    looked_at: Piles,
+    progress: Progress,
+) -> tuple[Counter[str], int]:
+    """Put aside the `labels` above the threshold and what was `looked_at`; unknown keys with their rows, and the
+    number of rows."""
     unknown, n_rows = Counter[str](), 0
     with progress.task(f"read {numbers.source}", None, "labels") as task:
         for rows in batches:
@@ -135,14 +137,15 @@ def gather(
             concept = np.fromiter(map(numbers.number.__getitem__, rows.concepts), np.int32, len(at))
             scores = np.full(len(at), np.nan) if rows.scores is None else rows.scores
             kept = (at >= 0) & ~(scores <= threshold)
-            parts.append((at[kept], concept[kept], scores[kept]))
+            labels.add(at[kept], concept[kept], scores[kept])
             if rows.verified is not None:
                 checked = rows.verified & (at >= 0)
-                verified.append((at[checked], concept[checked]))
-            verified.append((seen[seen >= 0], np.full(int((seen >= 0).sum()), ALL, np.int32)))
-            n_rows += len(at) + len(seen)
+                looked_at.add(at[checked], concept[checked])
+            seen = seen[seen >= 0]
+            looked_at.add(seen, np.full(len(seen), ALL, np.int32))
+            n_rows += len(at) + len(rows.seen)
             task.advance(len(at))
-    return parts, verified, unknown, n_rows
+    return unknown, n_rows
 
 
 def refuse_unknown(
@@ -177,11 +180,7 @@ def _better_match(unknown: Counter[str], keys: Sequence[str]) -> str:
 
 
 def numbered(
-    numbers: Numbers,
-    parts: list[_Part],
-    verified: list[tuple[np.ndarray, np.ndarray]],
-    keys: Sequence[str],
-    unknown: Iterable[str],
+    numbers: Numbers, labels: Piles, looked_at: Piles, keys: Sequence[str], unknown: Iterable[str]
 ) -> LabelTable:
     """Number the concepts by group and name, sort the labels, keep the highest score of repeated ones."""
     names = list(numbers.number)
@@ -189,36 +188,36 @@ def numbered(
     rank = np.empty(len(names) + 1, np.int32)
     rank[order] = np.arange(len(names), dtype=np.int32)
     rank[ALL] = ALL
-    at = np.concatenate([p[0] for p in parts])
-    concept = rank[np.concatenate([p[1] for p in parts])]
-    scores = np.concatenate([p[2] for p in parts])
-    parts.clear()
-    at, concept, scores = _unique(at, concept, scores, len(names))
-    counts = np.bincount(concept, minlength=len(names))
+    counts = np.zeros(len(names), np.int64)
+    with columns(np.int64, np.int32, np.float64) as found:
+        for pile in labels:
+            part = _unique(pile["at"], rank[pile["concept"]], pile["score"], len(names))
+            counts += np.bincount(part[1], minlength=len(names))
+            found.add(*part)
+        at, concept, scores = found.arrays()
     vocabulary = Vocabulary(
         tuple(names[i] for i in order), tuple(numbers.group[i] for i in order), tuple(int(c) for c in counts)
     )
-    known = _known(verified, rank, len(keys))
-    return LabelTable(vocabulary, at, concept, scores, keys, known, tuple(unknown))
+    return LabelTable(vocabulary, at, concept, scores, keys, _known(looked_at, rank, len(keys)), tuple(unknown))
 
 
-def _known(
-    verified: list[tuple[np.ndarray, np.ndarray]], rank: np.ndarray, n: int
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _known(looked_at: Piles, rank: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray] | None:
     """What was looked at, sorted and unique; None when that is everything, or nothing is said of it."""
-    if not any(len(p[0]) for p in verified):
-        return None
-    at, concept = np.concatenate([p[0] for p in verified]), rank[np.concatenate([p[1] for p in verified])]
     whole = np.zeros(n, bool)
-    whole[at[concept == ALL]] = True
-    if whole.all():
+    for pile in looked_at:
+        whole[pile["at"][pile["concept"] == ALL]] = True
+    if not len(looked_at) or whole.all():
         return None
     width = len(rank)  # one more than there are concepts
-    at, concept = np.divmod(np.unique(at * width + concept + 1), width)
-    return at, (concept - 1).astype(np.int32)
+    with columns(np.int64, np.int32) as found:
+        for pile in looked_at:
+            at, concept = np.divmod(np.unique(pile["at"] * width + rank[pile["concept"]] + 1), width)
+            found.add(at, concept - 1)
+        at, concept = found.arrays()
+    return at, concept
 
 
-def _unique(at: np.ndarray, concept: np.ndarray, scores: np.ndarray, n_concepts: int) -> _Part:
+def _unique(at: np.ndarray, concept: np.ndarray, scores: np.ndarray, n_concepts: int) -> tuple[np.ndarray, ...]:
     """Sorted by position and concept, each pair once, with its highest score."""
     pair = at * max(n_concepts, 1) + concept
     if (pair[1:] > pair[:-1]).all():

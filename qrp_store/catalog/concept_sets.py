@@ -95,7 +95,8 @@ def write(
 
 
 def _distinct_sorted(values: np.ndarray) -> int:
-    return 0 if len(values) == 0 else 1 + int((values[1:] != values[:-1]).sum())
+    parts = (values[max(0, i - 1) : i + bulk.CHUNK_ROWS] for i in range(0, len(values), bulk.CHUNK_ROWS))
+    return min(len(values), 1) + sum(int((part[1:] != part[:-1]).sum()) for part in parts)
 
 
 def commit(catalog: Catalog, claimed: Claim, provenance: Mapping[str, Any]) -> int:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +262,27 @@ def test_a_run_that_was_cut_off_goes_on_with_the_blocks_that_are_whole(
     with store_of(tmp_path / "other", tmp_path / "images") as store:
         label_by_expert(store, "torchvision/squeezenet1_1", **asked)
         assert labels(store) == whole
+
+
+def test_a_run_that_was_killed_goes_on_with_the_blocks_that_are_whole(tmp_path: Path, counted: list[int]) -> None:
+    n = expert_scores.BLOCK_ROWS + 8
+    (tmp_path / "images").mkdir()
+    for i in range(n):
+        Image.fromarray(np.full((8, 8, 3), i % 256, np.uint8)).save(tmp_path / "images" / f"{i:04}.png")
+    (tmp_path / "names.txt").write_text("cat\ndog\nmouse\n")
+    images, names = str(tmp_path / "images"), str(tmp_path / "names.txt")
+    with store_of(tmp_path / "store", tmp_path / "images") as store:
+        command = ["label", "--expert", "timm/test_resnet", "--weights", "random", "--names", names, "--images", images]
+        command += ["--dataset", "d", "--concepts", "seen", "--top-k", "1", "--store", str(tmp_path / "store")]
+        driver = [sys.executable, str(Path(__file__).with_name("crash_driver.py"))]
+        point = "qrp_store.arrays.arrays:write_block:after:1"
+        killed = subprocess.run([*driver, point, "--", *command], capture_output=True, text=True)
+        assert killed.returncode == -signal.SIGKILL, killed
+        assert labels(store) == {}
+        asked: dict[str, Any] = {"images": images, "dataset": "d", "concepts": "seen", "weights": "random"}
+        made = label_by_expert(store, "timm/test_resnet", names=names, top_k=1, **asked)
+        assert (made.n_labels, made.version, made.cached) == (n, 1, False)
+        assert sum(counted) == 8
 
 
 def test_images_that_cannot_be_read_are_all_named(tmp_path: Path) -> None:
