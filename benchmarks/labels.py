@@ -30,12 +30,11 @@ from pathlib import Path
 
 import numpy as np
 
-from qrp_store import concept_rows
 from qrp_store.catalog import concept_sets, datasets, lease
 from qrp_store.catalog.concept_sets import Vocabulary
 from qrp_store.ingest import ingest
-from qrp_store.label import label
-from qrp_store.label_expert import label_by_expert
+from qrp_store.label import concept_rows, label
+from qrp_store.label.expert import label_by_expert
 from qrp_store.records import Spec
 from qrp_store.store import Store, create_store, open_store
 

@@ -35,7 +35,7 @@ def compare(
     form: FormatOption = None,
 ) -> None:
     """The difference of two results' NMI on the test images they share, with its paired bootstrap interval."""
-    from qrp_store.compare import compare
+    from qrp_store.evaluate.compare import compare
 
     with session.open() as store:
         report = compare(store, first, second, anyway=anyway, bootstrap=bootstrap, seed=seed)
@@ -73,7 +73,7 @@ def rerun(
 
     On the CPU, with the same library versions, every number has to come out equal to the bit; else scores within 0.001.
     """
-    from qrp_store.rerun import rerun
+    from qrp_store.evaluate.rerun import rerun
 
     with session.open() as store:
         report = rerun(store, reference, device=device, progress=session.progress)
@@ -93,7 +93,7 @@ def selfcheck(
     device: Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where the probes run.")] = "cpu",
 ) -> None:
     """Compute cases whose answer is known on this machine; exit 1 when one is off. Needs no store."""
-    from qrp_store.selfcheck import selfcheck
+    from qrp_store.evaluate.selfcheck import selfcheck
 
     report = selfcheck(device=device, progress=session.progress)
     rows = output.listing(output.table(output.document(report.cases)), "table", "")

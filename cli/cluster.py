@@ -64,7 +64,7 @@ def cluster(
     if (source is None) != (name is None) or (source is not None and (backbone or centroids_of)):
         raise typer.BadParameter("either --backbone, or --import together with --name, or --centroids-of")
     if source is not None and name is not None:
-        from qrp_store.imported import import_clustering
+        from qrp_store.cluster.imported import import_clustering
 
         with session.open() as store:
             made = import_clustering(
@@ -91,7 +91,7 @@ def cluster(
     asked: dict[str, Any] = {"seed": seed, "force": force, "wait": not no_wait, "progress": session.progress, **running}
     if centroids_of is not None:
         _refuse_training(training)
-        from qrp_store.centroids import cluster_by
+        from qrp_store.cluster.centroids import cluster_by
 
         with session.open() as store:
             report = cluster_by(store, centroids_of, dataset=dataset, backbone=backbone, k=k, **asked)

@@ -131,7 +131,7 @@ def label(
             least = 0.5 if threshold is None else threshold
             report = label(store, source, threshold=least, format=form, max_concepts=max_concepts, **shared)
         else:
-            from qrp_store.label_expert import label_by_expert
+            from qrp_store.label.expert import label_by_expert
 
             report = label_by_expert(
                 store,

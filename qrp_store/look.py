@@ -114,7 +114,7 @@ def _result(store: Store, identifier: str) -> dict[str, Any]:
 
 
 def _concepts(store: Store, identifier: str) -> dict[str, Any]:
-    from qrp_store.vocabulary import describe
+    from qrp_store.label.vocabulary import describe
 
     return describe(store, identifier)
 

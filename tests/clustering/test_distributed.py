@@ -15,8 +15,9 @@ from distributed import LocalCluster
 
 from qrp_store import execution
 from qrp_store.catalog import clusterings, embeddings
-from qrp_store.centroids import cluster_by
 from qrp_store.cluster import cluster
+from qrp_store.cluster.centroids import cluster_by
+from qrp_store.cluster.quantize import UsableBlocks
 from qrp_store.clustering import Chosen, KMeansOptions, MemoryPoints, Points, kmeans
 from qrp_store.clustering.distributed import DistributedPoints, choose_on_workers, require_readable
 from qrp_store.clustering.passes import group_rows
@@ -24,7 +25,6 @@ from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, Unavailable
 from qrp_store.execution import Cluster
 from qrp_store.ingest import ingest
-from qrp_store.quantize import UsableBlocks
 from qrp_store.store import Store, create_store, open_store
 
 N, DIM, K = 60_000, 16, 50

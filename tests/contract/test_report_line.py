@@ -224,7 +224,7 @@ def test_a_well_known_checkpoint_is_known_by_its_file(qrp: Any, store: Path, fil
     from torchvision.models import resnet18
 
     import qrp_store
-    from qrp_store.published import published
+    from qrp_store.report.published import published
     from qrp_store.reporting.content import Ranked
 
     weights = tmp_path / "swav_100ep_pretrain.pth.tar"

@@ -17,7 +17,14 @@ import pytest
 from qrp_store.store import Store
 
 HERE = Path(__file__).parent
-STORIES = ("qrp_store.ingest", "qrp_store.label", "qrp_store.cluster", "faiss", "zarr", "alembic.command")
+STORIES = (
+    "qrp_store.ingest.story",
+    "qrp_store.label.story",
+    "qrp_store.cluster.story",
+    "faiss",
+    "zarr",
+    "alembic.command",
+)
 TORCH = ("qrp_store.evaluate", "qrp_store.probing.trial")
 DRIVER = HERE.parent / "stories" / "crash_driver.py"
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from qrp_store.errors import QrpStoreError
-from qrp_store.maintain import verify
 from qrp_store.store import create_store, open_store
+from qrp_store.upkeep.maintain import verify
 
 
 def fill(lab: Any, store: object) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from qrp_store.maintain import verify
 from qrp_store.store import create_store, open_store
+from qrp_store.upkeep.maintain import verify
 
 EMBEDDINGS = "qrp_store.catalog.embeddings"
 

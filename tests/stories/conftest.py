@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from qrp_store.imported import import_clustering
+from qrp_store.cluster.imported import import_clustering
 from qrp_store.ingest import ingest
 from qrp_store.label import label
 from qrp_store.store import Store, create_store, open_store

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrp_store import beside
 from qrp_store.catalog import beside as stored
-from qrp_store.evaluate import evaluate
+from qrp_store.evaluate import beside, evaluate
 from qrp_store.ingest import ingest
 from qrp_store.label import label
 from qrp_store.look import show
-from qrp_store.maintain import gc, retire
 from qrp_store.store import Store, create_store, open_store
+from qrp_store.upkeep.maintain import gc, retire
 
 ASKED: dict[str, Any] = {"dataset": "d", "k": (4,), "epochs": 3, "bootstrap": 0}
 

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from qrp_store.evaluate import evaluate
+from qrp_store.evaluate.rerun import rerun
 from qrp_store.look import show
-from qrp_store.rerun import rerun
 from qrp_store.store import Store
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrp_store.compare import compare
 from qrp_store.errors import Corrupt, InvalidInput
 from qrp_store.evaluate import evaluate
+from qrp_store.evaluate.compare import compare
+from qrp_store.evaluate.result import Result
 from qrp_store.probing.paired import difference_interval
-from qrp_store.result import Result
 from qrp_store.store import Store
 
 QUICK: dict[str, Any] = {"solver": "lbfgs", "weight_decay": 1e-2, "bootstrap": 0, "k": [9], "concepts": ["named"]}
@@ -98,7 +98,7 @@ def test_other_datasets_are_compared_by_key(apples: Store, tmp_path: Path) -> No
 
 def test_weights_that_do_not_give_the_score_are_corrupt(apples: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     (result,) = results(apples, imported=["combined"])
-    monkeypatch.setattr("qrp_store.compare.TOLERANCE", -1.0)
+    monkeypatch.setattr("qrp_store.evaluate.compare.TOLERANCE", -1.0)
     with pytest.raises(Corrupt, match="its weights give"):
         compare(apples, result.id, result.id)
 

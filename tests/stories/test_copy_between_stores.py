@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import qrp_store.copy as story
 from qrp_store.arrays import arrays
 from qrp_store.cluster import cluster
-from qrp_store.copy import CopyReport, copy
+from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import Busy, Corrupt, InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
-from qrp_store.imported import import_clustering
 from qrp_store.ingest import ingest
 from qrp_store.label import label
-from qrp_store.maintain import retire, verify
 from qrp_store.store import Store, create_store, open_store
+from qrp_store.upkeep import copy as story
+from qrp_store.upkeep.copy import CopyReport, copy
+from qrp_store.upkeep.maintain import retire, verify
 
 N = 300
 VIEWS = {

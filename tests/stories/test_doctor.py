@@ -11,9 +11,9 @@ from qrp_store.arrays import checkup as arrays_checkup
 from qrp_store.arrays.directory import Directory
 from qrp_store.arrays.root import Bytes
 from qrp_store.catalog import checkup
-from qrp_store.doctor import DoctorReport, doctor
 from qrp_store.records import Finding
 from qrp_store.store import create_store, open_store
+from qrp_store.upkeep.doctor import DoctorReport, doctor
 
 
 def by_check(report: DoctorReport) -> dict[str, Finding]:

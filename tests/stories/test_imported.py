@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from qrp_store.catalog import clusterings
+from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
-from qrp_store.imported import import_clustering
 from qrp_store.ingest import ingest
 from qrp_store.label import label
 from qrp_store.store import Store, create_store, open_store

@@ -11,10 +11,10 @@ import pytest
 from distributed import LocalCluster
 from PIL import Image
 
-from qrp_store import ingest_remote
 from qrp_store.catalog import embeddings
 from qrp_store.errors import InvalidInput
 from qrp_store.ingest import IngestReport, ingest
+from qrp_store.ingest import remote as ingest_remote
 from qrp_store.records import Block
 from qrp_store.store import Store, create_store, open_store
 
@@ -62,7 +62,7 @@ def test_images_have_the_bits_of_one_process_and_an_interrupted_ingest_goes_on(
             yield made
 
     alone = ingest(store, str(photos), dataset="alone", backbone="b", block_rows=5, **RESNET)
-    monkeypatch.setattr("qrp_store.ingest.place_blocks", interrupted)
+    monkeypatch.setattr("qrp_store.ingest.story.place_blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ingest(store, str(photos), dataset="d", backbone="b", block_rows=5, scheduler=address, **RESNET)
     monkeypatch.undo()

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrp_store import checkpoint
 from qrp_store.catalog import clusterings
-from qrp_store.cluster import ClusterReport, cluster
+from qrp_store.cluster import ClusterReport, checkpoint, cluster
 from qrp_store.clustering.kmeans import KMeansState
 from qrp_store.ingest import ingest
 from qrp_store.store import Store, create_store, open_store

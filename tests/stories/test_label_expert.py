@@ -15,11 +15,11 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from qrp_store import expert_scores
 from qrp_store.concepts.experts import Expert
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.ingest import ingest
-from qrp_store.label_expert import label_by_expert
+from qrp_store.label import expert_scores
+from qrp_store.label.expert import label_by_expert
 from qrp_store.store import Store, create_store, open_store
 
 EMOJI = ["1F570", "1F4FA", "2602", "1F34C", "1F34E", "1F697", "1F6B2", "1F981"]

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrp_store import concept_rows
 from qrp_store.catalog import concept_sets
+from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import Corrupt, InvalidInput
-from qrp_store.imported import import_clustering
+from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest, load
+from qrp_store.evaluate.verified import known_block
 from qrp_store.ingest import ingest
-from qrp_store.label import label
-from qrp_store.probe import JoinedConcepts, ProbeRequest, load
+from qrp_store.label import concept_rows, label
 from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.store import Store, create_store, open_store
-from qrp_store.verified import known_block
 
 N = 60
 

@@ -10,8 +10,8 @@ import pytest
 from qrp_store.catalog import results
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import evaluate
+from qrp_store.evaluate.result import Result
 from qrp_store.probing.controls import Null
-from qrp_store.result import Result
 from qrp_store.store import Store
 
 

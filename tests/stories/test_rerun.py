@@ -13,7 +13,7 @@ import torch
 
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
-from qrp_store.rerun import rerun
+from qrp_store.evaluate.rerun import rerun
 from qrp_store.store import Store, open_store
 
 WAYS: list[dict[str, Any]] = [

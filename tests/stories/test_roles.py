@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from qrp_store.cli.main import call
-from qrp_store.doctor import doctor
 from qrp_store.errors import QrpStoreError
 from qrp_store.ingest import ingest
-from qrp_store.maintain import migrate, retire
 from qrp_store.settings import resolve
 from qrp_store.store import create_store, open_store
+from qrp_store.upkeep.doctor import doctor
+from qrp_store.upkeep.maintain import migrate, retire
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "roles.sql"
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
-from qrp_store import selfcheck as story
+from qrp_store.evaluate import selfcheck as story
+from qrp_store.evaluate.selfcheck import selfcheck
 from qrp_store.probing.known import log_linear, one_concept_each
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.selfcheck import selfcheck
 
 
 def test_a_control_that_is_none_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

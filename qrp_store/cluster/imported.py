@@ -1,0 +1,175 @@
+"""Groupings made elsewhere as clusterings: SeLa, SwAV prototypes, VQ codebooks, human groupings, scored like our own.
+
+A grouping has one split a seed. Asked for another seed, the same assignments are split anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qrp_store.catalog import clusterings, datasets, lease, references
+from qrp_store.catalog.clusterings import ClusteringRow, StoredClustering
+from qrp_store.cluster.story import ClusterReport, report_of
+from qrp_store.clustering.split import split
+from qrp_store.errors import InvalidInput
+from qrp_store.progress import Progress, silent
+from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, derive_seed, fingerprint
+from qrp_store.samples import shown
+from qrp_store.sources.groupings import MISSING, read_grouping
+from qrp_store.store import Store, check_name, split_version
+
+ALGORITHM = 1
+MAX_CLUSTERS = 1_000_000
+
+
+def import_clustering(
+    store: Store,
+    source: str,
+    *,
+    dataset: str,
+    name: str,
+    seed: int = 0,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+) -> ClusterReport:
+    """A clustering called `name` from a file of assignments; `cached` when it was there already.
+
+    Samples without a cluster are left out. Raises NotFound, and InvalidInput for a file that does not fit.
+    """
+    check_name(name, "clustering")
+    owner = datasets.get_dataset(store.catalog, dataset)
+    grouping = read_grouping(Path(source).expanduser())
+    clusters = grouping.clusters
+    if grouping.keys is not None:
+        clusters = _by_position(store, owner, grouping.keys, clusters, source)
+    elif len(clusters) != owner.n:
+        raise InvalidInput(f"{source} has {len(clusters)} rows, dataset {dataset!r} has {owner.n} samples")
+    provenance: dict[str, object] = {"engine": "import", "source": str(Path(source).absolute())}
+    if grouping.names is not None:
+        provenance["cluster_names"] = list(grouping.names)
+    made, cached = _make(store, owner, name, seed, clusters, provenance, force, wait, progress)
+    return report_of(store, made.artifact, dataset, cached=cached)
+
+
+def with_seed(
+    store: Store, dataset: str, reference: str, seed: int | None, *, wait: bool = True, progress: Progress = silent
+) -> StoredClustering:
+    """The clustering that a name or an id means; an imported one split by that seed.
+
+    `seed` None: the one it has, or 0 for an imported one that is named. Raises NotFound, and InvalidInput for another
+    dataset's or for a seed that a clustering made by K-means does not have.
+    """
+    stored, seed = named(store, dataset, reference, seed)
+    if stored.row.seed == seed:
+        return stored
+    owner = datasets.get_dataset(store.catalog, dataset)
+    positions, found, _ = clusterings.assignments(store.catalog, stored.artifact.id)
+    clusters = np.full(owner.n, MISSING, np.int64)
+    clusters[positions] = found
+    provenance = {**stored.artifact.provenance, "split_of": stored.artifact.id}
+    return _make(store, owner, stored.row.backbone, seed, clusters, provenance, False, wait, progress)[0]
+
+
+def named(store: Store, dataset: str, reference: str, seed: int | None) -> tuple[StoredClustering, int]:
+    """The clustering as it is and the seed that `with_seed` would give it."""
+    owner = datasets.get_dataset(store.catalog, dataset)
+    by_name = clusterings.newest_named(store.catalog, dataset, *split_version(reference))
+    stored = clusterings.by_id(store.catalog, by_name or _clustering_id(store, owner, reference))
+    options = stored.artifact.spec["options"]
+    anew = options.get("imported") and "grouping" not in options
+    if seed is None:
+        seed = 0 if by_name and anew else stored.row.seed
+    if stored.row.seed != seed and not anew:
+        raise InvalidInput(
+            f"clustering {stored.artifact.id} ({stored.artifact.name}) has seed {stored.row.seed}, not {seed}",
+            hint="leave --seed out, or split anew: qrp-store cluster --centroids-of ID --seed N",
+        )
+    return stored, seed
+
+
+def _clustering_id(store: Store, owner: Dataset, reference: str) -> str:
+    found = references.resolve(store.catalog, reference)
+    if found.kind != "clustering":
+        raise InvalidInput(f"{reference!r} is a {found.kind}, not a clustering", hint="qrp-store ls clusterings")
+    other = clusterings.dataset_of(store.catalog, found.id)
+    if other.id != owner.id:
+        raise InvalidInput(
+            f"clustering {found.id} is of dataset {other.name!r}, not {owner.name!r}",
+            hint=f"its centroids can be used: qrp-store cluster --dataset {owner.name} --centroids-of {found.id}",
+        )
+    return found.id
+
+
+def _by_position(store: Store, owner: Dataset, keys: Sequence[str], clusters: np.ndarray, source: str) -> np.ndarray:
+    position = {key: i for i, key in enumerate(datasets.keys(store.catalog, owner))}
+    unknown = [key for key in keys if key not in position]
+    if unknown:
+        examples = ", ".join(shown(key) for key in unknown[:5])
+        raise InvalidInput(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r}, for example {examples}")
+    out = np.full(owner.n, MISSING, np.int64)
+    out[[position[key] for key in keys]] = clusters
+    return out
+
+
+def _make(
+    store: Store,
+    owner: Dataset,
+    name: str,
+    seed: int,
+    clusters: np.ndarray,
+    provenance: dict[str, object],
+    force: bool,
+    wait: bool,
+    progress: Progress,
+) -> tuple[StoredClustering, bool]:
+    positions = np.flatnonzero(clusters != MISSING)
+    labels = clusters[positions].astype(np.int32)
+    k = int(labels.max()) + 1 if len(labels) else 0
+    if len(np.unique(labels)) < 2 or k > MAX_CLUSTERS:
+        raise InvalidInput(
+            f"clustering {name!r}: {k} clusters over {len(labels)} samples; expected 2 to {MAX_CLUSTERS}"
+        )
+    document = {
+        "algorithm": ALGORITHM,
+        "dataset": owner.fingerprint,
+        "content": hashlib.sha256(clusters.astype("<i8").tobytes()).hexdigest(),
+        "options": {"clusters": k, "imported": True},
+        "seed": seed,
+    }
+    series = fingerprint(["clustering", owner.name, "imported", name, seed])
+    spec = Spec("clustering", name, series, document)
+    found = None if force else lease.find(store.catalog, spec)
+    claimed = found or lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
+    if isinstance(claimed, Artifact):
+        return clusterings.by_id(store.catalog, claimed.id), True
+    with lease.held(store.catalog, claimed):
+        keys = datasets.keys(store.catalog, owner)
+        own = [keys[i] for i in positions.tolist()]
+        parts, n_small = split(labels, own, owner.name, derive_seed(seed, "split"))
+        if n_small:
+            progress.warn(f"{n_small} of {k} clusters have under 5 rows and stay wholly in the training part")
+        row = ClusteringRow(
+            backbone=name,
+            clusters=k,
+            seed=seed,
+            n=len(labels),
+            dim=None,
+            n_sampled=None,
+            n_train=int((parts == TRAIN).sum()),
+            n_val=int((parts == VAL).sum()),
+            n_test=int((parts == TEST).sum()),
+            n_small_clusters=n_small,
+            objective=None,
+            objective_per_iteration=None,
+            centroids_path=None,
+            centroids_checksum=None,
+        )
+        sizes = np.bincount(labels, minlength=k)
+        clusterings.write(store.catalog, claimed, owner, None, row, sizes, (positions, labels, parts))
+        clusterings.commit(store.catalog, claimed, provenance)
+    return clusterings.by_id(store.catalog, claimed.id), False

@@ -1,0 +1,349 @@
+"""The story of cluster: an embedding in, assignments with their part out.
+
+gather: the embedding and its usable rows. compute: K-means streamed over its blocks, then the split. commit:
+centroids first, assignments in bulk while the clustering is still being written, then `ready`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qrp_store.arrays.arrays import save_array
+from qrp_store.catalog import clusterings, datasets, embeddings, lease
+from qrp_store.catalog.clusterings import ClusteringRow
+from qrp_store.cluster.checkpoint import Checkpoint
+from qrp_store.cluster.quantize import Place, UsableBlocks, place_for, refuse_zero_rows
+from qrp_store.embedding import Embedding
+from qrp_store.errors import InvalidInput
+from qrp_store.progress import Progress, silent
+from qrp_store.records import TEST, TRAIN, VAL, Artifact, Spec, StoredEmbedding, derive_seed, fingerprint
+from qrp_store.store import Store, split_version
+
+if TYPE_CHECKING:
+    from qrp_store.clustering.kmeans import KMeansResult, KMeansState
+
+ALGORITHM = 1
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """What is asked of K-means. `sample` None means faiss' default of 256 rows a centroid."""
+
+    k: int = 1000
+    seed: int = 0
+    niter: int = 25
+    sample: str | int | None = None
+    init: str = "random"
+    nredo: int = 1
+    engine: str = "auto"
+    device: str = "auto"
+    normalize: bool = False
+    spherical: bool = False
+    memory: str | int = "2GB"
+    workers: int | None = None
+    scheduler: str | None = None
+
+    @classmethod
+    def of(cls, **options: Any) -> ClusterOptions:
+        """The options that are given, the defaults for the rest. Raises InvalidInput for one that is unknown."""
+        unknown = sorted(set(options) - {f.name for f in fields(cls)})
+        if unknown:
+            raise InvalidInput(f"cluster has no option {', '.join(unknown)}")
+        return cls(**options)
+
+    def document(self) -> dict[str, Any]:
+        """What changes a number, beside the seed."""
+        names = ("niter", "sample", "init", "nredo", "normalize", "spherical")
+        return {"clusters": self.k, **{name: getattr(self, name) for name in names}}
+
+    def spec(self, stored: StoredEmbedding, called: str | None = None) -> Spec:
+        """What clustering an embedding means. `called`: the backbone as its series of versions knows it."""
+        document = {
+            "algorithm": ALGORITHM,
+            "embedding": stored.artifact.identity,
+            "options": self.document(),
+            "seed": self.seed,
+        }
+        backbone = called or stored.backbone.name
+        series = fingerprint(["clustering", stored.dataset.name, backbone, self.document(), self.seed])
+        return Spec("clustering", f"{backbone}/k{self.k}/s{self.seed}", series, document)
+
+
+@dataclass(frozen=True)
+class ClusterReport:
+    """A clustering. `objective`: sum of squared distances of all usable rows to their centroid; times in seconds.
+
+    `centroids_of` is the clustering whose centroids it has, when they are not its own.
+    """
+
+    id: str
+    version: int
+    fingerprint: str
+    dataset: str
+    backbone: str
+    clusters: int
+    seed: int
+    n: int
+    dim: int | None
+    n_sampled: int | None
+    objective: float | None
+    objective_per_iteration: tuple[float, ...] | None
+    sizes: dict[str, float]
+    n_train: int
+    n_val: int
+    n_test: int
+    n_small_clusters: int
+    engine: str
+    device: str
+    cached: bool
+    timings: dict[str, float]
+    peak_rss_bytes: int
+    centroids_of: str | None = None
+
+
+def cluster(
+    store: Store,
+    *,
+    dataset: str,
+    backbone: str,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+    **options: Any,
+) -> ClusterReport:
+    """K-means over the embedding of a dataset under a backbone; `options` are ClusterOptions'.
+
+    Asked again, the same clustering is found. Raises InvalidInput for K < 2 or more than the usable rows.
+    """
+    datasets.get_dataset(store.catalog, dataset)
+    asked = ClusterOptions.of(**options)
+    return cluster_with(store, dataset, backbone, asked, force=force, wait=wait, progress=progress)
+
+
+def called(store: Store, stored: StoredEmbedding) -> str:
+    """The backbone's name, with @N when the embedding is not the newest: old versions have series of their own."""
+    newest = embeddings.get(store.catalog, stored.dataset.name, stored.backbone.name)
+    same = newest.artifact.id == stored.artifact.id
+    return stored.backbone.name if same else f"{stored.backbone.name}@{stored.artifact.version}"
+
+
+def cluster_with(
+    store: Store, dataset: str, backbone: str, asked: ClusterOptions, *, force: bool, wait: bool, progress: Progress
+) -> ClusterReport:
+    """`cluster` with its options in one record."""
+    stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
+    usable = stored.array.n - len(stored.bad)
+    _check(asked, usable, stored.artifact.name)
+
+    def make(claimed: lease.Claim, place: Place, memory: int) -> None:
+        _make(store, claimed, stored, asked, place, memory, progress)
+
+    spec = asked.spec(stored, called(store, stored))
+    return found_or_made(store, spec, stored, asked, make, force=force, wait=wait, progress=progress)
+
+
+def found_or_made(
+    store: Store,
+    spec: Spec,
+    stored: StoredEmbedding,
+    asked: ClusterOptions,
+    make: Callable[[lease.Claim, Place, int], None],
+    *,
+    force: bool,
+    wait: bool,
+    progress: Progress,
+) -> ClusterReport:
+    """The clustering of an embedding that a spec asks for: the one there is, or what `make` makes of the claim.
+
+    `make` gets the claim, where to run, and the memory in bytes.
+    """
+    memory, dataset = parse_memory(asked.memory), stored.dataset.name
+    found = None if force else lease.find(store.catalog, spec)
+    if found is not None:
+        return report_of(store, found, dataset, cached=True)
+    _require_room(memory, stored)
+    with place_for(asked) as place:
+        claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
+        if isinstance(claimed, Artifact):
+            return report_of(store, claimed, dataset, cached=True)
+        make(claimed, place, memory)
+    done = clusterings.by_id(store.catalog, claimed.id)
+    return report_of(store, done.artifact, dataset, cached=False)
+
+
+def _make(
+    store: Store,
+    claimed: lease.Claim,
+    stored: StoredEmbedding,
+    asked: ClusterOptions,
+    place: Place,
+    memory: int,
+    progress: Progress,
+) -> None:
+    """Compute and commit what was claimed."""
+    with lease.held(store.catalog, claimed) as heartbeat:
+        started = time.perf_counter()
+        keys = datasets.keys(store.catalog, stored.dataset)
+        blocks = UsableBlocks(Embedding(store.arrays, stored))
+        if asked.normalize:
+            refuse_zero_rows(blocks, keys)
+        checkpoint = Checkpoint(store.arrays, claimed.path)
+        resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.k, blocks.dim)
+        if resume is not None:
+            progress.note(f"going on after iteration {resume.iteration}")
+
+        def after_iteration(state: KMeansState) -> None:
+            heartbeat.check()
+            checkpoint.save(state)
+
+        result = place.kmeans(blocks, keys, asked, memory, resume, after_iteration, progress)
+        total_s = time.perf_counter() - started
+        commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress)
+    checkpoint.forget()
+
+
+def _check(asked: ClusterOptions, usable: int, name: str) -> None:
+    if not 2 <= asked.k <= usable:
+        raise InvalidInput(f"-k {asked.k}: {name} has {usable} usable rows", hint=f"choose K between 2 and {usable}")
+    if asked.niter < 1 or asked.nredo < 1:
+        raise InvalidInput(f"--niter {asked.niter} and --nredo {asked.nredo}: at least 1")
+    if isinstance(asked.sample, int) and asked.sample < asked.k:
+        raise InvalidInput(f"--sample {asked.sample}: K-means needs at least the {asked.k} rows of -k")
+    if isinstance(asked.sample, str) and asked.sample != "all":
+        raise InvalidInput(f"--sample {asked.sample!r}: 'all' or a number of rows")
+    for name, value, known in (
+        ("init", asked.init, ("random", "kmeans++")),
+        ("engine", asked.engine, ("auto", "faiss", "torch")),
+        ("device", asked.device, ("auto", "cpu", "cuda")),
+    ):
+        if value not in known:
+            raise InvalidInput(f"--{name} {value!r}: known are {', '.join(known)}")
+
+
+def parse_memory(text: str | int) -> int:
+    """Bytes: a number, or one with KB, MB, GB, TB (powers of 1000) or KiB, MiB, … (powers of 1024)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(text).upper())
+    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
+        raise InvalidInput(f"--memory {text!r}: expected something like 2GB or 512MiB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _require_room(memory: int, stored: StoredEmbedding) -> None:
+    """InvalidInput when a block of the embedding is larger than `memory` (bytes)."""
+    array = stored.array
+    block = min(array.block_rows, array.n) * array.dim * np.dtype(array.dtype).itemsize
+    if memory < block:
+        raise InvalidInput(
+            f"--memory {memory:,} bytes: one block of {stored.artifact.name} alone is {block:,} bytes",
+            hint=f"--memory {-(-block // 10**6)}MB or more, or ingest it with fewer --block-rows",
+        )
+
+
+def commit(
+    store: Store,
+    claimed: lease.Claim,
+    stored: StoredEmbedding,
+    asked: ClusterOptions,
+    place: Place,
+    blocks: UsableBlocks,
+    keys: Sequence[str],
+    result: KMeansResult,
+    total_s: float,
+    progress: Progress,
+    more: Mapping[str, Any] | None = None,
+) -> None:
+    """Split and store what K-means found, and make it ready. `total_s` and `more` are for its provenance."""
+    from qrp_store.clustering.split import split
+
+    own = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
+    parts, n_small = split(result.labels, own, stored.dataset.name, derive_seed(asked.seed, "split"))
+    if n_small:
+        progress.warn(f"{n_small} of {asked.k} clusters have under 5 rows and stay wholly in the training part")
+    path = f"{claimed.path}/centroids"
+    row = ClusteringRow(
+        backbone=stored.backbone.name,
+        clusters=asked.k,
+        seed=asked.seed,
+        n=blocks.count,
+        dim=blocks.dim,
+        n_sampled=result.n_sampled,
+        n_train=int((parts == TRAIN).sum()),
+        n_val=int((parts == VAL).sum()),
+        n_test=int((parts == TEST).sum()),
+        n_small_clusters=n_small,
+        objective=result.objective,
+        objective_per_iteration=tuple(result.objective_per_iteration) or None,
+        centroids_path=path,
+        centroids_checksum=save_array(store.arrays, path, result.centroids, replace=True),
+    )
+    sizes = np.bincount(result.labels, minlength=asked.k)
+    assignments = (blocks.positions, result.labels, parts)
+    clusterings.write(store.catalog, claimed, stored.dataset, stored.artifact.id, row, sizes, assignments)
+    provenance = {
+        **place.provenance(),
+        "timings": {**result.timings, "total_s": total_s},
+        "peak_rss_bytes": _peak_rss(),
+        "memory": str(asked.memory),
+        "cpus": os.cpu_count(),
+        **(more or {}),
+    }
+    clusterings.commit(store.catalog, claimed, provenance)
+
+
+def _peak_rss() -> int:
+    """The most memory (bytes) this process has held."""
+    try:
+        # On Linux the accounting of getrusage survives exec: it may be the parent's peak.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> ClusterReport:
+    """A ready clustering as `cluster` reports it."""
+    done = clusterings.by_id(store.catalog, found.id)
+    row, sizes = done.row, np.array(done.sizes)
+    return ClusterReport(
+        id=found.id,
+        version=found.version or 0,
+        fingerprint=found.fingerprint,
+        dataset=dataset,
+        backbone=row.backbone,
+        clusters=row.clusters,
+        seed=row.seed,
+        n=row.n,
+        dim=row.dim,
+        n_sampled=row.n_sampled,
+        objective=row.objective,
+        objective_per_iteration=row.objective_per_iteration,
+        sizes={
+            "min": int(sizes.min()),
+            "median": float(np.median(sizes)),
+            "max": int(sizes.max()),
+            "empty": int((sizes == 0).sum()),
+        },
+        n_train=row.n_train,
+        n_val=row.n_val,
+        n_test=row.n_test,
+        n_small_clusters=row.n_small_clusters,
+        engine=str(found.provenance.get("engine", "import")),
+        device=str(found.provenance.get("device", "cpu")),
+        cached=cached,
+        timings=dict(found.provenance.get("timings", {})),
+        peak_rss_bytes=int(found.provenance.get("peak_rss_bytes", 0)),
+        centroids_of=found.provenance.get("centroids_of"),
+    )

@@ -1,0 +1,160 @@
+"""What an evaluation will cost, before it runs: seconds, memory and rows, by what earlier runs of this store took.
+
+Work is counted (multiply-adds of K-means and of the probe) and divided by the rate of the store's newest runs; without
+any, by a rate that two slow cores reach. An estimate, not a promise.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qrp_store.catalog import concept_sets, history
+from qrp_store.cluster.story import ClusterOptions, parse_memory
+from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest
+from qrp_store.store import Store
+
+_CLUSTER_RATE = 1e10
+"""Multiply-adds a second and core of K-means' search where nothing is known."""
+_PROBE_RATE = 3e8
+_LBFGS_EPOCHS = 200
+_BASE_BYTES = {"clustering": 200_000_000, "result": 600_000_000}
+"""What faiss and torch take before there are any data."""
+_TOP = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All that a dry run's plan would take. `seconds` and `memory_bytes` (the most at once) are estimates; `rows` go
+    into SQL. `by` says what the seconds go by: earlier runs of this store, or assumed rates."""
+
+    clusterings_to_make: int
+    results_to_make: int
+    results_there: int
+    seconds: float
+    memory_bytes: int
+    rows: int
+    by: str
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """Multiply-adds a second, and whether each is known from this store."""
+
+    cluster: float
+    probe: float
+    known: tuple[bool, bool]
+
+
+def forecast(
+    store: Store,
+    plan: Sequence[Mapping[str, Any]],
+    sets: Sequence[JoinedConcepts],
+    request: ProbeRequest,
+    clustering: ClusterOptions,
+    n_samples: int,
+) -> tuple[tuple[dict[str, Any], ...], Estimate]:
+    """The plan with `estimated_s`, `memory_bytes` and `rows` of what each line makes, and all of it together.
+
+    A clustering that several concept sets share counts in the first line that needs it. `n_samples`: the dataset's.
+    """
+    rates = _rates(store)
+    by_name = {joined.name: joined for joined in sets}
+    counted: set[tuple[Any, ...]] = set()
+    lines = []
+    for line in plan:
+        own = (line["backbone"], line["clusters"], line["seed"])
+        seconds, memory, rows = 0.0, 0, 0
+        if line["clustering"] == "to make" and own not in counted:
+            counted.add(own)
+            seconds += (
+                _cluster_work(line["n"], line["dim"], line["clusters"], None, clustering.document()) / rates.cluster
+            )
+            centroids = 4 * line["clusters"] * line["dim"]
+            data = min(parse_memory(clustering.memory), 4 * line["n"] * line["dim"])
+            memory = _BASE_BYTES["clustering"] + data + 4 * centroids
+            rows += line["n"] + line["clusters"]
+        if line["result"] == "to make":
+            n_labels = sum(part.n_labels for part in by_name[line["concepts"]].parts)
+            n_concepts = sum(part.n_concepts for part in by_name[line["concepts"]].parts)
+            work = _probe_work(line, n_concepts, n_labels / max(n_samples, 1), request.document())
+            seconds += _runs(store, by_name[line["concepts"]], request) * work / rates.probe
+            weights = 4 * line["clusters"] * (n_concepts + 1)
+            memory = max(memory, _BASE_BYTES["result"] + 16 * n_labels + 20 * line["n"] + 4 * weights)
+            rows += line["clusters"] * (1 + min(_TOP, n_concepts))
+        lines.append({**line, "estimated_s": round(seconds, 3), "memory_bytes": memory, "rows": rows})
+    return tuple(lines), _together(lines, len(counted), rates)
+
+
+def _together(lines: Sequence[Mapping[str, Any]], n_clusterings: int, rates: _Rates) -> Estimate:
+    to_make = sum(line["result"] == "to make" for line in lines)
+    return Estimate(
+        clusterings_to_make=n_clusterings,
+        results_to_make=to_make,
+        results_there=len(lines) - to_make,
+        seconds=round(sum(line["estimated_s"] for line in lines), 3),
+        memory_bytes=max((line["memory_bytes"] for line in lines), default=0),
+        rows=sum(line["rows"] for line in lines),
+        by={
+            (True, True): "earlier runs of this store",
+            (False, False): "assumed rates: nothing has run in this store yet",
+        }.get(rates.known, "earlier runs of this store, and an assumed rate where there are none"),
+    )
+
+
+def _rates(store: Store) -> _Rates:
+    clusterings = [
+        _cluster_work(past.n, past.dim, past.clusters, past.n_sampled, past.options) / past.seconds
+        for past in history.past_clusterings(store.catalog)
+        if past.dim and past.seconds > 0
+    ]
+    probes = []
+    for past in history.past_probes(store.catalog):
+        shape = {"clusters": past.clusters, "n": past.n_train / 0.64}
+        if past.seconds > 0:
+            density = past.n_labels / max(past.n_samples, 1)
+            work = _probe_work(shape, past.n_concepts, density, past.options, passes=past.epochs)
+            probes.append(work / past.seconds)
+    return _Rates(
+        statistics.median(clusterings) if clusterings else _CLUSTER_RATE * (os.cpu_count() or 1),
+        statistics.median(probes) if probes else _PROBE_RATE,
+        (bool(clusterings), bool(probes)),
+    )
+
+
+def _cluster_work(n: int, dim: int, k: int, sampled: int | None, options: Mapping[str, Any]) -> float:
+    """Multiply-adds of training on the sample and assigning every row."""
+    wanted = options.get("sample")
+    if sampled is None:
+        sampled = n if wanted == "all" else min(n, wanted if isinstance(wanted, int) else 256 * k)
+    passes = int(options.get("niter", 25)) * int(options.get("nredo", 1))
+    return float(k) * dim * (sampled * passes + n)
+
+
+def _probe_work(
+    line: Mapping[str, Any],
+    n_concepts: int,
+    labels_each: float,
+    options: Mapping[str, Any],
+    passes: int | None = None,
+) -> float:
+    """Multiply-adds of one probe: a few rows of the weights a sample, all of them a step."""
+    n_train = 0.64 * line["n"]
+    sgd = options.get("solver") == "sgd"
+    epochs = passes if passes is not None else (options["epochs"] if sgd else _LBFGS_EPOCHS)
+    steps = math.ceil(n_train / options["batch_size"]) if sgd else 1
+    return float(line["clusters"] * epochs * (n_train * (labels_each + 1) + steps * n_concepts))
+
+
+def _runs(store: Store, joined: JoinedConcepts, request: ProbeRequest) -> int:
+    """How many probes a result trains: its own, the permuted ones, and two for each concept group."""
+    if not request.ablate:
+        return 1 + request.permutations
+    groups = {
+        group for part in joined.parts for group in concept_sets.vocabulary(store.catalog, part.artifact.id).groups
+    }
+    return 1 + request.permutations + 2 * len(groups)

@@ -1,0 +1,234 @@
+"""Out of the store and into files that other tools read. A file appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qrp_store.catalog import clusterings, datasets, embeddings, references
+from qrp_store.catalog.listing import with_flags
+from qrp_store.errors import InvalidInput, NotFound, Unavailable
+from qrp_store.export.elsewhere import card, fiftyone_labels
+from qrp_store.records import Table
+from qrp_store.store import Store, split_version
+
+ENDINGS = (".csv", ".parquet", ".json", ".npy")
+_OWN_ENDING = {"card": ".md", "fiftyone": ".json"}
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written where; `rows` counts them."""
+
+    what: str
+    output: str
+    rows: int
+    columns: tuple[str, ...]
+
+
+def export(
+    store: Store,
+    what: str,
+    *,
+    output: str,
+    reference: str | None = None,
+    dataset: str | None = None,
+    backbone: str | None = None,
+    concepts: str | None = None,
+    k: int | None = None,
+    seed: int | None = None,
+) -> ExportReport:
+    """Write `results`, `assignments`, `labels` or an `embedding` to a file, in the format of its ending; a dataset's
+    `card` as Markdown; or a clustering with labels for `fiftyone` as JSON.
+
+    `reference` (an id or name) or the other arguments choose what. `.npy` holds an embedding (n, dim), or one
+    clustering's cluster of every sample in dataset order, −1 where there is none.
+    """
+    path = Path(output).expanduser()
+    if what in _OWN_ENDING and path.suffix.lower() != _OWN_ENDING[what]:
+        raise InvalidInput(f"{output}: export {what} writes a {_OWN_ENDING[what]} file")
+    if what not in _OWN_ENDING and path.suffix.lower() not in ENDINGS:
+        raise InvalidInput(f"{output}: the ending says the format; known are {', '.join(ENDINGS)}")
+    if dataset is not None:
+        datasets.get_dataset(store.catalog, dataset)
+    chosen = {"dataset": dataset, "backbone": backbone, "concepts": concepts, "clusters": k, "seed": seed}
+    if what == "card":
+        if dataset is None:
+            raise InvalidInput("the card of which dataset?", hint="--dataset D")
+        with whole_file(path) as partial:
+            partial.write_text(card(store, dataset), encoding="utf-8")
+        return ExportReport(what, str(path), 1, ())
+    if what == "fiftyone":
+        labels = fiftyone_labels(store, _one_clustering(store, reference, chosen))
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(labels, ensure_ascii=False) + "\n", encoding="utf-8")
+        return ExportReport(what, str(path), len(labels["labels"]), ("label", "attributes"))
+    if what == "embedding":
+        return _embedding(store, path, reference, dataset, backbone)
+    if path.suffix.lower() == ".npy" and what == "assignments":
+        return _assignment_array(store, path, reference, chosen)
+    if path.suffix.lower() == ".npy":
+        raise InvalidInput(f"{output}: {what} are rows, not an array", hint="use .csv, .parquet or .json")
+    table = _rows(store, what, reference, chosen)
+    if not table.rows:
+        raise NotFound(f"there are no {what} like that", hint=f"qrp-store ls; or export {what} without filters")
+    with whole_file(path) as partial:
+        _WRITERS[path.suffix.lower()](partial, table)
+    return ExportReport(what, str(path), len(table.rows), table.columns)
+
+
+def _rows(store: Store, what: str, reference: str | None, chosen: dict[str, Any]) -> Table:
+    columns = {
+        "results": ("results", "id", ("dataset", "backbone", "concepts", "clusters", "seed")),
+        "assignments": ("assignments", "clustering_id", ("dataset", "backbone", "clusters", "seed")),
+        "labels": ("labels", None, ("dataset", "concepts")),
+    }
+    if what not in columns:
+        raise InvalidInput(f"export {what!r}: known are {', '.join([*columns, 'embedding'])}")
+    view, by, filters = columns[what]
+    where: list[str] = []
+    values: list[Any] = []
+    if reference is not None:
+        found = references.resolve(store.catalog, reference)
+        if by is not None:
+            where, values = [f"{by} = ?"], [found.id]
+        else:
+            name, version = found.name, _version(store, found.id)
+            where, values = ["concepts = ?", "version = ?"], [name, version]
+    elif what != "results":
+        where = ["is_newest"]
+    for name in filters:
+        if chosen[name] is not None:
+            where.append(f"{name} = ?")
+            values.append(chosen[name])
+    condition = f" WHERE {' AND '.join(where)}" if where else ""
+    return with_flags(store.sql(f"SELECT * FROM {view}{condition}", tuple(values)).table)
+
+
+def _version(store: Store, identifier: str) -> int | None:
+    return next((row["version"] for row in _listed(store) if row["id"] == identifier), None)
+
+
+def _listed(store: Store) -> Iterator[dict[str, Any]]:
+    from qrp_store.look import listing
+
+    table = listing(store, "concepts")
+    return (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+
+
+def _embedding(
+    store: Store, path: Path, reference: str | None, dataset: str | None, backbone: str | None
+) -> ExportReport:
+    import numpy as np
+
+    from qrp_store.embedding import Embedding
+
+    if reference is not None:
+        stored = embeddings.by_id(store.catalog, references.resolve(store.catalog, reference).id)
+    elif dataset is not None and backbone is not None:
+        stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
+    else:
+        raise InvalidInput("which embedding?", hint="an id, or --dataset and --backbone")
+    embedding = Embedding(store.arrays, stored)
+    if path.suffix.lower() == ".npy":
+        with whole_file(path) as partial:
+            out = np.lib.format.open_memmap(partial, mode="w+", dtype=embedding.dtype, shape=embedding.shape)
+            for start, rows in embedding.blocks():
+                out[start : start + len(rows)] = rows
+            out.flush()
+        return ExportReport("embedding", str(path), len(embedding), ())
+    if path.suffix.lower() != ".parquet":
+        raise InvalidInput(f"{path}: an embedding goes into .npy or .parquet")
+    with whole_file(path) as partial:
+        _embedding_parquet(partial, embedding, datasets.keys(store.catalog, stored.dataset))
+    return ExportReport("embedding", str(path), len(embedding), ("key", "embedding"))
+
+
+def _embedding_parquet(path: Path, embedding: Any, keys: Sequence[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind = pa.from_numpy_dtype(embedding.dtype)
+    schema = pa.schema([("key", pa.string()), ("embedding", pa.list_(kind, embedding.shape[1]))])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start, rows in embedding.blocks():
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), embedding.shape[1])
+            names = pa.array(keys[start : start + len(rows)], pa.string())
+            writer.write_table(pa.table([names, vectors], schema=schema))
+
+
+def _assignment_array(store: Store, path: Path, reference: str | None, chosen: dict[str, Any]) -> ExportReport:
+    import numpy as np
+
+    identifier = _one_clustering(store, reference, chosen)
+    stored = clusterings.by_id(store.catalog, identifier)
+    positions, clusters, _ = clusterings.assignments(store.catalog, identifier)
+    out = np.full(clusterings.dataset_of(store.catalog, identifier).n, -1, np.int32)
+    out[positions] = clusters
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.save(file, out)
+    return ExportReport("assignments", str(path), stored.row.n, ("cluster",))
+
+
+def _one_clustering(store: Store, reference: str | None, chosen: dict[str, Any]) -> str:
+    """The id of the clustering that is meant. Raises InvalidInput unless it is one."""
+    if reference is not None:
+        return references.resolve(store.catalog, reference).id
+    table = _rows_of_clusterings(store, chosen)
+    if len(table) != 1:
+        raise InvalidInput(f"{len(table)} clusterings are like that; the file holds one", hint="give its id")
+    return table[0]
+
+
+def _rows_of_clusterings(store: Store, chosen: dict[str, Any]) -> list[str]:
+    from qrp_store.look import listing
+
+    table = listing(store, "clusterings")
+    rows = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    names = ("dataset", "backbone", "clusters", "seed")
+    return [r["id"] for r in rows if r["is_newest"] and all(chosen[n] in (None, r[n]) for n in names)]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write beside the wanted one, which takes its place once it is finished."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        if not path.parent.is_dir():
+            raise NotFound(f"{path.parent}: no such folder")
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise Unavailable(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _csv(path: Path, table: Table) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table.columns)
+        writer.writerows(table.rows)
+
+
+def _json(path: Path, table: Table) -> None:
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _parquet(path: Path, table: Table) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [pa.array(column) for column in zip(*table.rows, strict=True)]
+    pq.write_table(pa.table(columns, names=list(table.columns)), path)
+
+
+_WRITERS: dict[str, Callable[[Path, Table], None]] = {".csv": _csv, ".json": _json, ".parquet": _parquet}

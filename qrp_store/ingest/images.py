@@ -1,0 +1,198 @@
+"""Rows that a model makes of images, for ingest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qrp_store.errors import InvalidInput
+from qrp_store.ingest.sources import BlockRows, SeenFile
+from qrp_store.progress import Progress
+from qrp_store.records import ArraySpec
+from qrp_store.samples import ImageFile, shown
+from qrp_store.sources.image_lists import list_image_source
+
+if TYPE_CHECKING:
+    from qrp_store.sources.backbone import BackboneOptions, LoadedBackbone
+    from qrp_store.sources.extract import ExtractedBlock
+
+
+@dataclass
+class ImageRows:
+    """Rows that a model makes of images: of a folder, tar shards, Parquet or a list of paths."""
+
+    source: Path
+    column: str | None = None
+    key_root: str | None = None
+    files: list[ImageFile] = field(init=False)
+    _options: BackboneOptions | None = field(default=None, init=False)
+    _model: LoadedBackbone | None = field(default=None, init=False)
+    _batch_size: int = field(default=64, init=False)
+    _workers: int | None = field(default=None, init=False)
+    _seen: dict[int, SeenFile] = field(default_factory=dict, init=False)
+
+    content = None
+
+    def __post_init__(self) -> None:
+        self.files, root = list_image_source(self.source, self.column, self.key_root)
+        self.keys: Sequence[str] = [f.key for f in self.files]
+        self.root: str | None = root
+
+    def choose_model(
+        self,
+        arch: str | None,
+        weights: str,
+        recipe: str,
+        layer: str | None,
+        image_size: int | None,
+        seed: int,
+        device: str,
+        batch_size: int,
+        workers: int | None,
+    ) -> None:
+        """Say which model embeds the images; it is loaded by `prepare`."""
+        from qrp_store.sources.backbone import BackboneOptions
+
+        assert arch is not None
+        if weights not in ("default", "random"):
+            weights = str(Path(weights).expanduser().absolute())
+        self._options = BackboneOptions(arch, weights, recipe, layer, image_size, seed, device)
+        self._batch_size, self._workers = batch_size, workers
+
+    def prepare(self, progress: Progress) -> None:
+        from qrp_store.sources.backbone import load_backbone
+
+        assert self._options is not None
+        self._model = load_backbone(self._options)
+        chosen = self._model.provenance.get("checkpoint")
+        if chosen:
+            progress.note(f"checkpoint: {chosen}")
+
+    @property
+    def model(self) -> LoadedBackbone:
+        assert self._model is not None, "prepare() comes first"
+        return self._model
+
+    @property
+    def dim(self) -> int:
+        return self.model.dim
+
+    @property
+    def backbone(self) -> Mapping[str, Any]:
+        return self.model.spec
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        return {"device": str(self.model.device), "batch_size": self._batch_size, **self.model.provenance}
+
+    def reorder(self, order: np.ndarray) -> None:
+        self.files = [self.files[row] for row in order]
+        self.keys = [f.key for f in self.files]
+
+    def refuse_changed(self, seen: Mapping[int, SeenFile]) -> None:
+        """Raise InvalidInput when images of a known dataset have other bytes than when they were first read."""
+        self._seen = dict(seen)
+        self._refuse([i for i in range(len(self.files)) if self._changed(i, seen)])
+
+    def _refuse(self, changed: Sequence[int]) -> None:
+        if changed:
+            keys = ", ".join(shown(self.keys[i]) for i in changed)
+            raise InvalidInput(
+                f"{len(changed)} images have changed since this dataset was made: {keys}",
+                hint="restore them, or ingest the folder as another --dataset",
+            )
+
+    def _changed(self, position: int, seen: Mapping[int, SeenFile]) -> bool:
+        """Like git: an image whose size and time are as recorded is the same; else its bytes are asked."""
+        before, now = seen.get(position), self.files[position]
+        if before is None or (before[0], before[1]) == (now.size, now.mtime_ns):
+            return False
+        return before[2] is not None and _digest(now) != before[2]
+
+    def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:
+        return {i // layout.block_rows for i in range(len(self.files)) if self._changed(i, seen)}
+
+    def part(self, layout: ArraySpec, number: int) -> ImagePart:
+        assert self._options is not None
+        start, count = layout.rows_of(number)
+        return ImagePart(
+            self._options,
+            self.model.spec,
+            self.files[start : start + count],
+            self._batch_size,
+            self._workers,
+            layout.dtype,
+        )
+
+    def check(self, start: int, files: Sequence[SeenFile]) -> None:
+        self._refuse([start + i for i, seen in enumerate(files) if self._differs(start + i, seen[2])])
+
+    def blocks(self, layout: ArraySpec, numbers: Sequence[int]) -> Iterator[BlockRows]:
+        from qrp_store.sources.extract import extract
+
+        wanted = [self.files[start : start + count] for start, count in map(layout.rows_of, numbers)]
+        extracted = extract(self.model, wanted, batch_size=self._batch_size, workers=self._workers)
+        for number, files, block in zip(numbers, wanted, extracted, strict=True):
+            made = _seen_rows(files, block, layout.dtype)
+            self.check(layout.rows_of(number)[0], made.files)
+            yield made
+
+    def _differs(self, position: int, digest: str | None) -> bool:
+        before = self._seen.get(position)
+        return before is not None and before[2] is not None and digest is not None and digest != before[2]
+
+
+def _digest(image: ImageFile) -> str | None:
+    from qrp_store.sources.images import digest_of, read_image
+
+    try:
+        return digest_of(read_image(image))
+    except InvalidInput:
+        return None
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """The images of one block, and the model that embeds them. `spec` is what the model has to be, wherever it is."""
+
+    options: BackboneOptions
+    spec: Mapping[str, Any]
+    files: Sequence[ImageFile]
+    batch_size: int
+    workers: int | None
+    dtype: str
+
+    def compute(self, threads: int) -> BlockRows:
+        """The rows, with a model of this process' own. InvalidInput when it is another one here."""
+        from qrp_store.sources.extract import extract
+
+        with _embedding:
+            model = _loaded(self.options)
+            if model.spec != self.spec:
+                raise InvalidInput(
+                    f"{self.options.arch} with weights {self.options.weights!r} is another model here",
+                    hint="the same file, torch, torchvision and timm on every worker",
+                )
+            (block,) = extract(model, [self.files], batch_size=self.batch_size, workers=self.workers or threads)
+        return _seen_rows(self.files, block, self.dtype)
+
+
+_embedding = threading.Lock()  # torch's number of threads, which decides the last bits, belongs to the process
+
+
+@lru_cache(1)
+def _loaded(options: BackboneOptions) -> LoadedBackbone:
+    from qrp_store.sources.backbone import load_backbone
+
+    return load_backbone(options)
+
+
+def _seen_rows(files: Sequence[ImageFile], block: ExtractedBlock, dtype: str) -> BlockRows:
+    seen = [(f.size, f.mtime_ns, None if i in block.bad else block.digests[i]) for i, f in enumerate(files)]
+    return BlockRows(block.rows.astype(dtype), block.bad, seen)

@@ -1,0 +1,174 @@
+"""The story of label --expert: images through a model to a versioned concept set.
+
+gather: the dataset, the images that belong to its keys, the model. compute: scores, block by block, kept beside the
+set; what is above the threshold. commit: rows, then `ready`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from qrp_store.catalog import concept_sets, datasets, lease
+from qrp_store.concepts.names import read_names
+from qrp_store.errors import InvalidInput
+from qrp_store.label import expert_scores
+from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
+from qrp_store.label.story import LabelReport, check_options, label_report, write
+from qrp_store.label.table import ALL, Match, Numbers, Positions, check_exclusive, numbered, refuse_unknown
+from qrp_store.progress import Progress, silent
+from qrp_store.records import Artifact, Dataset, Spec, fingerprint
+from qrp_store.samples import ImageFile, list_images
+from qrp_store.store import Store
+
+if TYPE_CHECKING:
+    from qrp_store.concepts.experts import Expert
+
+ALGORITHM = 1
+_DEFAULT_THRESHOLD = {"classifier": 0.5, "detector": 0.5, "segmenter": 0.01}
+
+
+def label_by_expert(
+    store: Store,
+    expert: str,
+    *,
+    images: str,
+    dataset: str,
+    concepts: str,
+    weights: str = "default",
+    threshold: float | None = None,
+    top_k: int | None = None,
+    activation: Literal["softmax", "sigmoid"] = "softmax",
+    names: str | None = None,
+    group: str | None = None,
+    exclusive: bool = False,
+    ignore_unknown_keys: bool = False,
+    match: Match = "key",
+    skip_bad: bool = False,
+    batch_size: int = 16,
+    workers: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+) -> LabelReport:
+    """Make a concept set of a dataset from what a torchvision or timm model sees in its images.
+
+    A category counts when its probability, its surest box (by default above 0.5) or its share of the pixels (by
+    default at least 1 %) does, or when it is among a picture's `top_k`. The scores of all categories are kept, so that
+    another threshold needs no new run. Raises NotFound, InvalidInput and Unavailable.
+    """
+    started = time.perf_counter()
+    check_options(concepts, 0.5 if threshold is None else threshold)
+    if (top_k is not None and top_k < 1) or batch_size < 1 or (workers is not None and workers < 1):
+        raise InvalidInput("--top-k, --batch-size and --workers: at least 1")
+    owner = datasets.get_dataset(store.catalog, dataset)
+    keys = datasets.keys(store.catalog, owner)
+    files = _files(Path(images).expanduser(), keys, owner, match, ignore_unknown_keys, progress)
+    model = _load(expert, weights, activation, names, device, seed)
+    if threshold is None and top_k is None:
+        threshold = _DEFAULT_THRESHOLD[model.kind]
+    if threshold is not None and model.kind == "segmenter":
+        threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # at least, not more than
+    asked = _Asked(concepts, group, threshold, top_k, exclusive)
+    mark = fingerprint({"expert": model.spec, "dataset": owner.fingerprint, "images": _digest(files)})
+    spec = asked.spec(owner, model, mark)
+    found = None if force else lease.find(store.catalog, spec)
+    found = found or lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)  # type: ignore[assignment]
+    if isinstance(found, Artifact):
+        return label_report(store, found, started, cached=True)
+    claimed: lease.Claim = found  # type: ignore[assignment]
+    with lease.held(store.catalog, claimed) as heartbeat:
+        threads = workers or max(1, len(os.sched_getaffinity(0)) - 1)
+        scoring = expert_scores.Scoring(store, model, files, owner.n, mark, batch_size, threads, skip_bad, progress)
+        layout, blocks = scoring.run(claimed, heartbeat, dataset)
+        numbers = Numbers(expert, len(model.names))
+        numbers.learn((name, group) for name in model.names)
+        with Piles(owner.n, LABEL) as labels, Piles(owner.n, LOOKED_AT) as seen:
+            for at, concept, scores, there in expert_scores.above(store, layout, blocks, threshold, top_k):
+                labels.add(at, concept, scores)
+                seen.add(there, np.full(len(there), ALL, np.int32))
+            table = numbered(numbers, labels, seen, keys, ())
+        if exclusive:
+            check_exclusive(table, expert)
+        provenance = {
+            "source": str(Path(images).absolute()),
+            "format": "expert",
+            "device": model.device,
+            "scores": expert_scores.document(layout, blocks, mark),
+        }
+        write(store, claimed, owner, table, provenance, exclusive=exclusive)
+    made = concept_sets.get(store.catalog, dataset, concepts)
+    return label_report(store, made.artifact, started, cached=False)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What becomes of the scores."""
+
+    concepts: str
+    group: str | None
+    threshold: float | None
+    top_k: int | None
+    exclusive: bool
+
+    def spec(self, owner: Dataset, model: Expert, mark: str) -> Spec:
+        document = {
+            "algorithm": ALGORITHM,
+            "dataset": owner.fingerprint,
+            "expert": dict(model.spec),
+            "scores": mark,
+            "group": self.group,
+            "threshold": self.threshold,
+            "top_k": self.top_k,
+            "exclusive": self.exclusive,
+        }
+        return Spec("concepts", self.concepts, concept_sets.series(owner.name, self.concepts), document)
+
+
+def _files(
+    folder: Path, keys: list[str], owner: Dataset, match: Match, ignore_unknown: bool, progress: Progress
+) -> dict[int, ImageFile]:
+    """The image of each position that has one. Raises InvalidInput for images that are not of the dataset."""
+    listed = list_images(folder)
+    at = Positions(keys, match).of([file.key for file in listed], str(folder))
+    unknown = Counter(listed[i].key for i in np.flatnonzero(at < 0).tolist())
+    refuse_unknown(str(folder), owner.name, unknown, len(listed), keys, ignore=ignore_unknown)
+    files = {position: file for position, file in zip(at.tolist(), listed, strict=True) if position >= 0}
+    if unknown:
+        progress.warn(f"{folder}: {len(unknown)} images are not in dataset {owner.name!r} and are left out")
+    if len(files) < owner.n:
+        progress.warn(f"{folder}: {owner.n - len(files)} samples of {owner.name!r} have no image here")
+    return files
+
+
+def _digest(files: dict[int, ImageFile]) -> str:
+    return fingerprint([[at, file.key, file.size, file.mtime_ns] for at, file in sorted(files.items())])
+
+
+def _load(
+    expert: str, weights: str, activation: Literal["softmax", "sigmoid"], names: str | None, device: str, seed: int
+) -> Expert:
+    from qrp_store.concepts.experts import Checkpoints, ExpertOptions, load_expert
+    from qrp_store.sources import checkpoints
+
+    classes = None
+    if names is not None:
+        known = read_names(Path(names).expanduser())
+        if set(known) != {str(i) for i in range(len(known))}:
+            raise InvalidInput(
+                f"{names}: the classes of an expert are numbered from 0", hint="one name a line, in order"
+            )
+        classes = tuple(known[str(i)][0] for i in range(len(known)))
+    options = ExpertOptions(expert, weights, activation, classes, device, seed)
+    whole = Checkpoints(
+        lambda path, model: checkpoints.load_state(path, model, whole=True).recipe.statistics, checkpoints.digest_state
+    )
+    return load_expert(options, whole)

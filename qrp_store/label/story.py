@@ -1,0 +1,208 @@
+"""The story of label: human concepts in, a versioned concept set out.
+
+gather: the dataset and its keys. compute: read the source into (position, concept, score). commit: rows in bulk while
+the set is still being written, then `ready`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qrp_store.catalog import concept_sets, datasets, lease
+from qrp_store.concepts.readers import FORMATS, detect, read_labels, source_digest
+from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.label import concept_rows
+from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
+from qrp_store.label.table import (
+    LabelTable,
+    Match,
+    Numbers,
+    Positions,
+    check_exclusive,
+    gather,
+    numbered,
+    refuse_unknown,
+)
+from qrp_store.progress import Progress, silent
+from qrp_store.records import Artifact, Dataset, Spec
+from qrp_store.store import Store, check_name
+
+ALGORITHM = 1
+MAX_CONCEPTS = 100_000
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What `label` did. `groups` counts the concepts of each group, `unknown_keys` are examples."""
+
+    id: str
+    version: int
+    fingerprint: str
+    dataset: str
+    concepts: str
+    n_concepts: int
+    n_labels: int
+    n_labelled_samples: int
+    n_unknown_keys: int
+    unknown_keys: list[str]
+    format: str
+    groups: dict[str, int]
+    cached: bool
+    timings: dict[str, float]
+
+
+def label(
+    store: Store,
+    source: str,
+    *,
+    dataset: str,
+    concepts: str,
+    threshold: float = 0.5,
+    group: str | None = None,
+    exclusive: bool = False,
+    ignore_unknown_keys: bool = False,
+    format: str | None = None,
+    names: str | None = None,
+    match: Match = "key",
+    max_concepts: int = MAX_CONCEPTS,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+) -> LabelReport:
+    """Make a concept set of a dataset from a label file or folder (`concepts.readers.FORMATS`).
+
+    A score counts when it is greater than `threshold`; a label without score always does; a repeated (key, concept)
+    counts once, with its highest score. `names` is a file of names for the source's codes. Raises NotFound for the
+    dataset, InvalidInput for the file.
+    """
+    started = time.perf_counter()
+    check_options(concepts, threshold)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise NotFound(f"{source}: no such file or folder")
+    if format is not None and format not in FORMATS:
+        raise InvalidInput(f"--format {format!r}", hint=f"known are {', '.join(FORMATS)}")
+    owner = datasets.get_dataset(store.catalog, dataset)
+    reading = _Reading(path, format or detect(path), names, group, threshold, match, max_concepts)
+    spec = _spec(owner, concepts, reading, exclusive=exclusive, ignore_unknown_keys=ignore_unknown_keys)
+    found = None if force else lease.find(store.catalog, spec)
+    if found is not None:
+        return label_report(store, found, started, cached=True)
+    # Read before anything is claimed: a bad file leaves no trace.
+    table = reading.table(datasets.keys(store.catalog, owner), owner, ignore_unknown_keys, progress)
+    if exclusive:
+        check_exclusive(table, source)
+    claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
+    if isinstance(claimed, Artifact):
+        return label_report(store, claimed, started, cached=True)
+    with lease.held(store.catalog, claimed):
+        provenance = {"source": str(path.absolute()), "format": reading.form}
+        write(store, claimed, owner, table, provenance, exclusive=exclusive)
+    made = concept_sets.get(store.catalog, dataset, concepts)
+    return label_report(store, made.artifact, started, cached=False)
+
+
+def check_options(concepts: str, threshold: float) -> None:
+    """Raise InvalidInput for a name or a threshold that cannot be."""
+    check_name(concepts, "concept set")
+    if not (math.isfinite(threshold) and 0 <= threshold <= 1):
+        raise InvalidInput(f"--threshold {threshold}: a score is between 0 and 1")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a label file is read."""
+
+    path: Path
+    form: str
+    names: str | None
+    group: str | None
+    threshold: float
+    match: Match
+    max_concepts: int
+
+    def document(self) -> dict[str, Any]:
+        """What changes a label. What is as it is by default is left out, so that older sets are found again."""
+        more: dict[str, Any] = {}
+        if self.names is not None:
+            more["names"] = source_digest(Path(self.names).expanduser())
+        if self.match != "key":
+            more["match"] = self.match
+        if self.form not in ("long", "image-folder"):
+            more["format"] = self.form
+        return {"source": source_digest(self.path), "threshold": self.threshold, "group": self.group, **more}
+
+    def table(self, keys: list[str], owner: Dataset, ignore_unknown: bool, progress: Progress) -> LabelTable:
+        """The labels by number. Raises InvalidInput."""
+        source = str(self.path)
+        names = None if self.names is None else Path(self.names).expanduser()
+        batches = read_labels(self.path, group=self.group, form=self.form, names=names, keys=keys)
+        numbers = Numbers(source, self.max_concepts)
+        positions = Positions(keys, self.match, ids=FORMATS[self.form].ids)
+        with Piles(len(keys), LABEL) as labels, Piles(len(keys), LOOKED_AT) as looked_at:
+            unknown, n_rows = gather(batches, numbers, positions, self.threshold, labels, looked_at, progress)
+            refuse_unknown(source, owner.name, unknown, n_rows, keys, ignore=ignore_unknown)
+            if unknown:
+                progress.warn(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r} and are left out")
+            return numbered(numbers, labels, looked_at, keys, unknown)
+
+
+def _spec(owner: Dataset, concepts: str, reading: _Reading, *, exclusive: bool, ignore_unknown_keys: bool) -> Spec:
+    document = {
+        "algorithm": ALGORITHM,
+        "dataset": owner.fingerprint,
+        "exclusive": exclusive,
+        "ignore_unknown_keys": ignore_unknown_keys,
+        **reading.document(),
+    }
+    return Spec("concepts", concepts, concept_sets.series(owner.name, concepts), document)
+
+
+def write(
+    store: Store,
+    claimed: lease.Claim,
+    owner: Dataset,
+    table: LabelTable,
+    provenance: dict[str, Any],
+    *,
+    exclusive: bool,
+) -> None:
+    """Put a claimed set's rows in place and make it ready."""
+    labels = (table.positions, table.concepts, table.scores)
+    concept_sets.write(
+        store.catalog, claimed, owner, table.vocabulary, labels, exclusive=exclusive, verified=table.verified
+    )
+    rows = concept_rows.compress(table.positions, table.concepts, owner.n)
+    provenance = {**provenance, concept_rows.MEMBER: concept_rows.save(store, claimed.path, rows)}
+    unknown = {"n_unknown_keys": len(table.unknown), "unknown_keys": [key[:200] for key in table.unknown[:_EXAMPLES]]}
+    concept_sets.commit(store.catalog, claimed, {**provenance, **unknown})
+
+
+def label_report(store: Store, found: Artifact, started: float, *, cached: bool) -> LabelReport:
+    """The report of a ready concept set."""
+    with store.catalog.read() as connection:
+        dataset = concept_sets.dataset_name(connection, found.id)
+    stored = concept_sets.get(store.catalog, dataset, found.name, found.version)
+    groups = concept_sets.vocabulary(store.catalog, found.id).groups
+    return LabelReport(
+        id=found.id,
+        version=found.version or 0,
+        fingerprint=found.fingerprint,
+        dataset=dataset,
+        concepts=found.name,
+        n_concepts=stored.n_concepts,
+        n_labels=stored.n_labels,
+        n_labelled_samples=stored.n_labelled_samples,
+        n_unknown_keys=int(found.provenance.get("n_unknown_keys", 0)),
+        unknown_keys=list(found.provenance.get("unknown_keys", ())),
+        format=str(found.provenance.get("format", "long")),
+        groups=dict(Counter(g for g in groups if g is not None)),
+        cached=cached,
+        timings={"total_s": time.perf_counter() - started},
+    )

@@ -1,0 +1,315 @@
+"""The story of report: what the store holds about a dataset's results, on one page that opens anywhere.
+
+gather: the leaderboard, each backbone's clusters in its main setting, typical images. compute: figures, pictures,
+HTML. commit: the file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qrp_store import __version__, settings
+from qrp_store.catalog import clusterings, datasets, results
+from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.errors import NotFound, QrpStoreError
+from qrp_store.export.story import whole_file
+from qrp_store.progress import Progress, silent
+from qrp_store.records import Dataset
+from qrp_store.report import ranking
+from qrp_store.report.published import published as published_beside
+from qrp_store.report.published import read_published
+from qrp_store.report.ranking import Standing
+from qrp_store.report.typical import typical
+from qrp_store.reporting.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, PublishedPoint, Report
+from qrp_store.store import Store
+
+SCHEMA = "qrp-store/report/1"
+_CONCEPTS = 8
+_PICTURES, _MANY_PICTURES = 6, 12
+_MOST_PICTURES = 6000
+_FEW_CLUSTERS = 300
+_MOST_MATCHES = 25_000
+
+
+@dataclass(frozen=True)
+class ReportReport:
+    """What was written: `bytes` long, over `n_results` results in `n_settings` settings. It shows `n_clusters` clusters
+    of `n_backbones` backbones with `n_images` thumbnails. Times in seconds."""
+
+    schema: str
+    path: str
+    bytes: int
+    dataset: str
+    n_backbones: int
+    n_settings: int
+    n_results: int
+    n_clusters: int
+    n_images: int
+    timings: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """One backbone's result under Clusters, with its clustering and, by position, every image's cluster (−1: none)."""
+
+    gallery: Gallery
+    clustering: StoredClustering
+    labels: np.ndarray
+
+
+def report(
+    store: Store,
+    *,
+    dataset: str,
+    output: str,
+    backbones: Sequence[str] = (),
+    concepts: str | None = None,
+    k: int | None = None,
+    images: str | None = None,
+    no_images: bool = False,
+    published: str | None = None,
+    progress: Progress = silent,
+) -> ReportReport:
+    """Write one self-contained HTML page about a dataset's results.
+
+    Figures and clusters are those of the setting with most backbones, then most results, among those that `backbones`,
+    `concepts` and `k` leave. `images` is the folder that the keys lead into (default: where they were ingested from); a
+    folder that is not there makes a page without pictures. `published` is a CSV of backbone,top1[,source]: accuracies
+    that others published.
+    Raises NotFound when there is nothing to report.
+    """
+    from qrp_store.reporting.page import render
+
+    started = time.perf_counter()
+    path = Path(output).expanduser()
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"{path.parent}: no such folder")
+    told = read_published(published) if published is not None else {}
+    owner = datasets.get_dataset(store.catalog, dataset)
+    found = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=k)
+    if not found.settings:
+        raise NotFound(
+            f"dataset {dataset!r} has no results like that to report",
+            hint=f"qrp-store leaderboard; or make some: qrp-store evaluate --dataset {dataset}",
+        )
+    beside = published_beside(store, dataset, found.settings[0].rows, told)
+    with progress.task("reading clusters", len(found.settings[0].rows), "backbones") as task:
+        shown = []
+        for row in found.settings[0].rows:
+            shown.append(_shown(store, owner, found, row.backbone))
+            task.advance()
+    notes: list[str] = []
+    pictures: tuple[Picture, ...] = ()
+    if not no_images:
+        shown, pictures = _with_pictures(store, owner, shown, images, notes, progress)
+    page = _content(store, owner, found, shown, beside, pictures, tuple(notes))
+    gathered = time.perf_counter() - started
+    text = render(page).encode("utf-8", "replace")
+    with whole_file(path) as partial:
+        partial.write_bytes(text)
+    return ReportReport(
+        schema=SCHEMA,
+        path=str(path),
+        bytes=len(text),
+        dataset=dataset,
+        n_backbones=len(page.main.rows),
+        n_settings=len(page.settings),
+        n_results=sum(len(row.seeds) for setting in page.settings for row in setting.rows),
+        n_clusters=page.n_clusters,
+        n_images=len(pictures),
+        timings={"gather_s": gathered, "total_s": time.perf_counter() - started},
+    )
+
+
+def _shown(store: Store, owner: Dataset, found: Standing, backbone: str) -> _Shown:
+    """The clusters of a backbone's first seed in the main setting."""
+    result = found.of(found.settings[0], backbone)[0]
+    clustering = clusterings.by_id(store.catalog, result["clustering_id"])
+    told: dict[int, list[ClusterConcept]] = {}
+    query = "SELECT cluster, concept, concept_group, weight, lift, n FROM cluster_concepts WHERE result_id = ?"
+    for row in store.sql(f"{query} AND rank <= ? ORDER BY cluster, rank", (result["id"], _CONCEPTS)).table.rows:
+        told.setdefault(row[0], []).append(ClusterConcept(*row[1:]))
+    query = "SELECT cluster, n_test, cross_entropy_nats, top1, mi_nats FROM cluster_scores WHERE result_id = ?"
+    views = tuple(
+        ClusterView(number, clustering.sizes[number], n_test, loss, top1, mi, tuple(told.get(number, ())))
+        for number, n_test, loss, top1, mi in store.sql(f"{query} ORDER BY cluster", (result["id"],)).table.rows
+    )
+    positions, clusters, _ = clusterings.assignments(store.catalog, clustering.artifact.id)
+    labels = np.full(owner.n, -1, np.int32)
+    labels[positions] = clusters
+    gallery = Gallery(backbone, result["id"], result["seed"], result["nmi"], views)
+    return _Shown(gallery, clustering, labels)
+
+
+def _with_pictures(
+    store: Store, owner: Dataset, shown: list[_Shown], images: str | None, notes: list[str], progress: Progress
+) -> tuple[list[_Shown], tuple[Picture, ...]]:
+    """The same with thumbnails of typical images; what there is to say about missing ones goes into `notes`."""
+    root = _root(store, owner, images)
+    if isinstance(root, str):
+        notes.append(f"Without pictures: {root}.")
+        progress.warn(f"a page without pictures: {root}; --images FOLDER names one, --no-images asks for none")
+        return shown, ()
+    from qrp_store.reporting.thumbnails import pictures
+
+    n = sum(len(s.gallery.clusters) for s in shown)
+    top = _MANY_PICTURES if n <= _FEW_CLUSTERS else _PICTURES
+    chosen = []
+    for one in shown:
+        try:
+            chosen.append(typical(store, one.clustering, top))
+        except QrpStoreError as error:
+            progress.warn(f"no pictures for {one.gallery.backbone}: {error.message}")
+            chosen.append(np.full((one.clustering.row.clusters, top), -1, np.int64))
+    wanted = list(_by_interest(shown, chosen))[:_MOST_PICTURES]
+    names = datasets.keys_at(store.catalog, owner, wanted)
+    with progress.task("making thumbnails", len(wanted), "images") as task:
+        found, failed = pictures(
+            root, [names[p] for p in wanted], threads=min(4, os.cpu_count() or 1), seen=task.advance
+        )
+    if failed:
+        notes.append(f"{failed:,} images could not be read below {root.name}.")
+        progress.warn(f"{failed:,} of {len(wanted):,} images could not be read below {root}")
+    place = {key: i for i, key in enumerate(found)}
+    at = {position: place[key] for position, key in names.items() if key in place}
+    return [_pictured(*pair, at) for pair in zip(shown, chosen, strict=True)], tuple(found.values())
+
+
+def _root(store: Store, owner: Dataset, images: str | None) -> Path | str:
+    """The folder of the images, or why there is none."""
+    named = settings.images_root(images, datasets.image_root(store.catalog, owner))
+    if named is None:
+        return f"{owner.name} was not ingested from an image folder"
+    root = Path(named).expanduser()
+    return root if root.is_dir() else f"there is no folder {named}"
+
+
+def _by_interest(shown: Sequence[_Shown], chosen: Sequence[np.ndarray]) -> Iterator[int]:
+    """Positions of typical images, once each: those of every backbone's most and least explainable clusters first."""
+
+    def clusters(gallery: Gallery) -> Iterator[int]:
+        known = sorted(gallery.clusters, key=lambda c: (c.cross_entropy is None, c.cross_entropy or 0.0, c.number))
+        half = (len(known) + 1) // 2
+        ends = zip_longest(known[:half], reversed(known[half:]))
+        yield from (c.number for c in chain.from_iterable(ends) if c is not None)
+
+    rows = [[table[number].tolist() for number in clusters(s.gallery)] for s, table in zip(shown, chosen, strict=True)]
+    several = (row for turn in zip_longest(*rows) for row in turn if row is not None)
+    yield from dict.fromkeys(position for row in several for position in row if position >= 0)
+
+
+def _pictured(one: _Shown, table: np.ndarray, at: Mapping[int, int]) -> _Shown:
+    views = tuple(
+        replace(view, pictures=tuple(at[p] for p in table[view.number].tolist() if p in at))
+        for view in one.gallery.clusters
+    )
+    return replace(one, gallery=replace(one.gallery, clusters=views))
+
+
+def _content(
+    store: Store,
+    owner: Dataset,
+    found: Standing,
+    shown: Sequence[_Shown],
+    beside: tuple[PublishedPoint, ...],
+    pictures: tuple[Picture, ...],
+    notes: tuple[str, ...],
+) -> Report:
+    main = found.settings[0]
+    newest = max(row["created_at"] for own in found.results.values() for row in own)
+    first = results.by_id(store.catalog, shown[0].gallery.result_id)
+    return Report(
+        dataset=owner.name,
+        n=owner.n,
+        n_concepts=first.row["n_concepts"],
+        settings=found.settings,
+        across_k=ranking.across_k(found),
+        groups=ranking.groups(store, found),
+        histories=ranking.histories(store, found),
+        forward=ranking.forward(store, owner.name, found),
+        published=beside,
+        galleries=tuple(s.gallery for s in shown),
+        matches=tuple(_matches(shown)),
+        pictures=pictures,
+        notes=notes,
+        made_of=tuple(_made_of(store, owner, main.concepts, shown)),
+        newest=newest,
+        version=__version__,
+    )
+
+
+def _matches(shown: Sequence[_Shown]) -> Iterator[Matched]:
+    """Both directions of every pair of backbones, pairs with the best ones first, until there are enough."""
+    from qrp_store.reporting.matching import overlaps
+
+    pairs = sorted((i + j, i, j) for i in range(len(shown)) for j in range(i + 1, len(shown)))
+    room = _MOST_MATCHES
+    for _, i, j in pairs:
+        k = shown[i].clustering.row.clusters, shown[j].clustering.row.clusters
+        if (room := room - sum(k)) < 0:
+            return
+        both = (shown[i].labels >= 0) & (shown[j].labels >= 0)
+        a, b = shown[i].labels[both], shown[j].labels[both]
+        for first, second, one, other, size in ((i, j, a, b, k), (j, i, b, a, k[::-1])):
+            best, share = overlaps(one, other, size)
+            yield Matched(first, second, tuple(best.tolist()), tuple(share.tolist()))
+
+
+def _made_of(
+    store: Store, owner: Dataset, concepts: str, shown: Sequence[_Shown]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Data, options and versions, as titled lists of facts."""
+    first = results.by_id(store.catalog, shown[0].gallery.result_id)
+    row, spec = first.row, first.artifact.spec
+    yield (
+        "Data",
+        {
+            "dataset": owner.name,
+            "images": f"{owner.n:,}",
+            "keys (sha256)": owner.fingerprint,
+            "concepts": ", ".join(
+                _versioned(part.artifact) for part in results.concepts_of(store.catalog, first.artifact.id)
+            ),
+            "concepts used": f"{row['n_concepts']:,}",
+            "train / validation / test": " / ".join(f"{row[n]:,}" for n in ("n_train", "n_val", "n_test")),
+        },
+    )
+    yield "Probe", {**_flat(spec["options"]), "setting": row["setting"]}
+    yield "Clusters", _flat(shown[0].clustering.artifact.spec.get("options") or {})
+    for one in shown:
+        own = results.by_id(store.catalog, one.gallery.result_id)
+        backbone = datasets.find_backbone(store.catalog, one.gallery.backbone)
+        yield (
+            f"Backbone {one.gallery.backbone}",
+            {
+                **_flat(backbone.spec if backbone else {"clustering": "imported"}),
+                "vectors": f"{one.clustering.row.n:,} × {one.clustering.row.dim or '?'}",
+                "clustering": one.clustering.artifact.id,
+                "result": one.gallery.result_id,
+                "made": f"{own.artifact.created_at} by {own.artifact.created_by}",
+                **_flat(own.artifact.provenance.get("versions") or {}),
+            },
+        )
+
+
+def _versioned(artifact: Any) -> str:
+    return f"{artifact.name}@{artifact.version}"
+
+
+def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A document as name → text, nested names joined by dots; what is unset is left out."""
+    found: dict[str, str] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found[prefix + name] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return found
