@@ -158,6 +158,17 @@ def image_files(catalog: Catalog, dataset: Dataset) -> dict[int, tuple[int, int,
         return {row[0]: (row[1], row[2], row[3]) for row in connection.execute(query)}
 
 
+def record_image_files(connection: sa.Connection, pk: int, files: Sequence[tuple[int, int, int, str | None]]) -> None:
+    """Put what was seen of images (position, size, mtime in ns, digest) in place of what was known of them."""
+    f = t.image_file.c
+    first, last = files[0][0], files[-1][0]
+    connection.execute(t.image_file.delete().where(f.dataset_pk == pk, f.position >= first, f.position <= last))
+    names = ("position", "size", "mtime_ns", "digest")
+    connection.execute(
+        t.image_file.insert(), [{"dataset_pk": pk, **dict(zip(names, row, strict=True))} for row in files]
+    )
+
+
 def image_root(catalog: Catalog, dataset: Dataset) -> str | None:
     """The folder that the dataset's images were read from, a hint."""
     with catalog.read() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,40 +60,34 @@ def _blocks(connection: sa.Connection, pk: int) -> tuple[Block, ...]:
     )
 
 
-def record_block(
+def record_blocks(
     catalog: Catalog,
     claimed: Claim,
-    block: Block,
-    dataset: Dataset | None = None,
-    files: Iterable[tuple[int, int, int, str | None]] = (),
+    dataset: Dataset,
+    placed: Sequence[tuple[Block, Sequence[tuple[int, int, int, str | None]]]],
 ) -> None:
-    """Write down that a block is in place, with what was seen of its images: (position, size, mtime in ns, digest)."""
+    """Write down, in one transaction, that blocks are in place, each with what was seen of its images: (position,
+    size, mtime in ns, digest).
+    """
     with catalog.write() as connection:
         lease.fence(connection, claimed)
-        connection.execute(t.block.delete().where(_k.embedding_pk == claimed.pk, _k.number == block.index))
-        connection.execute(
-            t.block.insert().values(
-                embedding_pk=claimed.pk,
-                number=block.index,
-                first_row=block.start,
-                n_rows=block.rows,
-                n_bytes=block.nbytes,
-                checksum=block.checksum,
-                bad=list(block.bad),
-                rolling=block.rolling,
-            )
-        )
-        rows = list(files)
-        if dataset is None or not rows:
-            return
         pk = datasets.dataset_pk(connection, dataset.id)
-        f = t.image_file.c
-        first, last = rows[0][0], rows[-1][0]
-        connection.execute(t.image_file.delete().where(f.dataset_pk == pk, f.position >= first, f.position <= last))
-        names = ("position", "size", "mtime_ns", "digest")
-        connection.execute(
-            t.image_file.insert(), [{"dataset_pk": pk, **dict(zip(names, row, strict=True))} for row in rows]
-        )
+        for block, files in placed:
+            connection.execute(t.block.delete().where(_k.embedding_pk == claimed.pk, _k.number == block.index))
+            connection.execute(
+                t.block.insert().values(
+                    embedding_pk=claimed.pk,
+                    number=block.index,
+                    first_row=block.start,
+                    n_rows=block.rows,
+                    n_bytes=block.nbytes,
+                    checksum=block.checksum,
+                    bad=list(block.bad),
+                    rolling=block.rolling,
+                )
+            )
+            if files:
+                datasets.record_image_files(connection, pk, files)
 
 
 def forget_blocks(catalog: Catalog, claimed: Claim, numbers: Iterable[int]) -> None:

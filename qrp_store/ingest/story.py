@@ -22,6 +22,7 @@ from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.execution import Cluster
 from qrp_store.ingest.arrays import ArrayRows, is_array
 from qrp_store.ingest.images import ImageRows
+from qrp_store.ingest.recording import Placed, Recorder
 from qrp_store.ingest.remote import place_blocks
 from qrp_store.ingest.resume import standing_blocks
 from qrp_store.ingest.sources import BlockRows, RowSource, SeenFile
@@ -255,16 +256,17 @@ class _Job:
         arrays.create(self.store.arrays, layout)
         missing = [number for number in range(layout.n_blocks) if number not in kept]
         total = sum(layout.rows_of(number)[1] for number in missing)
-        with self.progress.task(f"ingest {self.dataset.name} / {self.backbone.name}", total, "rows") as task:
+        title = f"ingest {self.dataset.name} / {self.backbone.name}"
+        with self.progress.task(title, total, "rows") as task, Recorder(self._record) as recorder:
             if self.scheduler is None:
-                self._make(layout, missing, task)
+                self._make(layout, missing, task, recorder)
             elif missing:
-                self._make_on(self.scheduler, layout, missing, task)
+                self._make_on(self.scheduler, layout, missing, task, recorder)
         self._refuse_bad()
         self.store.arrays.sync(layout.path)  # data first: the catalog's word follows
         return len(missing)
 
-    def _make(self, layout: ArraySpec, missing: Sequence[int], task: Task) -> None:
+    def _make(self, layout: ArraySpec, missing: Sequence[int], task: Task, recorder: Recorder) -> None:
         """Make blocks here: one is computed while the one before is being written."""
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             pending: Future[None] | None = None
@@ -272,19 +274,21 @@ class _Job:
                 self.heartbeat.check()
                 if pending is not None:
                     pending.result()
-                pending = writer.submit(self._write, layout, number, block)
+                pending = writer.submit(self._write, layout, number, block, recorder)
                 self._count(layout, number, block.bad, task)
             if pending is not None:
                 pending.result()
 
-    def _make_on(self, scheduler: str, layout: ArraySpec, missing: Sequence[int], task: Task) -> None:
+    def _make_on(
+        self, scheduler: str, layout: ArraySpec, missing: Sequence[int], task: Task, recorder: Recorder
+    ) -> None:
         """Make blocks on the workers of a Dask scheduler; they are recorded here, under the lease."""
         with Cluster(scheduler) as cluster:
             placed = place_blocks(cluster, self.store.arrays, self.rows, layout, missing)
             for number, made in zip(missing, placed, strict=True):
                 self.heartbeat.check()
                 self.rows.check(made.block.start, made.files)
-                self._record(made.block, made.files)
+                recorder.add(_placed(made.block, made.files))
                 self._count(layout, number, made.bad, task)
 
     def _count(self, layout: ArraySpec, number: int, bad: Mapping[int, str], task: Task) -> None:
@@ -297,15 +301,14 @@ class _Job:
         changed = self.rows.changed_blocks(layout, datasets.image_files(self.store.catalog, self.dataset))
         return standing_blocks(self.store, self.claimed, layout, recorded, changed)
 
-    def _write(self, layout: ArraySpec, number: int, rows: BlockRows) -> None:
+    def _write(self, layout: ArraySpec, number: int, rows: BlockRows, recorder: Recorder) -> None:
         """Put a block in place, then say so: while the next one is being made."""
         positions = [layout.rows_of(number)[0] + local for local in rows.bad]
         block = arrays.write_block(self.store.arrays, layout, number, rows.rows, positions, replace=True, durable=False)
-        self._record(block, rows.files)
+        recorder.add(_placed(block, rows.files))
 
-    def _record(self, block: Block, files: Sequence[SeenFile]) -> None:
-        seen = [(block.start + i, *file) for i, file in enumerate(files)]
-        embeddings.record_block(self.store.catalog, self.claimed, block, self.dataset, seen)
+    def _record(self, placed: Sequence[Placed]) -> None:
+        embeddings.record_blocks(self.store.catalog, self.claimed, self.dataset, placed)
 
     def _refuse_bad(self) -> None:
         if len(self.bad) == self.dataset.n:
@@ -321,6 +324,10 @@ class _Job:
 
     def _listing(self) -> str:
         return "; ".join(f"{shown(key)} ({why})" for key, why in sorted(self.bad.items()))
+
+
+def _placed(block: Block, files: Sequence[SeenFile]) -> Placed:
+    return block, [(block.start + i, *file) for i, file in enumerate(files)]
 
 
 def _report(store: Store, found: Artifact, started: float, *, written: int, cached: bool) -> IngestReport:

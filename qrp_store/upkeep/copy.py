@@ -221,7 +221,7 @@ class _Copy:
             bad = [p for p in stored.bad if start <= p < start + count]
             block = arrays.write_block(self.target.arrays, layout, number, rows, bad, replace=True, durable=False)
             seen = [(i, *files[i]) for i in range(start, start + count) if i in files]
-            embeddings.record_block(self.target.catalog, claimed, block, dataset, seen)
+            embeddings.record_blocks(self.target.catalog, claimed, dataset, [(block, seen)])
             return block
 
         missing = [number for number in range(layout.n_blocks) if number not in kept]

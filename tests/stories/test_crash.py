@@ -31,8 +31,8 @@ INGEST = [
     "qrp_store.arrays.directory:_write_all:after:1",
     "qrp_store.arrays.arrays:write_block:before:1",
     "qrp_store.arrays.arrays:write_block:after:2",
-    f"{CATALOG}embeddings:record_block:before:1",
-    f"{CATALOG}embeddings:record_block:after:2",
+    f"{CATALOG}embeddings:record_blocks:before:1",
+    f"{CATALOG}embeddings:record_blocks:after:2",
     f"{CATALOG}embeddings:commit:before:1",
     f"{CATALOG}datasets:publish_dataset:after:1",
     f"{CATALOG}lease:commit:before:1",
@@ -180,7 +180,7 @@ def test_killed_at_random(work: Work, undisturbed: dict[str, object], seed: int)
 def test_an_expired_owner_elsewhere_is_taken_over_on_a_new_path(work: Work, undisturbed: dict[str, object]) -> None:
     store = work.folder / "elsewhere"
     work.call(store, "init")
-    assert work.run(store, "ingest", f"{CATALOG}embeddings:record_block:after:3") == -signal.SIGKILL
+    assert work.run(store, "ingest", f"{CATALOG}embeddings:record_blocks:after:2") == -signal.SIGKILL
     with sqlite3.connect(store / "catalog.db") as connection:
         connection.execute("UPDATE artifact SET lease_host = 'elsewhere', lease_expires = 1")
     assert work.run(store, "ingest") == 0
