@@ -132,7 +132,8 @@ def chunk_rows(n_clusters: int) -> int:
 
 def log_probabilities(batch: Batch, table: torch.Tensor) -> torch.Tensor:
     """log q(c | y) of each sample, (n, K)."""
-    return torch.log_softmax(batch.concepts.sum(table), dim=1)
+    logits = batch.concepts.sum(table)
+    return torch.log_softmax(logits, dim=1, out=logits)
 
 
 class Gradient:
@@ -149,8 +150,8 @@ class Gradient:
         loss = -log_q.gather(1, target).sum(dtype=torch.float64)
         upstream = self._of_log_q[: len(batch)]
         upstream.scatter_(1, target, -scale)
-        # the backward pass of log_softmax: scale * (q − 1 at the sample's cluster), in one go
-        residual = torch.ops.aten._log_softmax_backward_data(upstream, log_q, 1, log_q.dtype)
+        # the backward pass of log_softmax: scale * (q − 1 at the sample's cluster), in one go and in place
+        residual = torch.ops.aten._log_softmax_backward_data.out(upstream, log_q, 1, log_q.dtype, out=log_q)
         upstream.scatter_(1, target, 0.0)
         return loss, batch.samples.sum(residual)
 

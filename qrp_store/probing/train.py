@@ -119,6 +119,7 @@ def _sgd(parts: _Parts, options: ProbeOptions, seed: int, progress: Progress) ->
             order = rng.permutation(len(x))
             loss = torch.zeros((), dtype=torch.float64, device=device)
             for batch in batches(x, parts.c_train, options.batch_size, device, order=order, transposed=True):
+                table.grad = None  # let go of before the next is made: two of them do not fit a processor's cache
                 part, table.grad = gradient(batch, table, 1 / len(batch))
                 loss += part
                 steps.step()
