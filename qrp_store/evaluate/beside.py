@@ -47,6 +47,11 @@ class Wanted:
         if self.queries < 0:
             raise InvalidInput(f"--knn-queries {self.queries} must be at least 0 (0: all test samples)")
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What of forward, curve and thresholds is wanted."""
+        return tuple(name for name in ("forward", "curve", "thresholds") if getattr(self, name))
+
 
 @dataclass(frozen=True)
 class Question:
@@ -60,14 +65,39 @@ class Question:
     progress: Progress
 
 
-def check(store: Store, clustering: StoredClustering, joined: JoinedConcepts, wanted: Wanted) -> None:
-    """Raises InvalidInput when something that is wanted cannot be had beside this clustering's and concepts' result."""
+def check(store: Store, clustering: StoredClustering | None, joined: JoinedConcepts, wanted: Wanted) -> None:
+    """Raises InvalidInput when something that is wanted cannot be had beside this clustering's and concepts' result.
+
+    None: a clustering that is still to be made of an embedding.
+    """
     check_thresholds(joined, wanted.thresholds)
-    if wanted.forward and clusterings.embedding_id(store.catalog, clustering.artifact.id) is None:
+    if (
+        clustering is not None
+        and wanted.forward
+        and clusterings.embedding_id(store.catalog, clustering.artifact.id) is None
+    ):
         raise InvalidInput(
             f"clustering {clustering.artifact.name!r} was imported: it has no embedding for a forward probe to look at",
             hint="evaluate it without --forward",
         )
+
+
+def missing(
+    store: Store,
+    identifier: str,
+    clustering: StoredClustering,
+    joined: JoinedConcepts,
+    request: ProbeRequest,
+    w: Wanted,
+) -> Wanted:
+    """What of `w` is not there yet beside a result."""
+    known = {row["threshold"] for row in stored.points(store.catalog, "thresholds", identifier)}
+    return Wanted(
+        forward=w.forward and not stored.forward(store.catalog, _forward_asked(clustering, joined, request, w.queries)),
+        queries=w.queries,
+        curve=w.curve and not stored.points(store.catalog, "curve", identifier),
+        thresholds=tuple(t for t in w.thresholds if t not in known),
+    )
 
 
 def score_beside(question: Question, wanted: Wanted) -> Result:
@@ -104,16 +134,8 @@ def _thresholds(question: Question, thresholds: tuple[float, ...]) -> list[dict[
 
 def _forward(question: Question, queries: int) -> list[dict[str, Any]]:
     """Rows of `forward_scores`: those there are, those of another result of the same samples and concepts, or new."""
-    catalog, clustering, request = question.store.catalog, question.clustering, question.request
-    asked = fingerprint(
-        {
-            "algorithm": _ALGORITHM,
-            "clustering": clustering.artifact.identity,
-            "concepts": [part.artifact.identity for part in question.joined.parts],
-            "samples": [request.labelled_only, request.min_count, request.permute, *([True] * request.only_verified)],
-            "queries": queries,
-        }
-    )
+    catalog = question.store.catalog
+    asked = _forward_asked(question.clustering, question.joined, question.request, queries)
     rows = stored.forward(catalog, asked, of=question.result.id)
     if rows:
         return rows
@@ -124,7 +146,21 @@ def _forward(question: Question, queries: int) -> list[dict[str, Any]]:
     return stored.forward(catalog, asked, of=question.result.id)
 
 
+def _forward_asked(clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, queries: int) -> str:
+    """The fingerprint of all that changes a forward score."""
+    return fingerprint(
+        {
+            "algorithm": _ALGORITHM,
+            "clustering": clustering.artifact.identity,
+            "concepts": [part.artifact.identity for part in joined.parts],
+            "samples": [request.labelled_only, request.min_count, request.permute, *([True] * request.only_verified)],
+            "queries": queries,
+        }
+    )
+
+
 def _computed(question: Question, queries: int) -> list[dict[str, Any]]:
+    from qrp_store.probing.device import resolve_device
     from qrp_store.probing.forward import ForwardData, forward
 
     store, seed = question.store, question.clustering.row.seed
@@ -139,7 +175,7 @@ def _computed(question: Question, queries: int) -> list[dict[str, Any]]:
         device=question.request.device,
         progress=question.progress,
     )
-    about = {"device": question.request.device, **probe.surroundings()}
+    about = {"device": str(resolve_device(question.request.device)), **probe.surroundings()}
     return [{**asdict(score), "seed": seed, "details": {**score.details, **about}} for score in scores]
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from qrp_store.catalog import concept_sets, history
 from qrp_store.cluster.story import ClusterOptions, parse_memory
+from qrp_store.evaluate.beside import Wanted
+from qrp_store.evaluate.curve import DRAWS, FRACTIONS
 from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest
 from qrp_store.store import Store
 
@@ -22,6 +24,10 @@ _CLUSTER_RATE = 1e10
 """Multiply-adds a second and core of K-means' search where nothing is known."""
 _PROBE_RATE = 3e8
 _LBFGS_EPOCHS = 200
+_LINEAR_PASSES = 150
+"""How often the linear probe of --forward reads the training part, more or less."""
+_KEPT_BYTES = 1 << 30
+"""The most that --forward keeps of an embedding."""
 _BASE_BYTES = {"clustering": 200_000_000, "result": 600_000_000}
 """What faiss and torch take before there are any data."""
 _TOP = 10
@@ -55,12 +61,14 @@ def forecast(
     plan: Sequence[Mapping[str, Any]],
     sets: Sequence[JoinedConcepts],
     request: ProbeRequest,
+    wanted: Wanted,
     clustering: ClusterOptions,
     n_samples: int,
 ) -> tuple[tuple[dict[str, Any], ...], Estimate]:
     """The plan with `estimated_s`, `memory_bytes` and `rows` of what each line makes, and all of it together.
 
-    A clustering that several concept sets share counts in the first line that needs it. `n_samples`: the dataset's.
+    A clustering that several concept sets share counts in the first line that needs it. What is wanted beside a result
+    counts also where the result is there. `n_samples`: the dataset's.
     """
     rates = _rates(store)
     by_name = {joined.name: joined for joined in sets}
@@ -78,14 +86,26 @@ def forecast(
             data = min(parse_memory(clustering.memory), 4 * line["n"] * line["dim"])
             memory = _BASE_BYTES["clustering"] + data + 4 * centroids
             rows += line["n"] + line["clusters"]
+        joined = by_name[line["concepts"]]
+        n_labels = sum(part.n_labels for part in joined.parts)
+        n_concepts = sum(part.n_concepts for part in joined.parts)
+        probes, points = _beside_probes(line, wanted)
         if line["result"] == "to make":
-            n_labels = sum(part.n_labels for part in by_name[line["concepts"]].parts)
-            n_concepts = sum(part.n_concepts for part in by_name[line["concepts"]].parts)
-            work = _probe_work(line, n_concepts, n_labels / max(n_samples, 1), request.document())
-            seconds += _runs(store, by_name[line["concepts"]], request) * work / rates.probe
+            probes += _runs(store, joined, request)
+            rows += line["clusters"] * (1 + min(_TOP, n_concepts))
+        if probes:
+            seconds += (
+                probes * _probe_work(line, n_concepts, n_labels / max(n_samples, 1), request.document()) / rates.probe
+            )
             weights = 4 * line["clusters"] * (n_concepts + 1)
             memory = max(memory, _BASE_BYTES["result"] + 16 * n_labels + 20 * line["n"] + 4 * weights)
-            rows += line["clusters"] * (1 + min(_TOP, n_concepts))
+        if line.get("forward") == "to make":
+            seconds += _forward_work(line, n_concepts, wanted.queries) / rates.cluster
+            vectors = min(4 * line["n"] * line["dim"], _KEPT_BYTES)
+            memory = max(memory, _BASE_BYTES["result"] + 16 * n_labels + 2 * vectors)
+            n_groups = len(_groups(store, joined))
+            points += 2 * (1 + (n_groups if n_groups > 1 else 0))
+        rows += points
         lines.append({**line, "estimated_s": round(seconds, 3), "memory_bytes": memory, "rows": rows})
     return tuple(lines), _together(lines, len(counted), rates)
 
@@ -150,11 +170,29 @@ def _probe_work(
     return float(line["clusters"] * epochs * (n_train * (labels_each + 1) + steps * n_concepts))
 
 
+def _forward_work(line: Mapping[str, Any], n_concepts: int, queries: int) -> float:
+    """Multiply-adds of the linear probe, forth and back on each pass, and of the search for neighbours."""
+    n_train, n_test = 0.64 * line["n"], 0.2 * line["n"]
+    asked = min(n_test, queries) if queries else n_test
+    return float(line["dim"] * n_train * (2 * _LINEAR_PASSES * n_concepts + asked))
+
+
+def _beside_probes(line: Mapping[str, Any], wanted: Wanted) -> tuple[float, int]:
+    """How many probes the curve and the thresholds are worth, and how many rows they are."""
+    probes, rows = 0.0, 0
+    if line.get("curve") == "to make":
+        probes += (1 + DRAWS) * sum(FRACTIONS)
+        rows += (1 + DRAWS) * len(FRACTIONS) + 2
+    if line.get("thresholds") == "to make":
+        probes += len(wanted.thresholds)
+        rows += len(wanted.thresholds)
+    return probes, rows
+
+
 def _runs(store: Store, joined: JoinedConcepts, request: ProbeRequest) -> int:
     """How many probes a result trains: its own, the permuted ones, and two for each concept group."""
-    if not request.ablate:
-        return 1 + request.permutations
-    groups = {
-        group for part in joined.parts for group in concept_sets.vocabulary(store.catalog, part.artifact.id).groups
-    }
-    return 1 + request.permutations + 2 * len(groups)
+    return 1 + request.permutations + (2 * len(_groups(store, joined)) if request.ablate else 0)
+
+
+def _groups(store: Store, joined: JoinedConcepts) -> set[str | None]:
+    return {group for part in joined.parts for group in concept_sets.vocabulary(store.catalog, part.artifact.id).groups}

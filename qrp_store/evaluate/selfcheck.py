@@ -52,10 +52,10 @@ class SelfcheckReport:
 
 def selfcheck(*, device: str = "cpu", progress: Progress = silent) -> SelfcheckReport:
     """Compute the known answers, on one thread: at these sizes a second one mostly waits. Takes seconds."""
-    from qrp_store.probing.device import using_threads
+    from qrp_store.probing.device import resolve_device, using_threads
 
     with using_threads(1):
-        return _selfcheck(device, progress)
+        return _selfcheck(str(resolve_device(device)), progress)
 
 
 def _selfcheck(device: str, progress: Progress) -> SelfcheckReport:

@@ -19,7 +19,7 @@ from qrp_store.cluster.imported import named, with_seed
 from qrp_store.cluster.story import ClusterOptions, called, cluster_with
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
 from qrp_store.evaluate import probe
-from qrp_store.evaluate.beside import QUERIES, Question, Wanted, check, score_beside
+from qrp_store.evaluate.beside import QUERIES, Question, Wanted, check, missing, score_beside
 from qrp_store.evaluate.curve import flips as order_flips
 from qrp_store.evaluate.forecast import Estimate, forecast
 from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest
@@ -147,7 +147,7 @@ def evaluate(
             where = {"backbone": name, "clusters": asked.k if asked else None, "seed": seed}
             errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
     errors += [_nothing_to_explain(result) for result in done if result.nmi is None]
-    lines, estimate = forecast(store, plan, vocabularies, request, base, owner.n) if dry_run else ((), None)
+    lines, estimate = forecast(store, plan, vocabularies, request, wanted, base, owner.n) if dry_run else ((), None)
     flips = tuple(order_flips(done))
     for flip in flips:
         progress.note("with {fraction:g} of the {axis} {better} no longer stands before {worse}".format(**flip))
@@ -211,6 +211,7 @@ class _Evaluation:
         """What `run` would do, without doing it."""
         there = "there"
         facts: dict[str, Any]
+        plain: StoredClustering | None = None
         if asked is None:
             plain, seed = named(self.store, self.dataset.name, backbone, seed)
             row, found = plain.row, plain.artifact if plain.row.seed == seed else None
@@ -227,13 +228,17 @@ class _Evaluation:
             )
         rows = []
         for joined in sets:
-            known = False
-            if found is not None:
+            check(self.store, plain, joined, self.wanted)
+            known, left = None, self.wanted
+            if found is not None and not self.force:
                 clustering = clusterings.by_id(self.store.catalog, found.id)
-                known = lease.find(self.store.catalog, self._spec(clustering, joined)) is not None
+                known = lease.find(self.store.catalog, self._spec(clustering, joined))
+                if known is not None:
+                    left = missing(self.store, known.id, clustering, joined, self.request, self.wanted)
             made = {
                 "clustering": there if found is not None or there == "imported" else "to make",
-                "result": "there" if known else "to make",
+                "result": "there" if known is not None else "to make",
+                **{name: "to make" if getattr(left, name) else "there" for name in self.wanted.named},
             }
             rows.append({"backbone": facts["backbone"], "concepts": joined.name, **facts, **made})
         return rows

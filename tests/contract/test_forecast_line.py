@@ -53,3 +53,43 @@ def test_a_store_without_history_says_that_it_assumes(qrp: Any, store: Path, fil
     assert ran.code == 0, ran.err
     assert "to make: 1 clusterings and 1 results" in ran.out
     assert "nothing has run in this store yet" in ran.out
+
+
+def test_what_is_wanted_beside_a_result_costs_too(qrp: Any, own: Path, sql: Any) -> None:
+    asked = (*WHERE[:-1], "-k", 6, "--concepts", "classes")
+    plain = qrp.ok(*asked, "--dry-run", store=own)["estimate"]
+    assert plain["seconds"] == 0
+    for option in ("--forward", "--curve"):
+        report = qrp.ok(*asked, option, "--dry-run", store=own)
+        assert {(line["result"], line[option[2:]]) for line in report["plan"]} == {("there", "to make")}
+        assert report["estimate"]["seconds"] > 0
+        assert report["estimate"]["memory_bytes"] > 0
+        qrp.ok(*asked, option, store=own)
+        view = {"--forward": "forward_scores", "--curve": "curve_scores"}[option]
+        assert report["estimate"]["rows"] == len(sql(own, f"SELECT 1 FROM {view}"))
+        again = qrp.ok(*asked, option, "--dry-run", store=own)
+        assert (again["plan"][0][option[2:]], again["estimate"]["seconds"]) == ("there", 0)
+        forced = qrp.ok(*asked, option, "--force", "--dry-run", store=own)
+        assert (forced["plan"][0]["result"], forced["plan"][0][option[2:]]) == ("to make", "to make")
+
+
+def test_a_dry_run_refuses_what_a_run_would(qrp: Any, own: Path, world: Any, files: Any) -> None:
+    made = files.array(world.group, "groups.npy")
+    qrp.ok("cluster", "--dataset", "photos", "--import", made, "--name", "hand", store=own)
+    message = qrp.fails(
+        4, "evaluate", "--dataset", "photos", "--clustering", "hand", "--forward", "--dry-run", store=own
+    )
+    assert "--forward" in message
+
+
+def test_thresholds_are_counted(qrp: Any, store: Path, files: Any) -> None:
+    qrp.ok("ingest", files.array([[i, i % 3] for i in range(60)]), "--dataset", "d", "--backbone", "b", store=store)
+    rows = "key,concept,score\n" + "".join(f"{i},c{i % 3},0.{6 + i % 4}\n" for i in range(60))
+    scored = store.parent / "scored.csv"
+    scored.write_text(rows)
+    qrp.ok("label", scored, "--dataset", "d", "--concepts", "c", store=store)
+    plan = ("evaluate", "--dataset", "d", "-k", 3, "--epochs", 100_000, "--dry-run")
+    plain = qrp.ok(*plan, store=store)["estimate"]
+    three = qrp.ok(*plan, "--thresholds", "0.6,0.7,0.8", store=store)["estimate"]
+    assert three["seconds"] > plain["seconds"]
+    assert three["rows"] == plain["rows"] + 3

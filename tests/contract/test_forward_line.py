@@ -61,6 +61,7 @@ def test_the_view_holds_what_the_json_says(qrp: Any, own: Path, sql: Any) -> Non
         ("photos", "dull", "objects", 1, 6)
     }
     assert {r["n_test"] for r in rows if r["probe"] == "knn"} == {30}
+    assert {f["details"]["device"] for f in result["forward"]} == {result["device"]}  # and not "auto"
     (again,) = qrp.ok(*asked, "--knn-queries", 30, store=own)["results"]
     assert again["forward"] == result["forward"]
     (all_of_them,) = qrp.ok(*asked, store=own)["results"]
