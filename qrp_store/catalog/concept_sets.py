@@ -185,14 +185,20 @@ def vocabulary(catalog: Catalog, identifier: str) -> Vocabulary:
 
 def labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
     """Every (position int64, concept number int32) of a set, sorted by position, then concept."""
-    with catalog.read() as connection:
-        return bulk.fetch_pairs(connection, t.label, "concept_set_pk", _pk(connection, identifier))
+    return _pairs(catalog, t.label, identifier)
 
 
 def verified(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
     """What somebody looked at, as `labels`; concept -1 is every concept."""
+    return _pairs(catalog, t.verified_pair, identifier)
+
+
+def _pairs(catalog: Catalog, table: sa.Table, identifier: str) -> tuple[np.ndarray, np.ndarray]:
+    query = sa.select(_s.artifact_pk, t.dataset.c.n, _s.n_concepts).join(t.concept_set, _s.artifact_pk == _a.pk)
+    query = query.join(t.dataset, t.dataset.c.pk == _s.dataset_pk).where(_a.id == identifier)
     with catalog.read() as connection:
-        return bulk.fetch_pairs(connection, t.verified_pair, "concept_set_pk", _pk(connection, identifier))
+        pk, n, width = connection.execute(query).one()
+        return bulk.fetch_pairs(connection, table, "concept_set_pk", pk, n, width)
 
 
 def label_scores(catalog: Catalog, identifier: str) -> np.ndarray:

@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
 )
 
-from qrp_store.catalog.columns import KEYED, PK, Document, key, metadata, of
+from qrp_store.catalog.columns import KEYED, PK, Document, bulk_of, key, metadata, of
 from qrp_store.catalog.score_tables import (
     BESIDE,
     SAID,
@@ -236,7 +236,7 @@ concept = Table(
 label = Table(
     "label",
     metadata,
-    of("concept_set"),
+    bulk_of("concept_set"),
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("concept", Integer, primary_key=True, autoincrement=False),
     Column("score", Float),
@@ -247,7 +247,7 @@ label = Table(
 verified_pair = Table(
     "verified_pair",
     metadata,
-    of("concept_set"),
+    bulk_of("concept_set"),
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("concept", Integer, primary_key=True, autoincrement=False),
     **KEYED,
@@ -287,7 +287,7 @@ cluster = Table(
 assignment = Table(
     "assignment",
     metadata,
-    of("clustering"),
+    bulk_of("clustering"),
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("cluster", Integer, nullable=False),
     Column("part", SmallInteger, nullable=False),
