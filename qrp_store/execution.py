@@ -163,9 +163,10 @@ class Cluster:
             for worker in self._client.nthreads()
         }
         found: dict[str, R | QrpStoreError] = {}
+        until = time.monotonic() + _WORKERLESS_SECONDS
         for worker, future in begun.items():
             try:
-                found[worker] = future.result(timeout=_WORKERLESS_SECONDS)
+                found[worker] = future.result(timeout=max(_ANSWER_SECONDS, until - time.monotonic()))
             except QrpStoreError as error:
                 found[worker] = error
             except Exception as error:

@@ -25,6 +25,7 @@ def upgrade() -> None:
     op.add_column("block", sa.Column("rolling", sa.LargeBinary(), nullable=True))
     _unchecked("label", "concept_set")
     _unchecked("assignment", "clustering")
+    op.add_column("clustering", sa.Column("centroids_of", sa.Text(), nullable=True))
     _verified()
     _scores()
     triggers_0001.belongs_to_result("concept_score")

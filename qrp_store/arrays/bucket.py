@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 _CLIENT = {"timeout": "120s", "connect_timeout": "5s", "pool_max_idle_per_host": "16"}
+_METADATA = "169.254.169.254"  # an instance's own service in Amazon's cloud
 _RETRIES = {
     "max_retries": 6,
     "retry_timeout": timedelta(seconds=60),
@@ -175,4 +176,6 @@ class Bucket:
         except (BaseError, OSError) as error:
             said = " ".join(str(error).split())[:300]
             hint = "check AWS_ENDPOINT_URL, keys and the network, then run the same command again"
+            if _METADATA in said:  # where obstore looks for keys when there are none
+                said, hint = "no keys for S3 in the environment", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise Unavailable(f"cannot {verb} {self.url}/{path}: {said}", hint=hint) from error

@@ -23,7 +23,10 @@ _a, _k, _g = t.artifact.c, t.clustering.c, t.assignment.c
 
 @dataclass(frozen=True)
 class ClusteringRow:
-    """What a clustering is, beside its assignments. `objective` is over all usable rows."""
+    """What a clustering is, beside its assignments. `objective` is over all usable rows.
+
+    `centroids_of` is the id of the clustering whose centroids it has, when they are not its own.
+    """
 
     backbone: str
     clusters: int
@@ -39,6 +42,7 @@ class ClusteringRow:
     objective_per_iteration: tuple[float, ...] | None
     centroids_path: str | None
     centroids_checksum: str | None
+    centroids_of: str | None = None
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,9 @@ FROM concept_set c JOIN artifact a ON a.pk = c.artifact_pk AND a.state = 'ready'
 JOIN dataset d ON d.pk = c.dataset_pk ORDER BY d.name, a.name, a.version
 """,
     "clusterings": """
-SELECT a.id, a.name, d.name AS dataset, c.backbone, c.clusters, c.seed, a.version,
-    a.version = (SELECT max(x.version) FROM artifact x WHERE x.series = a.series AND x.state = 'ready') AS is_newest,
-    c.n, c.dim, c.n_sampled, c.objective, c.n_train, c.n_val, c.n_test, c.n_small_clusters, a.created_at, a.created_by
-FROM clustering c JOIN artifact a ON a.pk = c.artifact_pk AND a.state = 'ready'
-JOIN dataset d ON d.pk = c.dataset_pk ORDER BY d.name, c.backbone, c.clusters, c.seed, a.version
+SELECT c.id, a.name, c.dataset, c.backbone, c.clusters, c.seed, c.version, c.is_newest, c.is_current, c.centroids_of,
+    c.n, c.dim, c.n_sampled, c.objective, c.n_train, c.n_val, c.n_test, c.n_small_clusters, c.created_at, c.created_by
+FROM clusterings c JOIN artifact a ON a.id = c.id ORDER BY c.dataset, c.backbone, c.clusters, c.seed, c.version
 """,
     "results": """
 SELECT r.id, a.name, r.dataset, r.backbone, r.concepts, r.clusters, r.seed, r.protocol, r.solver, r.setting,
@@ -49,7 +47,7 @@ FROM results r JOIN artifact a ON a.id = r.id
 ORDER BY r.dataset, r.concepts, r.clusters, r.backbone, r.seed
 """,
 }
-_FLAGS = ("is_newest", "exclusive", "permuted", "converged")
+_FLAGS = ("is_newest", "is_current", "exclusive", "permuted", "converged")
 
 
 def listing(catalog: Catalog, what: str) -> Table:

@@ -273,6 +273,7 @@ clustering = Table(
     Column("objective_per_iteration", Document),
     Column("centroids_path", Text),
     Column("centroids_checksum", Text),
+    Column("centroids_of", Text),  # the clustering they were taken from; it need not be in this catalog
 )
 Index("ix_clustering_dataset_pk", clustering.c.dataset_pk)
 

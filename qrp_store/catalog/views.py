@@ -13,6 +13,25 @@ _NEWEST = """
 SELECT series, max(version) AS version FROM artifact WHERE state = 'ready' GROUP BY series
 """
 
+_NEWEST_PKS = f"""
+SELECT i.pk FROM artifact i JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version WHERE i.state = 'ready'
+"""
+
+_SUPERSEDED_PKS = f"""
+SELECT i.pk FROM artifact i JOIN ({_NEWEST}) n ON n.series = i.series AND n.version > i.version
+"""
+
+# The clusterings whose inputs and centroids are the newest: those that are ranked.
+_CURRENT = f"""
+SELECT k.artifact_pk FROM clustering k
+LEFT JOIN artifact source ON source.id = k.centroids_of
+LEFT JOIN clustering source_row ON source_row.artifact_pk = source.pk
+WHERE k.artifact_pk IN ({_NEWEST_PKS})
+AND (k.embedding_pk IS NULL OR k.embedding_pk IN ({_NEWEST_PKS}))
+AND coalesce(source.pk, 0) NOT IN ({_SUPERSEDED_PKS})
+AND coalesce(source_row.embedding_pk, 0) NOT IN ({_SUPERSEDED_PKS})
+"""
+
 _RESULT_COLUMNS = """
     a.id, a.version, a.fingerprint, r.dataset, r.backbone, ca.id AS clustering_id, r.concepts, r.clusters, r.seed,
     r.protocol, r.solver, r.setting, r.permuted, r.n_train, r.n_val, r.n_test, r.n_small_clusters, r.n_concepts,
@@ -61,6 +80,15 @@ JOIN dataset d ON d.pk = e.dataset_pk
 JOIN backbone b ON b.pk = e.backbone_pk
 JOIN ({_NEWEST}) newest ON newest.series = a.series
 CROSS JOIN store s
+""",
+    "clusterings": f"""
+SELECT a.id, d.name AS dataset, k.backbone, k.clusters, k.seed, a.version, a.version = newest.version AS is_newest,
+    k.artifact_pk IN ({_CURRENT}) AS is_current, k.centroids_of, k.n, k.dim, k.n_sampled, k.objective,
+    k.n_train, k.n_val, k.n_test, k.n_small_clusters, a.created_at, a.created_by
+FROM clustering k
+JOIN artifact a ON a.pk = k.artifact_pk AND a.state = 'ready'
+JOIN dataset d ON d.pk = k.dataset_pk
+JOIN ({_NEWEST}) newest ON newest.series = a.series
 """,
     "labels": f"""
 SELECT d.name AS dataset, a.name AS concepts, a.version, a.version = newest.version AS is_newest,
@@ -173,15 +201,9 @@ FROM (
         FROM result r
         JOIN artifact a ON a.pk = r.artifact_pk AND a.state = 'ready'
         JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
-        JOIN clustering k ON k.artifact_pk = r.clustering_pk
         LEFT JOIN ({_FORWARD}) f ON f.result_pk = r.artifact_pk
         WHERE NOT r.permuted AND r.nmi IS NOT NULL
-        AND EXISTS (
-            SELECT 1 FROM artifact i JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version
-            WHERE i.pk = r.clustering_pk AND i.state = 'ready')
-        AND (k.embedding_pk IS NULL OR EXISTS (
-            SELECT 1 FROM artifact i JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version
-            WHERE i.pk = k.embedding_pk AND i.state = 'ready'))
+        AND r.clustering_pk IN ({_CURRENT})
         AND NOT EXISTS (
             SELECT 1 FROM result_concept_set u
             JOIN artifact i ON i.pk = u.concept_set_pk

@@ -123,5 +123,5 @@ def _make(
             refuse_zero_rows(blocks, keys)
         result = place.assign(blocks, keys, centroids, asked, memory, progress)
         total_s = time.perf_counter() - started
-        more = {"centroids_of": source.artifact.id}
-        commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress, more)
+        own = source.artifact.id
+        commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress, own)

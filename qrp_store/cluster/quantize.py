@@ -93,6 +93,13 @@ class Place:
             return ran
         return {**ran, "scheduler": self.cluster.address, "workers": self.cluster.workers}
 
+    def require_readable(self, blocks: UsableBlocks) -> None:
+        """Raises Unavailable, naming it, when a worker cannot read the blocks."""
+        if self.cluster is not None:
+            from qrp_store.clustering.distributed import require_readable
+
+            require_readable(blocks, self.cluster, blocks.url)
+
     def kmeans(
         self,
         blocks: UsableBlocks,
@@ -137,9 +144,8 @@ class Place:
             return f"row of key {shown(keys[blocks.positions[row]])}"
 
         if self.cluster is not None:
-            from qrp_store.clustering.distributed import DistributedPoints, require_readable
+            from qrp_store.clustering.distributed import DistributedPoints
 
-            require_readable(blocks, self.cluster, blocks.url)
             return DistributedPoints(
                 blocks, self.cluster, self.chosen, k=asked.k, normalize=asked.normalize, memory=memory, name=name
             )

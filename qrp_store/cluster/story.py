@@ -11,7 +11,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,6 +174,7 @@ def found_or_made(
         return report_of(store, found, dataset, cached=True)
     _require_room(memory, stored)
     with place_for(asked) as place:
+        place.require_readable(UsableBlocks(Embedding(store.arrays, stored)))
         claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
         if isinstance(claimed, Artifact):
             return report_of(store, claimed, dataset, cached=True)
@@ -261,9 +262,9 @@ def commit(
     result: KMeansResult,
     total_s: float,
     progress: Progress,
-    more: Mapping[str, Any] | None = None,
+    centroids_of: str | None = None,
 ) -> None:
-    """Split and store what K-means found, and make it ready. `total_s` and `more` are for its provenance."""
+    """Split and store what K-means found, and make it ready. `total_s` is for its provenance."""
     from qrp_store.clustering.split import split
 
     own = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
@@ -286,6 +287,7 @@ def commit(
         objective_per_iteration=tuple(result.objective_per_iteration) or None,
         centroids_path=path,
         centroids_checksum=save_array(store.arrays, path, result.centroids, replace=True),
+        centroids_of=centroids_of,
     )
     sizes = np.bincount(result.labels, minlength=asked.k)
     assignments = (blocks.positions, result.labels, parts)
@@ -296,7 +298,7 @@ def commit(
         "peak_rss_bytes": _peak_rss(),
         "memory": str(asked.memory),
         "cpus": os.cpu_count(),
-        **(more or {}),
+        **({} if centroids_of is None else {"centroids_of": centroids_of}),
     }
     clusterings.commit(store.catalog, claimed, provenance)
 
@@ -345,5 +347,5 @@ def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> C
         cached=cached,
         timings=dict(found.provenance.get("timings", {})),
         peak_rss_bytes=int(found.provenance.get("peak_rss_bytes", 0)),
-        centroids_of=found.provenance.get("centroids_of"),
+        centroids_of=row.centroids_of,
     )

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qrp_store.catalog import clusterings, results
-from qrp_store.catalog.listing import listing
+from qrp_store.catalog import results
 from qrp_store.reporting.content import ForwardPoint, GroupBar, History, KPoint, Ranked, SeedScore, Setting
 from qrp_store.store import Store
 
@@ -33,7 +32,7 @@ def standing(
     store: Store, dataset: str, *, backbones: Sequence[str] = (), concepts: str | None = None, k: int | None = None
 ) -> Standing:
     """What the leaderboard holds of a dataset, as far as it is asked for; no settings when there is nothing."""
-    current = _current(store)
+    current = {row["id"] for row in store.sql("SELECT id FROM clusterings WHERE is_current")}
     columns = "id, backbone, concepts, clusters, protocol, setting, seed, nmi, nmi_ci_lo, nmi_ci_hi"
     found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     query = f"SELECT {columns}, clustering_id, created_at FROM results WHERE dataset = ?"
@@ -57,23 +56,6 @@ def standing(
 
 def _key_of(setting: Setting) -> tuple[Any, ...]:
     return setting.concepts, setting.clusters, setting.protocol, setting.setting
-
-
-def _current(store: Store) -> set[str]:
-    """The clusterings that the leaderboard counts: newest, and of a newest embedding or imported."""
-    newest = {row[0] for row in _rows(store, "embeddings", "id", "is_newest") if row[1]}
-    found = set()
-    for identifier, is_newest in _rows(store, "clusterings", "id", "is_newest"):
-        of = clusterings.embedding_id(store.catalog, identifier) if is_newest else None
-        if is_newest and (of is None or of in newest):
-            found.add(identifier)
-    return found
-
-
-def _rows(store: Store, what: str, *columns: str) -> list[tuple[Any, ...]]:
-    table = listing(store.catalog, what)
-    at = [table.columns.index(name) for name in columns]
-    return [tuple(row[i] for i in at) for row in table.rows]
 
 
 def _ranked(row: Row, own: list[Row]) -> Ranked:

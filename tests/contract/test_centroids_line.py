@@ -71,6 +71,35 @@ def test_another_version_of_the_centroids_makes_another_version(qrp: Any, val: P
     assert {tuple(r.values()) for r in rows} == {(first["id"], 1, 0), (second["id"], 2, 1)}
 
 
+def test_its_results_are_ranked_until_the_centroids_are_superseded(qrp: Any, val: Path, sql: Any) -> None:
+    def ranked() -> list[str]:
+        return [row["backbone"] for row in sql(val, "SELECT backbone FROM leaderboard WHERE dataset = 'val'")]
+
+    def current() -> dict[str, tuple[str | None, int]]:
+        rows = sql(val, "SELECT id, centroids_of, is_current FROM clusterings")
+        return {row["id"]: (row["centroids_of"], row["is_current"]) for row in rows}
+
+    words = ("cluster", "--dataset", "val", "--seed", 4, "--centroids-of")
+    source = qrp.ok(*TRAINED, "--seed", 4, store=val)["id"]
+    made = qrp.ok(*words, source, store=val)["id"]
+    onward = qrp.ok(*words, made, store=val)["id"]
+    qrp.ok("evaluate", "--dataset", "val", "--clustering", made, *FEW, store=val)
+    assert ranked() == ["sharp"]
+    assert (current()[source], current()[made], current()[onward]) == ((None, 1), (source, 1), (made, 1))
+    newer = qrp.ok(*TRAINED, "--seed", 4, "--force", store=val)["id"]
+    assert ranked() == []
+    assert (current()[source], current()[made], current()[newer]) == ((None, 0), (source, 0), (None, 1))
+    qrp.ok("rm", source, "--yes", store=val)
+    qrp.ok("gc", store=val)
+    assert ranked() == []  # what is gone is no newer
+    again = qrp.ok(*words, newer, store=val)["id"]
+    qrp.ok("evaluate", "--dataset", "val", "--clustering", again, *FEW, store=val)
+    assert ranked() == ["sharp"]
+    assert {row["id"]: row["centroids_of"] for row in qrp.rows("ls", "clusterings", store=val)}[again] == newer
+    qrp.ok("rm", newer, "--yes", store=val)
+    assert ranked() == ["sharp"]  # retired, not superseded
+
+
 def test_it_is_evaluated_and_ranked_beside_other_backbones(qrp: Any, val: Path, sql: Any) -> None:
     made = {}
     for backbone in ("sharp", "dull"):
