@@ -87,7 +87,7 @@ def sql(
 
 def _readable(table: Table) -> Table:
     """The leaderboard in fewer columns, with mean ± std in one."""
-    named = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    named = table.named()
     spread = [
         {**r, "nmi": " ± ".join(f"{r[x]:.3f}" for x in ("nmi_mean", "nmi_std") if r[x] is not None)} for r in named
     ]

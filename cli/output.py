@@ -70,12 +70,9 @@ def listing(rows: Table, form: Format, schema: str, more: Mapping[str, Any] | No
         return _markdown(rows)
     if form == "latex":
         return _latex(rows)
-    named = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
-    return (
-        "\n".join(map(to_json, named))
-        if form == "jsonl"
-        else to_json({"schema": schema, "rows": named, **(more or {})})
-    )
+    if form == "jsonl":
+        return "\n".join(map(to_json, rows.named()))
+    return to_json({"schema": schema, "rows": rows.named(), **(more or {})})
 
 
 def details(report: object) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from qrp_store.catalog import listing as lists
 from qrp_store.catalog import references
 from qrp_store.catalog.datasets import get_dataset
 from qrp_store.records import Table
+from qrp_store.reporting.ranks import spearman
 from qrp_store.store import Store
 
 _TOP = 10
@@ -54,7 +53,7 @@ def rank_correlations(board: Table) -> list[dict[str, Any]]:
     None for fewer than two backbones, or when one of the two ranks nothing.
     """
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in (dict(zip(board.columns, values, strict=True)) for values in board.rows):
+    for row in board.named():
         settings.setdefault(tuple(row[name] for name in _SETTING), []).append(row)
     found = []
     for setting, rows in settings.items():
@@ -67,25 +66,13 @@ def rank_correlations(board: Table) -> list[dict[str, Any]]:
     return found
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The correlation of two rankings, equal values sharing their mean rank; None when there is none."""
-    try:
-        return statistics.correlation(_ranks(first), _ranks(second))
-    except statistics.StatisticsError:
-        return None
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values]
-
-
 def show(store: Store, reference: str) -> dict[str, Any]:
     """Everything that is known about the thing a name, an id or the unique start of one means. Raises NotFound."""
     found = references.resolve(store.catalog, reference)
     kinds = {"concepts": "concepts", "dataset": "datasets", "backbone": "backbones"}
     table = lists.listing(store.catalog, kinds.get(found.kind, f"{found.kind}s"))
-    row = next((r for r in table.rows if r[table.columns.index("id")] == found.id), None)
-    known = dict(zip(table.columns, row, strict=True)) if row else {"id": found.id, "name": found.name}
+    own = (row for row in table.named() if row["id"] == found.id)
+    known = next(own, {"id": found.id, "name": found.name})
     return {"kind": found.kind, "state": found.state, **known, **_MORE.get(found.kind, _nothing)(store, found.id)}
 
 
@@ -94,8 +81,7 @@ def _nothing(store: Store, identifier: str) -> dict[str, Any]:
 
 
 def _result(store: Store, identifier: str) -> dict[str, Any]:
-    rows = store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,)).table
-    row = dict(zip(rows.columns, lists.with_flags(rows).rows[0], strict=True))
+    (row,) = lists.with_flags(store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,)).table).named()
     best = store.sql(
         "SELECT cluster, n_test, mi_nats, cross_entropy_nats, top_concept FROM cluster_scores WHERE result_id = ? "
         "AND n_test > 0 ORDER BY cross_entropy_nats LIMIT ?",

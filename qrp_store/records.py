@@ -50,6 +50,10 @@ class Table:
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
 
+    def named(self) -> list[dict[str, Any]]:
+        """Each row as column → value."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
 
 @dataclass(frozen=True)
 class Spec:

@@ -48,9 +48,13 @@ def fiftyone_labels(store: Store, clustering_id: str) -> dict[str, Any]:
 def card(store: Store, dataset: str) -> str:
     """What is known of a dataset, as Markdown: samples, concepts, embeddings, ranking, and where all that is from."""
     owner = datasets.get_dataset(store.catalog, dataset)
-    own = {row["name"]: row for row in _rows(store, "datasets")}[dataset]
-    concepts = [row for row in _rows(store, "concepts") if row["dataset"] == dataset and row["is_newest"]]
-    embeddings = [row for row in _rows(store, "embeddings") if row["dataset"] == dataset and row["is_newest"]]
+    own = {row["name"]: row for row in listing(store.catalog, "datasets").named()}[dataset]
+    concepts = [
+        row for row in listing(store.catalog, "concepts").named() if row["dataset"] == dataset and row["is_newest"]
+    ]
+    embeddings = [
+        row for row in listing(store.catalog, "embeddings").named() if row["dataset"] == dataset and row["is_newest"]
+    ]
     query = "SELECT * FROM leaderboard WHERE dataset = ? ORDER BY concepts, clusters, setting, rank"
     board = list(store.sql(query, (dataset,)))
     said = [
@@ -100,11 +104,6 @@ def card(store: Store, dataset: str) -> str:
         f"Quantized Reversed Probing*, ICLR 2022 (arXiv 2209.03268); made with qrp-store {__version__}.",
     ]
     return "\n\n".join(said) + "\n"
-
-
-def _rows(store: Store, what: str) -> list[dict[str, Any]]:
-    table = listing(store.catalog, what)
-    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
 def _source(store: Store, dataset: str, row: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qrp_store.catalog import clusterings, datasets, embeddings, references
-from qrp_store.catalog.listing import with_flags
+from qrp_store.catalog.listing import listing, with_flags
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.export.elsewhere import card, fiftyone_labels
 from qrp_store.records import Table
@@ -100,8 +100,8 @@ def _rows(store: Store, what: str, reference: str | None, chosen: dict[str, Any]
         if by is not None:
             where, values = [f"{by} = ?"], [found.id]
         else:
-            name, version = found.name, _version(store, found.id)
-            where, values = ["concepts = ?", "version = ?"], [name, version]
+            versions = {row["id"]: row["version"] for row in listing(store.catalog, "concepts").named()}
+            where, values = ["concepts = ?", "version = ?"], [found.name, versions.get(found.id)]
     elif what != "results":
         where = ["is_newest"]
     for name in filters:
@@ -110,17 +110,6 @@ def _rows(store: Store, what: str, reference: str | None, chosen: dict[str, Any]
             values.append(chosen[name])
     condition = f" WHERE {' AND '.join(where)}" if where else ""
     return with_flags(store.sql(f"SELECT * FROM {view}{condition}", tuple(values)).table)
-
-
-def _version(store: Store, identifier: str) -> int | None:
-    return next((row["version"] for row in _listed(store) if row["id"] == identifier), None)
-
-
-def _listed(store: Store) -> Iterator[dict[str, Any]]:
-    from qrp_store.look import listing
-
-    table = listing(store, "concepts")
-    return (dict(zip(table.columns, row, strict=True)) for row in table.rows)
 
 
 def _embedding(
@@ -181,19 +170,12 @@ def _one_clustering(store: Store, reference: str | None, chosen: dict[str, Any])
     """The id of the clustering that is meant. Raises InvalidInput unless it is one."""
     if reference is not None:
         return references.resolve(store.catalog, reference).id
-    table = _rows_of_clusterings(store, chosen)
-    if len(table) != 1:
-        raise InvalidInput(f"{len(table)} clusterings are like that; the file holds one", hint="give its id")
-    return table[0]
-
-
-def _rows_of_clusterings(store: Store, chosen: dict[str, Any]) -> list[str]:
-    from qrp_store.look import listing
-
-    table = listing(store, "clusterings")
-    rows = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
     names = ("dataset", "backbone", "clusters", "seed")
-    return [r["id"] for r in rows if r["is_newest"] and all(chosen[n] in (None, r[n]) for n in names)]
+    newest = (row for row in listing(store.catalog, "clusterings").named() if row["is_newest"])
+    alike = [row["id"] for row in newest if all(chosen[name] in (None, row[name]) for name in names)]
+    if len(alike) != 1:
+        raise InvalidInput(f"{len(alike)} clusterings are like that; the file holds one", hint="give its id")
+    return str(alike[0])
 
 
 @contextmanager
@@ -219,8 +201,7 @@ def _csv(path: Path, table: Table) -> None:
 
 
 def _json(path: Path, table: Table) -> None:
-    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(table.named(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def _parquet(path: Path, table: Table) -> None:

@@ -135,7 +135,9 @@ def _shown(store: Store, owner: Dataset, found: Standing, backbone: str) -> _Sho
     clustering = clusterings.by_id(store.catalog, result["clustering_id"])
     told: dict[int, list[ClusterConcept]] = {}
     query = "SELECT cluster, concept, concept_group, weight, lift, n FROM cluster_concepts WHERE result_id = ?"
-    for row in store.sql(f"{query} AND rank <= ? ORDER BY cluster, rank", (result["id"], _CONCEPTS)).table.rows:
+    for row in store.sql(
+        f"{query} AND rank <= ? AND (weight > 0 OR rank = 1) ORDER BY cluster, rank", (result["id"], _CONCEPTS)
+    ).table.rows:
         told.setdefault(row[0], []).append(ClusterConcept(*row[1:]))
     query = "SELECT cluster, n_test, cross_entropy_nats, top1, mi_nats FROM cluster_scores WHERE result_id = ?"
     views = tuple(

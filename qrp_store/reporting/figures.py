@@ -27,7 +27,7 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a $ in a name is a $
     "axes.unicode_minus": True,
-    "font.size": 10,
+    "font.size": 11.5,  # readable on a phone, where the figure is 340 pixels wide
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _SOFT,
@@ -42,7 +42,7 @@ _STYLE: dict[str, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10.5,
 }
 _VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--rule)"} | {c: f"var(--c{i})" for i, c in enumerate(_SERIES)}
 _PLAIN = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -121,7 +121,7 @@ def groups(bars: Sequence[GroupBar]) -> str:
                 axes.axvline(own[0].all, color=_INK, linestyle="--", linewidth=1.2, label="all groups")
             axes.set_yticks(range(len(own)), [_short(bar.group, 22) for bar in own])
             axes.set_ylim(len(own) - 0.4, -0.6)
-            axes.set_title(_short(name), loc="left", fontsize=10)
+            axes.set_title(_short(name), loc="left", fontsize=11.5)
             axes.grid(False, axis="y")
         panels[-1].set_xlabel("NMI")
         _legend(panels[0])

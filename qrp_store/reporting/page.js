@@ -15,7 +15,11 @@
     return made;
   }
   const option = (value, text) => element("option", text, { value });
-  const decimals = (value, n = 2) => (value === null ? "–" : value.toFixed(n));
+  const decimals = (value, n = 2) => {
+    if (value === null) return "–";
+    const text = value.toFixed(n);
+    return Number(text) === 0 ? text.replace("-", "") : text.replace("-", "−");
+  };
   const folded = (text) => text.normalize("NFKC").toLowerCase();
   const words = concepts.map(([name, group]) => folded(group === null ? name : `${name} ${groups[group]}`));
   // a cluster: [number, size, n_test, cross-entropy, top-1, MI, [[concept, weight, lift, n]…], [picture…]]
@@ -34,7 +38,7 @@
     const name = told.length ? concepts[told[0][0]][0] : "no concept";
     made.append(element("h3", `${owner ? `${owner} · ` : ""}Cluster ${number}: ${name}`));
     const left = crossEntropy === null ? "no test image" : `${decimals(crossEntropy)} nats left, top-1 ${Math.round(100 * top1)} %`;
-    made.append(element("p", `${size} images · ${left} · ${decimals(mi, 4)} nats of the MI`));
+    made.append(element("p", `${size.toLocaleString("en")} images · ${left} · ${decimals(mi, 4)} nats of the MI`));
     if (seen.length) {
       const row = element("div", null, { class: "pictures" });
       for (const index of seen) {
@@ -48,7 +52,7 @@
       const item = element("li", null), text = element("span", null);
       text.append(element(hits && hits.has(concept) ? "mark" : "bdi", concepts[concept][0]));
       if (concepts[concept][1] !== null) text.append(" ", element("small", groups[concepts[concept][1]]));
-      item.append(text, element("span", `w ${decimals(weight)} · lift ${decimals(lift, 1)} · ${n}`, { class: "number" }));
+      item.append(text, element("span", `w ${decimals(weight)} · lift ${decimals(lift, 1)} · ${n} img`, { class: "number" }));
       list.append(item);
     }
     made.append(list);
@@ -122,7 +126,7 @@
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
         const value = (row) => row.cells[column].textContent.trim();
         const compare = (a, b) => {
-          const [x, y] = [parseFloat(value(a)), parseFloat(value(b))];
+          const [x, y] = [a, b].map((row) => parseFloat(value(row).replace("−", "-")));
           return Number.isNaN(x) || Number.isNaN(y) ? value(a).localeCompare(value(b)) : x - y;
         };
         const rows = [...table.tBodies[0].rows].sort((a, b) => (up ? compare(a, b) : compare(b, a)));

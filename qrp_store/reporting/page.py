@@ -10,6 +10,7 @@ from typing import Any
 
 from qrp_store.reporting import figures
 from qrp_store.reporting.content import ClusterView, Gallery, Report
+from qrp_store.reporting.ranks import spearman
 
 _WITHOUT_SCRIPT = 12
 _DIGITS = 4
@@ -33,6 +34,7 @@ def render(report: Report) -> str:
     environment = Environment(
         loader=PackageLoader("qrp_store.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["digits"] = digits
     own = {name: Markup(_own(name)) for name in ("page.css", "page.js")}
     table = environment.get_template("table.html")
     return environment.get_template("page.html").render(
@@ -45,6 +47,14 @@ def render(report: Report) -> str:
         css=own["page.css"],
         script=own["page.js"],
     )
+
+
+def digits(value: float | None, places: int) -> str:
+    """A number as people write it: a minus, not a hyphen, and none before a zero; a dash where there is no number."""
+    if value is None:
+        return "–"
+    text = f"{value:.{places}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def embedded(value: object) -> str:
@@ -68,15 +78,19 @@ def _verdict(report: Report) -> str:
     rows = report.main.rows
     best = rows[0]
     said = (
-        f"The {report.n_concepts:,} concepts of “{_apart(report.main.concepts)}” explain {best.nmi_mean:.1%} of the "
-        f"entropy of {_apart(best.backbone)}'s {report.main.clusters:,} clusters over {report.n:,} images"
+        f"The {report.n_concepts:,} concepts of “{_apart(report.main.concepts)}” explain {_percent(best.nmi_mean)} of "
+        f"the entropy of {_apart(best.backbone)}'s {report.main.clusters:,} clusters over {report.n:,} images"
     )
-    return f"{said}; of {_apart(rows[-1].backbone)}'s, {rows[-1].nmi_mean:.1%}." if len(rows) > 1 else f"{said}."
+    return f"{said}; of {_apart(rows[-1].backbone)}'s, {_percent(rows[-1].nmi_mean)}." if len(rows) > 1 else f"{said}."
+
+
+def _percent(share: float) -> str:
+    return f"{digits(100 * share, 1)} %"
 
 
 def _figures(report: Report) -> list[Shown]:
     rows = report.main.rows
-    ranked = "; ".join(f"{r.rank}. {_apart(r.backbone)} {r.nmi_mean:.3f}" for r in rows)
+    ranked = "; ".join(f"{r.rank}. {_apart(r.backbone)} {digits(r.nmi_mean, 3)}" for r in rows)
     found = [
         Shown(
             "ranking",
@@ -107,11 +121,11 @@ def _figures(report: Report) -> list[Shown]:
         found.append(Shown("training", "Training", figures.training(report.histories), caption))
     if report.galleries:
         empty = sum(c.size == 0 for g in report.galleries for c in g.clusters)
-        sizes = f"Of the results shown under Clusters. {empty:,} clusters are empty."
+        sizes = "Of each backbone's first seed." + (f" {empty:,} clusters are empty." if empty else "")
         found.append(Shown("sizes", "Cluster sizes", figures.sizes(report.galleries), sizes))
         told = (
-            "How many nats the concepts tell about a test image of each cluster. Below 0 they mislead. A cluster's "
-            "share of the MI is this times its share of the images."
+            "How many nats the concepts tell about a test image of each cluster, in each backbone's first seed. Below "
+            "0 they mislead. A cluster's share of the MI is this times its share of the images."
         )
         found.append(Shown("shares", "Information by cluster", figures.shares(report.galleries), told))
     return found
@@ -119,7 +133,9 @@ def _figures(report: Report) -> list[Shown]:
 
 def _forward(report: Report) -> Shown:
     points = report.forward
-    said = "; ".join(f"{_apart(p.backbone)}: {p.linear:.3f} linear, {p.reverse:.3f} reverse" for p in points)
+    said = "; ".join(
+        f"{_apart(p.backbone)}: {digits(p.linear, 3)} linear, {digits(p.reverse, 3)} reverse" for p in points
+    )
     pairs = [(p.backbone, p.linear, p.reverse) for p in points]
     asks = "Linear probing asks from the vector to each concept, reverse probing from all concepts to the cluster."
     drawn = figures.against("forward", f"linear probe ({points[0].metric})", pairs)
@@ -139,23 +155,9 @@ def _published(report: Report) -> Shown:
 
 
 def _order(pairs: Sequence[tuple[str, float, float]]) -> str:
-    rank = _spearman([p[1] for p in pairs], [p[2] for p in pairs])
-    return "" if rank is None else f"Spearman's rank correlation is {rank:.2f} over {len(pairs)} backbones. "
-
-
-def _spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties sharing their mean rank; None for fewer than three or constant values."""
-    import numpy as np
-
-    def ranks(values: Sequence[float]) -> np.ndarray:
-        array = np.asarray(values, float)
-        shared: np.ndarray = (array[:, None] > array).sum(axis=1) + ((array[:, None] == array).sum(axis=1) + 1) / 2
-        return shared
-
-    a, b = ranks(first), ranks(second)
-    if len(a) < 3 or a.std() == 0 or b.std() == 0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
+    """The sentence on how far the two rankings agree; of two backbones it would say nothing."""
+    rank = spearman([p[1] for p in pairs], [p[2] for p in pairs]) if len(pairs) > 2 else None
+    return "" if rank is None else f"Spearman's rank correlation is {digits(rank, 2)} over {len(pairs)} backbones. "
 
 
 def explainable(gallery: Gallery) -> list[ClusterView]:
@@ -199,10 +201,10 @@ def _data(report: Report) -> dict[str, Any]:
 
 
 def _cluster(cluster: ClusterView, concepts: dict[tuple[str, str | None], int]) -> list[Any]:
-    told = [[concepts[c.name, c.group], _short(c.weight, 2), _short(c.lift, 1), c.n] for c in cluster.concepts]
-    numbers = [_short(cluster.cross_entropy, 3), _short(cluster.top1, 2), _short(cluster.mi_nats, _DIGITS)]
+    told = [[concepts[c.name, c.group], _rounded(c.weight, 2), _rounded(c.lift, 1), c.n] for c in cluster.concepts]
+    numbers = [_rounded(cluster.cross_entropy, 3), _rounded(cluster.top1, 2), _rounded(cluster.mi_nats, _DIGITS)]
     return [cluster.number, cluster.size, cluster.n_test, *numbers, told, list(cluster.pictures)]
 
 
-def _short(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+def _rounded(value: float | None, places: int) -> float | None:
+    return None if value is None else round(value, places)

@@ -116,6 +116,10 @@ def keep(browser: Any, name: str) -> None:
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
+def number(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
 def cards(browser: Any) -> list[Any]:
     return list(browser.find_elements(By.CSS_SELECTOR, "#cards .card"))
 
@@ -171,13 +175,13 @@ def test_clusters_sort_by_what_is_chosen(opened: Any) -> None:
 
 
 def test_the_ranking_sorts_by_a_column_and_says_so(opened: Any) -> None:
-    def column() -> list[str]:
-        return [row.text for row in opened.find_elements(By.CSS_SELECTOR, "#ranking tbody td:nth-child(3)")]
+    def column() -> list[float]:
+        return [number(row.text) for row in opened.find_elements(By.CSS_SELECTOR, "#ranking tbody td:nth-child(3)")]
 
     before = column()
     button = opened.find_elements(By.CSS_SELECTOR, "#ranking th button")[2]
     button.send_keys(Keys.ENTER)
-    assert column() == sorted(before, key=float)
+    assert column() == sorted(before)
     assert button.find_element(By.XPATH, "..").get_attribute("aria-sort") == "ascending"
     button.send_keys(Keys.SPACE)
     assert column() == before

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 
 # Imports cost seconds: a process that has done them forks one child a command. The child runs the console script's own
-# entry with its own arguments, environment, folder and streams. Only what computes with torch forks a process with it.
+# entry with its own arguments, environment, folder and streams. Only what computes with torch or draws forks a process
+# with what that takes.
 LIGHT = "alembic.command, alembic.config, faiss, pyarrow.parquet, sqlalchemy, zarr"
 HEAVY = f"{LIGHT}, PIL.Image, torch, torchvision"
+DRAWS = "alembic.config, jinja2, matplotlib.figure, matplotlib.backends.backend_svg, PIL.Image, sqlalchemy, zarr"
 SERVER = """
 import gc, json, os, sys
 import qrp_store.cluster, qrp_store.evaluate, qrp_store.ingest, qrp_store.label, qrp_store.look
@@ -74,7 +76,7 @@ class Qrp:
     def _server(self, words: Sequence[str]) -> tuple[IO[str], IO[str]]:
         """stdin and stdout of the process that runs this command line."""
         heavy = bool({"evaluate", "--arch", "--expert"} & set(words)) or any(word.endswith(".pt") for word in words)
-        modules = HEAVY if heavy else LIGHT
+        modules = HEAVY if heavy else DRAWS if words[0] == "report" else LIGHT
         if modules not in self._servers:
             program = [sys.executable, "-c", f"import {modules}\n{SERVER}"]
             self._servers[modules] = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qrp_store.reporting.page import digits
+
 KEYS = ("<script>alert('x')</script>.png", 'quote".png', "🦊 fox.png", "شبكة.png", "../outside.png")
 
 
@@ -72,7 +74,7 @@ def test_a_report_says_what_it_wrote(qrp: Any, world: Any, tmp_path: Path) -> No
     board = qrp.rows("leaderboard", "--dataset", "photos", store=world.store)
     for row in board:
         assert row["backbone"] in html
-        assert f"{row['nmi_mean']:.3f}" in html
+        assert digits(row["nmi_mean"], 3) in html
     assert "data:image/" not in html
     assert list(tmp_path.iterdir()) == [page]
 
@@ -142,7 +144,7 @@ def test_groups_and_several_k_are_drawn(qrp: Any, gallery: Gallery, tmp_path: Pa
     (board,) = [
         r for r in qrp.rows("leaderboard", store=gallery.store) if r["clusters"] == 6 and r["backbone"] == "one"
     ]
-    assert f"{board['linear_mean']:.3f} linear, {board['nmi_mean']:.3f} reverse" in html
+    assert f"{digits(board['linear_mean'], 3)} linear, {digits(board['nmi_mean'], 3)} reverse" in html
     assert "Score against K" not in html
     assert len(data_of(page)["galleries"]) == 1
 

@@ -26,10 +26,17 @@ from qrp_store.reporting.content import (
     SeedScore,
     Setting,
 )
-from qrp_store.reporting.page import embedded, render
+from qrp_store.reporting.page import digits, embedded, render
 
 NASTY = "</script><script>alert(1)</script>\"'&<b>$x_2$ 🦊 شبكة \u202e"
 OTHER = "plain"
+
+
+@pytest.mark.parametrize(
+    "value, said", [(0.5131, "0.51"), (-0.0049, "0.00"), (-0.005001, "−0.01"), (-1.0, "−1.00"), (None, "–")]
+)
+def test_a_number_has_a_minus_only_where_it_is_below_zero(value: float | None, said: str) -> None:
+    assert digits(value, 2) == said
 
 
 def clusters(n: int, name: str) -> tuple[ClusterView, ...]:
