@@ -5,7 +5,7 @@ Rows are put in whole, for one result, in one transaction; whoever asks the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -64,6 +64,50 @@ def put_points(catalog: Catalog, what: str, result: str, rows: Rows) -> None:
             same = [table.c[name] == row[name] for name in own]
             connection.execute(table.delete().where(table.c.result_pk == pk, *same))
             connection.execute(table.insert().values(result_pk=pk, **row, created_at=now_text()))
+
+
+def bring(source: Catalog, target: Catalog, here: str, there: str) -> int:
+    """Put what is scored beside a result in one catalog beside the same result in another; returns how many rows.
+
+    Rows stay as they are, with date and author. What the target has of its own stays, unless it is older: forward
+    scores as a whole (they answer one question), points one by one. Raises NotFound when the result was removed.
+    """
+    new = 0
+    for table in t.BESIDE:
+        ours = _rows(source, table, here)
+        if not ours:
+            continue
+        with target.write() as connection:
+            pk = _ready(connection, there)
+            known = [dict(row) for row in connection.execute(_whole(table, there)).mappings()]
+            same = [c.name for c in table.primary_key if c.name != "result_pk"]
+            if table is t.forward_score:
+                wanted = ours if _newest(ours) > _newest(known) else []
+                drop = known if wanted else []
+            else:
+                dates = {tuple(row[name] for name in same): row["created_at"] for row in known}
+                wanted = [r for r in ours if r["created_at"] > dates.get(tuple(r[name] for name in same), "")]
+                drop = wanted
+            for row in drop:
+                own = [table.c[name] == row[name] for name in same]
+                connection.execute(table.delete().where(table.c.result_pk == pk, *own))
+            if wanted:
+                connection.execute(table.insert(), [{**row, "result_pk": pk} for row in wanted])
+        new += len(wanted)
+    return new
+
+
+def _rows(catalog: Catalog, table: sa.Table, result: str) -> list[dict[str, Any]]:
+    with catalog.read() as connection:
+        return [dict(row) for row in connection.execute(_whole(table, result)).mappings()]
+
+
+def _whole(table: sa.Table, result: str) -> sa.Select[Any]:
+    return sa.select(table).join(t.artifact, _a.pk == table.c.result_pk).where(_a.id == result)
+
+
+def _newest(rows: Iterable[Mapping[str, Any]]) -> str:
+    return max((str(row["created_at"]) for row in rows), default="")
 
 
 def _ready(connection: sa.Connection, result: str) -> int:

@@ -106,11 +106,13 @@ def put(connection: sa.Connection, table: sa.Table, names: Sequence[str], rows: 
         connection.exec_driver_sql(into + marks, rows[whole:])
 
 
-def clear(catalog: Catalog, table: sa.Table, owner: str, pk: int, by: str = "position") -> None:
-    """Remove every row of an owner from a large table, a chunk a transaction."""
-    mine, at = table.c[owner] == pk, table.c[by]
+def clear(catalog: Catalog, table: sa.Table, owner: str, pk: int, claimed: Claim | None = None) -> None:
+    """Remove an owner's rows from a large table (keyed by position), a chunk a transaction, fenced as in `insert`."""
+    mine, at = table.c[owner] == pk, table.c.position
     while True:
         with catalog.write() as connection:
+            if claimed is not None:
+                fence(connection, claimed)
             upto = connection.execute(sa.select(at).where(mine).order_by(at).offset(CHUNK_ROWS).limit(1)).scalar()
             connection.execute(table.delete().where(mine, sa.true() if upto is None else at <= upto))
         if upto is None:

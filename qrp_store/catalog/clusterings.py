@@ -68,7 +68,7 @@ def write(
     `assignments` are positions (int64, ascending), clusters (int32) and parts (uint8).
     """
     positions, clusters, parts = assignments
-    bulk.clear(catalog, t.assignment, "clustering_pk", claimed.pk)
+    bulk.clear(catalog, t.assignment, "clustering_pk", claimed.pk, claimed)
     with catalog.write() as connection:
         lease.fence(connection, claimed)
         connection.execute(t.cluster.delete().where(t.cluster.c.clustering_pk == claimed.pk))

@@ -65,7 +65,7 @@ def write(
     """
     positions, concepts, scores = labels
     for table in (t.label, t.verified_pair):
-        bulk.clear(catalog, table, "concept_set_pk", claimed.pk)
+        bulk.clear(catalog, table, "concept_set_pk", claimed.pk, claimed)
     with catalog.write() as connection:
         lease.fence(connection, claimed)
         connection.execute(t.concept.delete().where(_c.concept_set_pk == claimed.pk))

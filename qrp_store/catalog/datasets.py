@@ -67,7 +67,9 @@ def _dataset(row: sa.RowMapping) -> Dataset:
 
 def dataset_pk(connection: sa.Connection, identifier: str) -> int:
     """The key of a dataset's row. Raises NotFound when the dataset was retired: nothing more is made of it."""
-    row = connection.execute(sa.select(_d.pk, _d.name, _d.retired_at).where(_d.id == identifier)).one()
+    row = connection.execute(sa.select(_d.pk, _d.name, _d.retired_at).where(_d.id == identifier)).first()
+    if row is None:
+        raise NotFound(f"dataset {identifier} was removed meanwhile", hint="run the command again")
     if row.retired_at is not None:
         raise NotFound(f"dataset {row.name!r} was retired meanwhile", hint="qrp-store ls datasets")
     return int(row.pk)

@@ -252,7 +252,8 @@ def held(catalog: Catalog, claimed: Claim) -> Iterator[Heartbeat]:
 
 
 def _let_go(catalog: Catalog, claimed: Claim, error: str | None) -> None:
-    values: dict[str, Any] = {"lease_token": None, "lease_host": None, "lease_expires": None}
+    # over from now on, not never: gc's grace counts from here
+    values: dict[str, Any] = {"lease_token": None, "lease_host": None, "lease_expires": now_seconds()}
     if error is not None:
         values |= {"state": "failed", "error": error[:2000]}
     mine = sa.and_(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")

@@ -17,7 +17,7 @@ from qrp_store.catalog.engine import Catalog
 from qrp_store.catalog.lease import Claim, artifact_of
 from qrp_store.catalog.owner import created_by
 from qrp_store.catalog.references import Reference
-from qrp_store.errors import InvalidInput
+from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.records import Artifact, Dataset
 
 _a = t.artifact.c
@@ -159,11 +159,12 @@ def write_rows(
     `inputs`: the ids of the artifacts it was made from, here → there. Large tables go in short transactions.
     """
     own = upkeep.OWN[original.kind]
-    children = upkeep.CHILDREN[original.kind]
+    children = [child for child in upkeep.CHILDREN[original.kind] if child[0] not in t.BESIDE]  # beside.bring does
     with source.read() as connection:
         pk = connection.execute(sa.select(_a.pk).where(_a.id == original.id)).scalar_one()
     row = _own_row(source, target, claimed, original, own, pk, inputs)
-    upkeep.remove_rows(target, upkeep.Kept(claimed.pk, claimed.id, original.kind, original.name, "", "collect"))
+    for table, owner in children:  # what an earlier try left
+        upkeep.clear(target, table, owner, claimed.pk, claimed)
     if original.kind != "result":
         with target.write() as connection:
             lease.fence(connection, claimed)
@@ -185,6 +186,7 @@ def write_rows(
                     _put_rows(connection, table, rows)
         else:
             connection.execute(own.update().where(own.c.artifact_pk == claimed.pk).values(dataset_pk=owner_pk))
+        _require_ready(source, original)
         lease.commit_copy(connection, claimed, original, provenance(source, original))
 
 
@@ -199,7 +201,16 @@ def commit_embedding(
             "backbone_pk": datasets.publish_backbone(connection, backbone),
         }
         connection.execute(t.embedding.update().where(t.embedding.c.artifact_pk == claimed.pk).values(values))
+        _require_ready(source, original)
         lease.commit_copy(connection, claimed, original, provenance(source, original))
+
+
+def _require_ready(source: Catalog, original: Artifact) -> None:
+    """Once all of it was read: what is ready is whole, while of what was retired `gc` may have deleted a part."""
+    with source.read() as connection:
+        state = connection.execute(sa.select(_a.state).where(_a.id == original.id)).scalar()
+    if state != "ready":
+        raise NotFound(f"{original.id} ({original.name}) was retired in {source.name} meanwhile", hint="qrp-store ls")
 
 
 def provenance(source: Catalog, original: Artifact) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from qrp_store.catalog import bulk
 from qrp_store.catalog import tables as t
 from qrp_store.catalog.clock import now_seconds, now_text
 from qrp_store.catalog.engine import Catalog
+from qrp_store.catalog.lease import Claim, fence
 from qrp_store.catalog.owner import Owner, is_gone
 from qrp_store.catalog.references import Reference
 
@@ -24,7 +25,7 @@ CHILDREN: dict[str, tuple[tuple[sa.Table, str], ...]] = {
     "clustering": ((t.assignment, "clustering_pk"), (t.cluster, "clustering_pk")),
     "result": tuple((table, "result_pk") for table in (*t.BESIDE, *t.SAID)),
 }
-BULK = {"label": "position", "verified_pair": "position", "assignment": "position"}
+BULK = ("label", "verified_pair", "assignment")
 OWN = {"embedding": t.embedding, "concepts": t.concept_set, "clustering": t.clustering, "result": t.result}
 
 
@@ -35,8 +36,7 @@ class Kept:
     pk: int
     id: str
     kind: str
-    name: str
-    path: str
+    token: str | None
     fate: str
 
 
@@ -54,7 +54,7 @@ def survey(catalog: Catalog) -> list[Kept]:
     age = (now_seconds() - sa.func.coalesce(_a.lease_expires, _a.created_at_seconds)).label("age")
     with catalog.read() as connection:
         rows = connection.execute(sa.select(t.artifact, age).order_by(_a.pk)).mappings().all()
-    return [Kept(r["pk"], r["id"], r["kind"], r["name"], r["path"], _fate(r)) for r in rows]
+    return [Kept(r["pk"], r["id"], r["kind"], r["lease_token"], _fate(r)) for r in rows]
 
 
 def _fate(row: sa.RowMapping) -> str:
@@ -67,17 +67,25 @@ def _fate(row: sa.RowMapping) -> str:
     return "forget" if not alive and row["age"] > GRACE_SECONDS else "keep"
 
 
+def condemn(catalog: Catalog, kept: Kept) -> bool:
+    """Take what is to be forgotten out of everybody's reach; False when somebody has taken it up since the survey.
+
+    Whoever asks for the same from now on makes an artifact of its own, and a sleeper that wakes is refused.
+    """
+    seen = _a.lease_token.is_(None) if kept.token is None else _a.lease_token == kept.token
+    mine = sa.and_(_a.pk == kept.pk, _a.state.in_(("writing", "failed")), seen)
+    gone = {"state": "failed", "fingerprint": f"forgotten {kept.id}", "lease_token": None, "lease_host": None}
+    with catalog.write() as connection:
+        return connection.execute(t.artifact.update().where(mine).values(gone)).rowcount == 1
+
+
 def remove_rows(catalog: Catalog, kept: Kept) -> int:
     """Delete the rows of an artifact that gc collects or forgets; returns how many."""
     removed = 0
     for table, owner in CHILDREN[kept.kind]:
         with catalog.read() as connection:
             removed += _count(connection, table, owner, kept.pk)
-        if table.name in BULK:
-            bulk.clear(catalog, table, owner, kept.pk, BULK[table.name])
-        else:
-            with catalog.write() as connection:
-                connection.execute(table.delete().where(table.c[owner] == kept.pk))
+        clear(catalog, table, owner, kept.pk)
     if kept.fate == "forget":
         with catalog.write() as connection:
             own = OWN[kept.kind]
@@ -85,6 +93,17 @@ def remove_rows(catalog: Catalog, kept: Kept) -> int:
             connection.execute(t.artifact.delete().where(_a.pk == kept.pk, _a.state.in_(("writing", "failed"))))
         removed += 1
     return removed
+
+
+def clear(catalog: Catalog, table: sa.Table, owner: str, pk: int, claimed: Claim | None = None) -> None:
+    """Delete an owner's rows from one of its tables, those of a large one in short transactions."""
+    if table.name in BULK:
+        bulk.clear(catalog, table, owner, pk, claimed)
+        return
+    with catalog.write() as connection:
+        if claimed is not None:
+            fence(connection, claimed)
+        connection.execute(table.delete().where(table.c[owner] == pk))
 
 
 def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
@@ -103,6 +122,10 @@ def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
         found += len(pks)
         for pk in [] if dry_run else pks:
             if table is t.dataset:
+                with catalog.write() as connection:  # nobody takes it up again from here on
+                    values = {"state": "writing", "retired_at": sa.func.coalesce(c.retired_at, now_text())}
+                    if not connection.execute(table.update().where(c.pk == pk, gone).values(values)).rowcount:
+                        continue
                 bulk.clear(catalog, t.sample, "dataset_pk", pk)
                 bulk.clear(catalog, t.image_file, "dataset_pk", pk)
             with catalog.write() as connection:

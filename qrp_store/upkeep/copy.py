@@ -2,7 +2,7 @@
 
 gather: the thing and everything it was made from; nothing is written unless all of it fits. compute: blocks are read,
 verified and written, those of an earlier try kept. commit: each artifact by itself, inputs first, so that a copy that
-was stopped goes on where it was.
+was stopped goes on where it was. Beside a result, new there or not, goes what was scored later than it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from qrp_store import execution
 from qrp_store.arrays import arrays
-from qrp_store.catalog import datasets, embeddings, lease, references, transfer
+from qrp_store.catalog import beside, datasets, embeddings, lease, references, transfer
 from qrp_store.catalog.transfer import Parcel
 from qrp_store.embedding import Embedding
-from qrp_store.errors import Corrupt, InvalidInput, NotFound
+from qrp_store.errors import Busy, Corrupt, InvalidInput, NotFound
 from qrp_store.ingest.resume import standing_blocks
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Artifact, Backbone, Block, Dataset, Spec, StoredEmbedding
@@ -29,7 +29,10 @@ _AT_ONCE = 4  # blocks under way: what hides a bucket's latency
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What `copy` did: `copied` now and `found` there already, inputs first. `bytes` are those of blocks written."""
+    """What `copy` did: `copied` now and `found` there already, inputs first. `bytes` are those of blocks written.
+
+    `scores` are rows brought beside results, new or found: forward scores, points of curves and thresholds.
+    """
 
     schema: str
     id: str
@@ -39,6 +42,7 @@ class CopyReport:
     found: tuple[dict[str, object], ...]
     blocks: dict[str, int]
     bytes: int
+    scores: int
     cached: bool
     timings: dict[str, float]
 
@@ -71,7 +75,8 @@ def copy(source: Store, target: Store, reference: str, *, wait: bool = True, pro
         found=tuple(job.found),
         blocks=job.blocks,
         bytes=job.bytes,
-        cached=not job.copied,
+        scores=job.scores,
+        cached=not job.copied and not job.scores,
         timings={"total_s": time.perf_counter() - started},
     )
 
@@ -89,6 +94,7 @@ class _Copy:
     found: list[dict[str, object]] = field(default_factory=list)
     blocks: dict[str, int] = field(default_factory=lambda: {"total": 0, "written": 0, "reused": 0})
     bytes: int = 0
+    scores: int = 0
 
     def check(self, parcels: list[Parcel]) -> None:
         """Raise InvalidInput unless every name means the same in both stores, or nothing there."""
@@ -104,24 +110,36 @@ class _Copy:
                 self._check_same_bytes(parcel.artifact, found)
 
     def take(self, parcel: Parcel) -> None:
-        """Copy one artifact, unless it is there."""
-        claimed = self._claim(parcel.artifact)
+        """Copy one artifact, unless it is there, and what is scored beside it."""
+        original, catalogs = parcel.artifact, (self.source.catalog, self.target.catalog)
+        claimed = self._claim(original)
+        if isinstance(claimed, lease.Claim):
+            try:
+                self._write(parcel, claimed)
+            except Busy:  # its version was made there meanwhile: found, if it is the same, and InvalidInput if not
+                there = transfer.counterpart(self.target.catalog, original)
+                if there is None:
+                    raise
+                claimed = there
         if isinstance(claimed, Artifact):
-            self._check_same_bytes(parcel.artifact, claimed)
-        else:
-            with lease.held(self.target.catalog, claimed) as heartbeat:
-                dataset = self._dataset(parcel.dataset)
-                if parcel.artifact.kind == "embedding":
-                    self._embedding(parcel, claimed, dataset, heartbeat)
-                else:
-                    self._arrays(parcel.artifact, claimed)
-                    inputs: Mapping[str, str] = {here: self.there[here] for here in parcel.inputs}
-                    catalogs = self.source.catalog, self.target.catalog
-                    transfer.write_rows(*catalogs, claimed, parcel.artifact, dataset, inputs)
-        self.there[parcel.artifact.id] = claimed.id
-        told: dict[str, object] = {"kind": parcel.artifact.kind, "id": claimed.id, "name": parcel.artifact.name}
-        told["version"] = parcel.artifact.version
+            self._check_same_bytes(original, claimed)
+        self.there[original.id] = claimed.id
+        told: dict[str, object] = {"kind": original.kind, "id": claimed.id, "name": original.name}
+        told["version"] = original.version
         (self.found if isinstance(claimed, Artifact) else self.copied).append(told)
+        if original.kind == "result":
+            self.scores += beside.bring(*catalogs, original.id, claimed.id)
+
+    def _write(self, parcel: Parcel, claimed: lease.Claim) -> None:
+        with lease.held(self.target.catalog, claimed) as heartbeat:
+            dataset = self._dataset(parcel.dataset)
+            if parcel.artifact.kind == "embedding":
+                self._embedding(parcel, claimed, dataset, heartbeat)
+                return
+            self._arrays(parcel.artifact, claimed)
+            inputs: Mapping[str, str] = {here: self.there[here] for here in parcel.inputs}
+            catalogs = self.source.catalog, self.target.catalog
+            transfer.write_rows(*catalogs, claimed, parcel.artifact, dataset, inputs)
 
     def _claim(self, original: Artifact) -> Artifact | lease.Claim:
         """The same version there, or the right to write it. Somebody who makes it just now is waited for."""
@@ -147,12 +165,7 @@ class _Copy:
         there = datasets.find_dataset(self.target.catalog, here.name)
         if there is None:
             return
-        if there.fingerprint != here.fingerprint:
-            differing = self._first_difference(here, there)
-            raise InvalidInput(
-                f"dataset {here.name!r} has other keys in {self.target.name} ({there.n}, here {here.n}): {differing}",
-                hint="ingest and label under another --dataset name, then copy that",
-            )
+        self._require_same_keys(here, there)
         before = datasets.image_files(self.target.catalog, there)
         changed = [
             position
@@ -165,6 +178,14 @@ class _Copy:
             raise InvalidInput(
                 f"{len(changed)} images of dataset {here.name!r} have other bytes in {self.target.name}: {examples}",
                 hint="they are other images: ingest them as another --dataset, then copy that",
+            )
+
+    def _require_same_keys(self, here: Dataset, there: Dataset) -> None:
+        if there.fingerprint != here.fingerprint:
+            differing = self._first_difference(here, there)
+            raise InvalidInput(
+                f"dataset {here.name!r} has other keys in {self.target.name} ({there.n}, here {here.n}): {differing}",
+                hint="ingest and label under another --dataset name, then copy that",
             )
 
     def _first_difference(self, here: Dataset, there: Dataset) -> str:
@@ -196,6 +217,7 @@ class _Copy:
     def _dataset(self, here: Dataset) -> Dataset:
         there = datasets.find_dataset(self.target.catalog, here.name)
         if there is not None:
+            self._require_same_keys(here, there)  # it may be younger than `check`
             return there
         keys = datasets.keys(self.source.catalog, here)
         root = datasets.image_root(self.source.catalog, here)

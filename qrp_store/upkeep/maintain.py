@@ -68,6 +68,9 @@ def gc(store: Store, *, dry_run: bool = False) -> GcReport:
     for kept in survey:
         if kept.fate == "keep":
             continue
+        if kept.fate == "forget" and not dry_run and not upkeep.condemn(store.catalog, kept):
+            owned.add(f"{kept.kind}/{kept.id}")
+            continue
         if kept.fate == "forget" or any(path.startswith(f"{kept.kind}/{kept.id}/") for path in present):
             gone.append(kept.id)
         if not dry_run:

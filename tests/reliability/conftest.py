@@ -57,6 +57,10 @@ class Lab:
         return ["label", self.folder / "labels.csv", "--dataset", "d", "--concepts", "c"]
 
     @property
+    def cluster(self) -> list[object]:
+        return ["cluster", "--dataset", "d", "--backbone", "b0", "-k", "6", "--workers", "1"]
+
+    @property
     def evaluate(self) -> list[object]:
         return ["evaluate", "--dataset", "d", "-k", "6", "--epochs", "3", "--bootstrap", "20"]
 

@@ -141,8 +141,7 @@ def undisturbed(lab: Any, store: Path) -> Any:
 
 
 def lines(lab: Any) -> list[list[object]]:
-    cluster = ["cluster", "--dataset", "d", "--backbone", "b0", "-k", "6", "--workers", "1"]
-    return [lab.ingest(), lab.label, cluster]
+    return [lab.ingest(), lab.label, lab.cluster]
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.soak)])

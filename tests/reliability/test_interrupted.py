@@ -36,18 +36,25 @@ def stopped(pid: int) -> bool:
     return stat[stat.rindex(")") + 2] == "T"
 
 
-@pytest.mark.parametrize("kind", ["directory", "postgres"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("directory", "ingest"), ("postgres", "ingest"), ("directory", "label"), ("postgres", "cluster")],
+)
 def test_a_process_stopped_past_its_lease_is_refused_and_has_damaged_nothing(
-    lab: Any, tmp_path: Path, kind: str, new_database: Callable[[], str]
+    lab: Any, tmp_path: Path, kind: str, name: str, new_database: Callable[[], str]
 ) -> None:
     url = str(tmp_path / "store") if kind == "directory" else new_database()
     create_store(url, str(tmp_path / "arrays"))
-    line = [*lab.ingest(), "--store", url]
-    sleeper = lab.command([*line, "--json"], point=f"{EMBEDDINGS}:record_blocks:stop:2")
+    line = [*{"ingest": lab.ingest(), "label": lab.label, "cluster": lab.cluster}[name], "--store", url]
+    point = f"{EMBEDDINGS}:record_blocks:stop:2" if name == "ingest" else "qrp_store.catalog.lease:claim:stop:1"
+    if name != "ingest":
+        assert lab.crowd([[*lab.ingest(), "--store", url]])[0]["code"] == 0
+    sleeper = lab.command([*line, "--json"], point=point)
     until(lambda: stopped(sleeper.pid))
     with open_store(url) as store:
         with store.catalog.write() as connection:  # its lease is over, as seen from another host
-            connection.exec_driver_sql("UPDATE artifact SET lease_expires = 1, lease_host = 'elsewhere'")
+            expire = "UPDATE artifact SET lease_expires = 1, lease_host = 'elsewhere' WHERE state = 'writing'"
+            connection.exec_driver_sql(expire)
         assert lab.crowd([line])[0]["code"] == 0
         before = lab.contents(store)
         objects = {path: store.arrays.get(path) for path in store.arrays.list("")}

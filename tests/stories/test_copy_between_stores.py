@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from qrp_store.arrays import arrays
+from qrp_store.catalog import lease, transfer
 from qrp_store.cluster import cluster
 from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import Busy, Corrupt, InvalidInput, NotFound
@@ -19,7 +21,7 @@ from qrp_store.label import label
 from qrp_store.store import Store, create_store, open_store
 from qrp_store.upkeep import copy as story
 from qrp_store.upkeep.copy import CopyReport, copy
-from qrp_store.upkeep.maintain import retire, verify
+from qrp_store.upkeep.maintain import gc, retire, verify
 
 N = 300
 VIEWS = {
@@ -29,6 +31,9 @@ VIEWS = {
     "results": "id, fingerprint, version, clustering_id, concepts, setting, nmi, nmi_ci_lo, train_loss, created_by",
     "cluster_scores": "*",
     "cluster_concepts": "*",
+    "forward_scores": "*",
+    "curve_scores": "*",
+    "threshold_scores": "*",
     "leaderboard": "*",
 }
 
@@ -42,7 +47,11 @@ def contents(store: Store) -> dict[str, list[str]]:
 
 
 def _plain(row: tuple[object, ...]) -> tuple[object, ...]:
-    return tuple(float(f"{value:.12g}") if isinstance(value, float) else value for value in row)
+    """Numbers as both databases give them: SQLite knows no booleans."""
+    return tuple(
+        int(value) if isinstance(value, bool) else float(f"{value:.12g}") if isinstance(value, float) else value
+        for value in row
+    )
 
 
 def _new(path: Path) -> Store:
@@ -192,6 +201,87 @@ def test_versions_stay_and_a_stopped_copy_goes_on_where_it_was(
         assert verify(team, deep=True).problems == ()
 
 
+def test_what_was_scored_beside_a_result_later_follows_it(
+    laptop: Store, tmp_path: Path, new_database: Callable[[], str]
+) -> None:
+    create_store(url := new_database(), str(tmp_path / "arrays"))
+    with open_store(url) as team:
+        copy(laptop, team, "d")
+        asked = {"dataset": "d", "backbones": ["b"], "k": (4,), "epochs": 2, "bootstrap": 10}
+        evaluate(laptop, **asked, forward=True, curve=True, thresholds=(0.5,))
+        assert contents(team)["forward_scores"] == []
+        report = copy(laptop, team, result_of(laptop, "b"))
+        assert (report.copied, report.cached) == ((), False)
+        assert report.scores > 10
+        assert contents(team) == contents(laptop)
+        again = copy(laptop, team, "d")
+        assert (again.scores, again.cached) == (0, True)
+        # newer there: stays, and comes back
+        with team.catalog.write() as connection:
+            connection.exec_driver_sql("UPDATE forward_score SET value = 0.25, created_at = '3000'")
+            connection.exec_driver_sql("UPDATE curve_score SET nmi = 0.25, created_at = '3000' WHERE fraction = 1")
+        wanted = contents(team)
+        assert copy(laptop, team, "d").scores == 0
+        assert contents(team) == wanted
+        assert copy(team, laptop, "d").scores > 0
+        assert contents(laptop) == wanted
+
+
+def test_what_changes_there_while_it_is_copied_is_found_or_refused(
+    laptop: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "other.npy", np.ones((N - 1, 6), np.float32) * np.arange(6, dtype=np.float32))
+    with _new(tmp_path / "keys") as team:
+        whole = story._Copy.check
+
+        def and_then_somebody_ingests(job: story._Copy, parcels: list[story.Parcel]) -> None:
+            whole(job, parcels)
+            ingest(team, str(tmp_path / "other.npy"), dataset="d", backbone="other")
+
+        monkeypatch.setattr(story._Copy, "check", and_then_somebody_ingests)
+        with pytest.raises(InvalidInput, match="has other keys"):
+            copy(laptop, team, "c")
+        assert contents(team)["labels"] == []
+        monkeypatch.setattr(story._Copy, "check", whole)
+    with _new(tmp_path / "version") as team:
+        rows = transfer.write_rows
+
+        def after_somebody_else(*args: object) -> None:
+            monkeypatch.setattr(transfer, "write_rows", rows)
+            with team.catalog.write() as connection:  # out of the way, as if it had begun with --force
+                connection.exec_driver_sql("UPDATE artifact SET fingerprint = fingerprint || ' aside'")
+            copy(laptop, team, "c")
+            rows(*args)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(transfer, "write_rows", after_somebody_else)
+        report = copy(laptop, team, "c")
+        assert (kinds(report.copied), kinds(report.found)) == ([], ["concepts"])
+        assert contents(team)["labels"] == contents(laptop)["labels"]
+
+
+@pytest.mark.parametrize("kind", ["embedding", "concepts", "result"])
+def test_what_is_retired_here_while_it_is_copied_is_not_made_there(
+    laptop: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    commit = lease.fence
+
+    def after_gc(connection: sa.Connection, claimed: lease.Claim) -> None:
+        commit(connection, claimed)
+        if claimed.id == wanted:
+            monkeypatch.setattr(lease, "fence", commit)
+            retire(laptop, wanted, cascade=True, yes=True)
+            gc(laptop)
+
+    own = {"embedding": "embeddings", "result": "results"}
+    query = "SELECT id FROM artifact WHERE name = 'c'" if kind == "concepts" else f"SELECT id FROM {own[kind]}"
+    wanted = str(laptop.sql(query).table.rows[0][0])
+    monkeypatch.setattr(lease, "fence", after_gc)
+    with _new(tmp_path / "team") as team:
+        with pytest.raises((NotFound, Corrupt)):
+            copy(laptop, team, wanted)
+        assert team.sql("SELECT id FROM artifact WHERE state = 'ready' AND id = ?", (wanted,)).table.rows == []
+
+
 def test_a_damaged_block_is_not_copied(laptop: Store, tmp_path: Path) -> None:
     path = laptop.embedding("d", "b").stored.array.path
     laptop.arrays.put(f"{path}/c/2/0", b"damaged", replace=True)
@@ -221,9 +311,6 @@ def test_two_copies_at_once_are_one(laptop: Store, tmp_path: Path) -> None:
 
 def _meet_somebody(laptop: Store, team: Store) -> None:
     """Copy without waiting what another process (here: pid 1) is writing."""
-    import sqlalchemy as sa
-
-    from qrp_store.catalog import lease
     from qrp_store.catalog import tables as t
     from qrp_store.records import Spec
 
