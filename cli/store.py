@@ -93,7 +93,8 @@ def copy(
     """Copy something and all it was made from into another store; ids, versions and fingerprints stay.
 
     A dataset or a backbone brings everything made from it. What is there already is found, and gets what was scored
-    beside it since; a copy that was stopped goes on. Exit 4, with the difference, when a name means something else there.
+    beside it since; a copy that was stopped goes on. Exit 4, with the difference, when a name means something else
+    there.
     """
     from qrp_store.store import open_store
     from qrp_store.upkeep.copy import copy

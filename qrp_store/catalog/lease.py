@@ -124,22 +124,26 @@ def claim(
         time.sleep(_POLL_SECONDS)
 
 
-def _look(connection: sa.Connection, spec: Spec, force: bool) -> Artifact | Found | None:
+def _look(connection: sa.Connection, spec: Spec, force: bool, lock: bool = False) -> Artifact | Found | None:
+    # In this order: on Postgres somebody may commit between two queries, and looked for the other way round, what was
+    # not ready before and is not unfinished afterwards would not be there at all.
+    unfinished = _unfinished(connection, spec, lock)
     if not force:
         found = newest(connection, spec.series)
         if found is not None and found.fingerprint == spec.fingerprint:
             return found
-    return _unfinished(connection, spec)
+    return unfinished
 
 
-def _unfinished(connection: sa.Connection, spec: Spec) -> Found | None:
+def _unfinished(connection: sa.Connection, spec: Spec, lock: bool) -> Found | None:
+    """`lock`: it does not change until this transaction ends."""
     query = (
         sa.select(t.artifact, (_a.lease_expires - now_seconds()).label("left"))
         .where(_a.fingerprint == spec.fingerprint, _a.series == spec.series, _a.state.in_(("writing", "failed")))
         .order_by(_a.pk)
         .limit(1)
     )
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if row is None:
         return None
     owner = None
@@ -163,7 +167,7 @@ def _try(
     connection: sa.Connection, spec: Spec, token: str, force: bool, identifier: str | None
 ) -> Artifact | Claim | Found:
     one_at_a_time(connection, spec.fingerprint)
-    answer = _look(connection, spec, force)
+    answer = _look(connection, spec, force, lock=True)
     if isinstance(answer, Artifact):
         return answer
     if answer is None:
@@ -309,9 +313,7 @@ def lost(claimed: Claim) -> Busy:
 def fence(connection: sa.Connection, claimed: Claim) -> None:
     """Inside a write transaction: raise Busy unless the lease is still ours."""
     query = sa.select(_a.pk).where(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")
-    if connection.dialect.name != "sqlite":
-        query = query.with_for_update()
-    if connection.execute(query).first() is None:
+    if connection.execute(query.with_for_update()).first() is None:
         raise lost(claimed)
 
 

@@ -187,3 +187,28 @@ def test_who_is_gone() -> None:
     assert is_gone(dataclasses.replace(me, boot="another-boot/" + me.boot.split("/")[1]))
     assert not is_gone(dataclasses.replace(me, host="elsewhere", pid=1 << 22))
     assert not is_gone(Owner(me.host, me.boot.split("/")[0] + "/pid:[1]", 1 << 22, "1"))
+
+
+def test_who_asks_at_the_moment_of_the_commit_makes_nothing_again(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = _mine(lease.claim(catalog, SPEC))
+    _own(catalog, claimed, lease_host="elsewhere")
+    looked, calls = lease.newest, iter(range(9))
+    committing = threading.Thread(target=_commit, args=(catalog, claimed))
+
+    def newest(connection: sa.Connection, series: str) -> Artifact | None:
+        found = looked(connection, series)
+        if next(calls) == 1:  # the look within the transaction that decides
+            committing.start()
+            committing.join(1)
+        return found
+
+    monkeypatch.setattr(lease, "newest", newest)
+    with pytest.raises(Busy):
+        lease.claim(catalog, SPEC, wait=False)
+    committing.join()
+    assert _state(catalog, claimed) == "ready"
+    found = lease.claim(catalog, SPEC, wait=False)
+    assert isinstance(found, Artifact)
+    assert found.id == claimed.id
