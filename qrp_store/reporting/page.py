@@ -85,7 +85,7 @@ def _verdict(report: Report) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{digits(100 * share, 1)} %"
+    return f"{digits(100 * share, 1)}\N{NO-BREAK SPACE}%"
 
 
 def _figures(report: Report) -> list[Shown]:

@@ -150,7 +150,7 @@ def test_searching_a_concept_shows_the_clusters_it_drives(opened: Any) -> None:
     assert 0 < len(shown) <= everything
     assert all(card.find_element(By.TAG_NAME, "mark").text == "apple" for card in shown)
     weights = [
-        float(card.find_element(By.XPATH, ".//li[.//mark]//span[@class='number']").text.split()[1]) for card in shown
+        number(card.find_element(By.XPATH, ".//li[.//mark]//span[@class='number']").text.split()[1]) for card in shown
     ]
     assert weights == sorted(weights, reverse=True)
     assert "apple" in opened.find_element(By.ID, "found").text.lower()
