@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import FrameType, MappingProxyType
 from typing import Any
 
 import typer
 
-from qrp_store.errors import Interrupted, QrpStoreError, Unavailable
+from qrp_store.errors import Interrupted, InvalidInput, QrpStoreError, Unavailable
+
+from .output import to_json, visible, write
 
 EXIT_CODES: Mapping[str, int] = MappingProxyType(
     {
@@ -113,6 +115,8 @@ def _describe(error: Exception) -> tuple[str | Interrupted, str, str | None]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "qrp-store"
         return "usage", str(error.format_message()), f"{command} --help"  # type: ignore[attr-defined]
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return InvalidInput.kind, f"not valid Unicode: {error.object!r}", "give names as UTF-8"
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _EXTRA_OF:
         package = str(error.name).split(".")[0]
         hint = f"pip install 'qrp-store[{_EXTRA_OF[package]}]'"
@@ -121,12 +125,16 @@ def _describe(error: Exception) -> tuple[str | Interrupted, str, str | None]:
     return "failed", f"{type(error).__name__}: {first}".rstrip(": "), "run it again with --verbose to see where"
 
 
+def _safe(text: str) -> str:
+    return visible(conceal(text), keep="\n\t")
+
+
 def _report(kind: str | Interrupted, message: str, hint: str | None, as_json: bool) -> int:
     name = kind if isinstance(kind, str) else kind.kind
-    message, hint = conceal(message), conceal(hint) if hint else None
+    message, hint = _safe(message), _safe(hint) if hint else None
     if as_json:
-        text = json.dumps({"error": {"kind": name, "message": message, "hint": hint}}, ensure_ascii=False)
-        print(text, flush=True)
+        with suppress(Unavailable, typer.Exit):  # the exit code still says it
+            write(to_json({"error": {"kind": name, "message": message, "hint": hint}}))
     else:
         print(f"error: {message}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr, flush=True)
     return exit_code(kind) if isinstance(kind, str) else 128 + kind.signal

@@ -9,11 +9,11 @@ from typer.core import TyperCommand
 
 from . import options as opt
 from . import output
-from .boundary import exit_code
 from .completion import names_of
 from .session import Session, command
 
 SHOWN = ("backbone", "concepts", "clusters", "seed", "nmi", "nmi_ci_lo", "nmi_ci_hi", "mi_nats", "top1", "n_test", "id")
+SAID = ("kind", "message", "hint")
 BESIDE = ("forward", "curve", "thresholds")
 
 
@@ -200,8 +200,6 @@ def evaluate(
             scheduler=scheduler,
         )
     _show(session, report)
-    if report.exit_kind is not None:
-        raise typer.Exit(exit_code(report.exit_kind))
 
 
 def _numbers(text: str | None) -> tuple[float, ...]:
@@ -212,7 +210,7 @@ def _numbers(text: str | None) -> tuple[float, ...]:
 
 
 def _show(session: Session, report: Any) -> None:
-    document = output.document(report)
+    document = {name: v for name, v in output.document(report).items() if name not in ("exit_kind", "error")}
     # what was not asked for is not there, rather than null
     document["results"] = [
         {k: v for k, v in r.items() if v is not None or k not in BESIDE} for r in document["results"]
@@ -222,12 +220,10 @@ def _show(session: Session, report: Any) -> None:
     text = _planned(report) if report.plan else "no results"
     if rows:
         text = output.listing(output.table(rows, columns), "table", "")
-    # When everything failed the document is also a failure's: the first one's.
-    failed = bool(report.errors) and not report.results and not report.plan
-    session.show(document, text, without=("exit_kind",) if failed else ("exit_kind", "error"))
     for error in output.document(report.errors):
-        about = ", ".join(f"{k} {output.cell(v)}" for k, v in error.items() if k not in ("kind", "message", "hint"))
+        about = ", ".join(f"{k} {output.cell(v)}" for k, v in error.items() if k not in SAID and v is not None)
         session.progress.warn(": ".join(filter(None, [about, str(error.get("message")), error.get("hint")])))
+    session.show(document, text, report.error)
 
 
 def _forward(result: dict[str, Any]) -> dict[str, float | None]:

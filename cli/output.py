@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import typer
 
+from qrp_store.errors import Unavailable
 from qrp_store.records import Table
 
 Format = Literal["table", "json", "jsonl", "csv", "md", "latex"]
@@ -30,10 +31,12 @@ def write(text: str) -> None:
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # what is still in the buffer would be flushed, and fail, once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise typer.Exit(READER_GONE) from None
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(READER_GONE) from None
+        raise Unavailable(f"stdout cannot be written: {error.strerror}") from error
 
 
 def document(value: object) -> Any:
@@ -105,8 +108,12 @@ def cell(value: object) -> str:
         return ", ".join(map(cell, value))
     if isinstance(value, dict):
         return ", ".join(f"{name} {cell(v)}" for name, v in value.items())
-    text = str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return visible(str(value))
+
+
+def visible(text: str, keep: str = "") -> str:
+    """The text with its control characters, but those to keep, as escapes: a terminal shows them and obeys none."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _numeric(table: Table) -> list[bool]:

@@ -17,7 +17,7 @@ from qrp_store.records import Table
 
 from . import output
 from .bars import Bars
-from .boundary import interruption
+from .boundary import exit_code, interruption
 
 if TYPE_CHECKING:
     from qrp_store.store import Store
@@ -63,13 +63,19 @@ class Session:
 
         return open_store(self.store, self.arrays)
 
-    def show(self, report: object, text: str, *, without: tuple[str, ...] = ()) -> None:
-        """Print a report: all of it as JSON, or the text that tells a person."""
-        if not self.as_json:
+    def show(self, report: object, text: str, error: Mapping[str, Any] | None = None) -> None:
+        """Print a report: all of it as JSON, or the text that tells a person.
+
+        With `error` (kind, message, hint) the command has failed, and the report says how far it came: the JSON holds
+        it too, and the exit code is its kind's.
+        """
+        if self.as_json:
+            failed = {} if error is None else {"error": error}
+            output.write(output.to_json({**output.document(report), **failed}))
+        else:
             output.write(text)
-            return
-        document = output.document(report)
-        output.write(output.to_json({k: v for k, v in document.items() if k not in without}))
+        if error is not None:
+            raise typer.Exit(exit_code(str(error["kind"])))
 
     def list(
         self, table: Table, form: output.Format | None, schema: str, more: Mapping[str, Any] | None = None

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from . import options, output
-from .boundary import exit_code
 from .session import Session, command
 
 
@@ -53,9 +52,9 @@ def verify(
     problems = [": ".join(map(output.cell, p.values())) for p in output.document(report.problems)]
     counts = ", ".join(f"{kind} {n:,}" for kind, n in report.checked.items()) or "nothing"
     said = f"checked {counts}; " + (f"{len(problems)} problems" if problems else "all well")
-    session.show(report, "\n".join([said, *problems]))
-    if report.problems:
-        raise typer.Exit(exit_code("corrupt"))
+    message = f"{len(problems)} problems, the first: {problems[0]}" if problems else None
+    error = {"kind": "corrupt", "message": message, "hint": "qrp-store repair"} if problems else None
+    session.show(report, "\n".join([said, *problems]), error)
 
 
 def repair(
@@ -76,9 +75,9 @@ def repair(
     lines = [f"mended   {d['id']} ({d['name']}) {d['part']}: {d['how']}" for d in report.mended]
     lines += [f"not made again: {d['id']} ({d['name']}) {d['problem']}: {d['why']}" for d in report.failed]
     lines += [f"retired  {d['id']} ({d['name']})" for d in report.dropped]
-    session.show(report, "\n".join(output.cell(line) for line in lines) or "all well: nothing to mend")
-    if report.left:
-        raise typer.Exit(exit_code("corrupt"))
+    left = {"kind": "corrupt", "message": "some damage is left", "hint": "restore a backup, or repair without --keep"}
+    text = "\n".join(output.cell(line) for line in lines) or "all well: nothing to mend"
+    session.show(report, text, left if report.left else None)
 
 
 def copy(

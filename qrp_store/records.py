@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qrp_store.errors import InvalidInput
+
 Kind = Literal["embedding", "concepts", "clustering", "result"]
 State = Literal["writing", "ready", "retired", "failed"]
 PREFIX: Mapping[str, str] = {
@@ -38,7 +40,12 @@ def fingerprint(document: object) -> str:
 
 
 def derive_seed(seed: int, stream: str) -> int:
-    """The seed (31 bits) of one named stream ("kmeans", "split", "shuffle", …) of the user's one seed."""
+    """The seed (31 bits) of one named stream ("kmeans", "split", "shuffle", …) of the user's one seed.
+
+    Raises InvalidInput for a seed that a database cannot hold.
+    """
+    if not -(2**63) <= seed < 2**63:
+        raise InvalidInput(f"--seed {seed}: a seed has at most 64 bits")
     digest = hashlib.sha256(f"qrp-store:{stream}:{seed}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 

@@ -7,11 +7,13 @@ SQLAlchemy's errors become ours.
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -71,9 +73,24 @@ def _engine(location: Location) -> sa.Engine:
             raise Unavailable(f"not a database URL: {location.name}") from error
     # Pooled, since closing a database's last connection folds its WAL in, which costs as much as a commit.
     engine = sa.create_engine(location.catalog, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    if location.directory is not None and not os.access(location.directory, os.W_OK):
+        path = location.directory / "catalog.db"
+        engine = sa.create_engine(location.catalog, creator=lambda: connect_to_look(path), poolclass=sa.NullPool)
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def connect_to_look(path: Path) -> sqlite3.Connection:
+    """A connection that only reads, also in a folder where we may not write.
+
+    There SQLite cannot make the memory that WAL's users share. While somebody writes it is there to be read; without
+    it nobody is writing, and the file can be taken as it is.
+    """
+    alone = not os.access(path.parent, os.W_OK) and not path.with_name("catalog.db-shm").exists()
+    # quoted, since a directory may hold ? or # or %
+    uri = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if alone else ''}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 def _patience(url: str) -> dict[str, int]:
@@ -147,7 +164,7 @@ def _translate(error: sa.exc.SQLAlchemyError, name: str) -> QrpStoreError:
     if "permission denied" in low:
         return Unavailable(f"the catalog of {name}: {what}", hint="this takes another role: docs/roles.sql")
     if "readonly" in low or "read-only" in low:
-        return Unavailable(f"the catalog of {name} cannot be written: {what}")
+        return Unavailable(f"the catalog of {name} cannot be written: {what}", hint="it is yours to look at only")
     if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
         return Unavailable(f"the catalog of {name} cannot be used: {what}", hint="check the database and try again")
     return QrpStoreError(f"the catalog of {name}: {what}")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from qrp_store.catalog.engine import Catalog, add_functions
+from qrp_store.catalog.engine import Catalog, add_functions, connect_to_look
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.records import Table
 
@@ -30,10 +29,8 @@ def query(catalog: Catalog, sql: str, parameters: tuple[Any, ...] = ()) -> Table
 
 def _sqlite(catalog: Catalog, sql: str, parameters: tuple[Any, ...]) -> Table:
     assert catalog.directory is not None
-    # quoted, since a directory may hold ? or # or %
-    uri = f"file:{quote(str(catalog.directory / 'catalog.db'))}?mode=ro"
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=60, isolation_level=None)) as connection:
+        with closing(connect_to_look(catalog.directory / "catalog.db")) as connection:
             add_functions(connection)
             connection.execute("PRAGMA query_only = ON")
             connection.set_authorizer(_authorize)

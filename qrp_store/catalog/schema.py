@@ -53,7 +53,7 @@ def state(connection: sa.Connection) -> tuple[SchemaState, str | None]:
 
 def open_catalog(location: Location) -> Catalog:
     """The catalog of an existing store. Raises NotFound, SchemaMismatch, Unavailable or Corrupt; creates nothing."""
-    if location.directory is not None and not (location.directory / "catalog.db").is_file():
+    if not _is_there(location):
         raise NotFound(f"there is no store at {location.name}", hint=f"qrp-store init --store {location.name}")
     catalog = Catalog(location)
     try:
@@ -64,6 +64,14 @@ def open_catalog(location: Location) -> Catalog:
         catalog.close()
         raise
     return catalog
+
+
+def _is_there(location: Location) -> bool:
+    """Whether there is a catalog to open; a server is asked by connecting."""
+    try:
+        return location.directory is None or (location.directory / "catalog.db").is_file()
+    except OSError as error:
+        raise Unavailable(f"{location.name} cannot be looked into: {error.strerror}") from error
 
 
 def _require_current(name: str, found: SchemaState, revision: str | None) -> None:
@@ -88,7 +96,7 @@ def _require_current(name: str, found: SchemaState, revision: str | None) -> Non
 
 def peek(location: Location) -> StoreRow | None:
     """The store's row where there is one, else None (no database, an empty one, or one with other tables only)."""
-    if location.directory is not None and not (location.directory / "catalog.db").is_file():
+    if not _is_there(location):
         return None
     catalog = Catalog(location)
     try:
@@ -189,7 +197,7 @@ def upgrade(connection: sa.Connection) -> None:
 
 def migrate(location: Location, *, check: bool = False) -> tuple[str | None, str]:
     """Bring an older schema up to date; returns (revision before, revision after). `check` changes nothing."""
-    if location.directory is not None and not (location.directory / "catalog.db").is_file():
+    if not _is_there(location):
         raise NotFound(f"there is no store at {location.name}", hint=f"qrp-store init --store {location.name}")
     catalog = Catalog(location)
     try:

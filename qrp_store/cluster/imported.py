@@ -6,6 +6,7 @@ A grouping has one split a seed. Asked for another seed, the same assignments ar
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from qrp_store.catalog import clusterings, datasets, lease, references
 from qrp_store.catalog.clusterings import ClusteringRow, StoredClustering
-from qrp_store.cluster.story import ClusterReport, report_of
+from qrp_store.cluster.story import ClusterReport, peak_rss, report_of
 from qrp_store.clustering.split import split
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
@@ -43,13 +44,16 @@ def import_clustering(
     """
     check_name(name, "clustering")
     owner = datasets.get_dataset(store.catalog, dataset)
+    started = time.perf_counter()
     grouping = read_grouping(Path(source).expanduser())
     clusters = grouping.clusters
     if grouping.keys is not None:
         clusters = _by_position(store, owner, grouping.keys, clusters, source)
     elif len(clusters) != owner.n:
         raise InvalidInput(f"{source} has {len(clusters)} rows, dataset {dataset!r} has {owner.n} samples")
+    read_s = time.perf_counter() - started
     provenance: dict[str, object] = {"engine": "import", "source": str(Path(source).absolute())}
+    provenance |= {"timings": {"read_s": read_s, "total_s": read_s}, "peak_rss_bytes": peak_rss()}
     if grouping.names is not None:
         provenance["cluster_names"] = list(grouping.names)
     made, cached = _make(store, owner, name, seed, clusters, provenance, force, wait, progress)

@@ -80,6 +80,9 @@ class ClusterOptions:
         return Spec("clustering", f"{backbone}/k{self.k}/s{self.seed}", series, document)
 
 
+TIMINGS = ("read_s", "train_s", "assign_s", "total_s")
+
+
 @dataclass(frozen=True)
 class ClusterReport:
     """A clustering. `objective`: sum of squared distances of all usable rows to their centroid; times in seconds.
@@ -295,7 +298,7 @@ def commit(
     provenance = {
         **place.provenance(),
         "timings": {**result.timings, "total_s": total_s},
-        "peak_rss_bytes": _peak_rss(),
+        "peak_rss_bytes": peak_rss(),
         "memory": str(asked.memory),
         "cpus": os.cpu_count(),
         **({} if centroids_of is None else {"centroids_of": centroids_of}),
@@ -303,7 +306,7 @@ def commit(
     clusterings.commit(store.catalog, claimed, provenance)
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """The most memory (bytes) this process has held."""
     try:
         # On Linux the accounting of getrusage survives exec: it may be the parent's peak.
@@ -345,7 +348,7 @@ def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> C
         engine=str(found.provenance.get("engine", "import")),
         device=str(found.provenance.get("device", "cpu")),
         cached=cached,
-        timings=dict(found.provenance.get("timings", {})),
+        timings={**dict.fromkeys(TIMINGS, 0.0), **found.provenance.get("timings", {})},
         peak_rss_bytes=int(found.provenance.get("peak_rss_bytes", 0)),
         centroids_of=row.centroids_of,
     )

@@ -124,7 +124,7 @@ def evaluate(
     )
     wanted = Wanted(forward, knn_queries, curve, tuple(sorted(set(thresholds))))
     owner = datasets.get_dataset(store.catalog, dataset)
-    names = list(backbones) or ([] if imported else embeddings.backbones(store.catalog, dataset))
+    names = list(dict.fromkeys(backbones)) or ([] if imported else embeddings.backbones(store.catalog, dataset))
     if not names and not imported:
         raise NotFound(f"dataset {dataset!r} has no embeddings", hint="qrp-store ingest")
     vocabularies = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, concepts)]
@@ -134,8 +134,11 @@ def evaluate(
     done: list[Result] = []
     plan: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    todo = [(name, seed, replace(base, k=n, seed=seed)) for name in names for n in k for seed in seeds or (0,)]
-    for name, seed, asked in [*todo, *((name, seed, None) for name in imported for seed in seeds or (None,))]:
+    # what is named twice is done once
+    seeds, sizes = tuple(dict.fromkeys(seeds or ())), dict.fromkeys(k)
+    todo = [(name, seed, replace(base, k=n, seed=seed)) for name in names for n in sizes for seed in seeds or (0,)]
+    there = dict.fromkeys(imported)
+    for name, seed, asked in [*todo, *((name, seed, None) for name in there for seed in seeds or (None,))]:
         try:
             if dry_run:
                 plan += job.plan(name, seed, asked, vocabularies)
@@ -169,7 +172,7 @@ def _nothing_to_explain(result: Result) -> dict[str, Any]:
 
 
 def _concept_names(store: Store, dataset: str, asked: Sequence[str]) -> list[str]:
-    names = list(asked) or concept_sets.names(store.catalog, dataset)
+    names = list(dict.fromkeys(asked)) or concept_sets.names(store.catalog, dataset)
     if not names:
         raise NotFound(
             f"dataset {dataset!r} has no concepts yet", hint=f"qrp-store label FILE --dataset {dataset} --concepts NAME"
