@@ -76,7 +76,7 @@ class Qrp:
     def _server(self, words: Sequence[str]) -> tuple[IO[str], IO[str]]:
         """stdin and stdout of the process that runs this command line."""
         heavy = bool({"evaluate", "--arch", "--expert"} & set(words)) or any(word.endswith(".pt") for word in words)
-        modules = HEAVY if heavy else DRAWS if words[0] == "report" else LIGHT
+        modules = HEAVY if heavy else DRAWS if words[:1] == ["report"] else LIGHT
         if modules not in self._servers:
             program = [sys.executable, "-c", f"import {modules}\n{SERVER}"]
             self._servers[modules] = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
