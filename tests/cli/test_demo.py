@@ -68,6 +68,9 @@ def test_the_demo_ends_with_four_ranked_backbones(
         "pixels-16",
     }
     assert {r["n_seeds"] for r in report["leaderboard"]} == {3}
+    # known answer 7: on real images random weights score below trained ones
+    nmi = {r["backbone"]: r["nmi_mean"] for r in report["leaderboard"]}
+    assert nmi["random"] < min(nmi["efficientnet-lite0"], nmi["efficientnet-lite2"])
     assert report["best_clusters"]["rows"]
     assert Path(report["report"]).read_text("utf-8").count("data:image/webp") > 100
     assert any("CC BY-SA 4.0" in line for line in report["licences"])

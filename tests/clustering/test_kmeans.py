@@ -64,6 +64,7 @@ def faiss_kmeans(array: np.ndarray, start: np.ndarray, niter: int) -> tuple[np.n
 
 @pytest.mark.parametrize("niter", [1, 10])
 def test_faiss_reaches_the_same_objective_from_the_same_start(niter: int) -> None:
+    """Known answer 5 of `docs/method.md`."""
     array = data()
     objective, final = faiss_kmeans(array, array[:K].copy(), niter)
     for points in (MemoryPoints(array), StreamedPoints(Halves(array), memory=0)):

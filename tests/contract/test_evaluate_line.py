@@ -64,6 +64,7 @@ def test_what_people_can_name_scores_above_what_they_cannot(world: Any) -> None:
 
 
 def test_the_training_loss_its_gradient_and_converged(world: Any) -> None:
+    """The definition of `converged`: what is left is at most grad_norm² / (2 λ), and that is at most 1e-3 nats."""
     for r in world.evaluated["results"]:
         assert r["train_loss"] > 0
         assert r["converged"] == (r["grad_norm"] ** 2 / (2 * r["weight_decay"]) <= 1e-3)
@@ -102,6 +103,7 @@ def test_joined_concepts(qrp: Any, own: Path, world: Any) -> None:
 
 
 def test_the_setting_is_equal_across_backbones_and_seeds(world: Any) -> None:
+    """The definition of `setting`: backbone and seed are not in it."""
     for concepts in ("objects", "classes"):
         assert len({r["setting"] for r in world.evaluated["results"] if r["concepts"] == concepts}) == 1
     assert len({r["setting"] for r in world.evaluated["results"]}) == 2
@@ -121,10 +123,18 @@ OTHER = [
     ("--min-count", "2"),
     ("--labelled-only",),
     ("-k", "7"),
+    ("--nredo", "2"),
+    ("--spherical",),
+    ("--solver", "lbfgs"),
+    ("--protocol", "tight"),
+    ("--permute",),
+    ("--permutations", "1"),
+    ("--ablate",),
 ]
 
 
 def test_the_setting_differs_across_options(qrp: Any, own: Path, world: Any) -> None:
+    """The definition of `setting`: every option of K-means and of the probe is in it."""
     settings = [find(world.evaluated["results"], backbone="sharp", seed=0, concepts="objects")["setting"]]
     for option in OTHER:
         words = ("evaluate", "--dataset", "photos", "--backbone", "sharp", "--concepts", "objects")
@@ -132,6 +142,16 @@ def test_the_setting_differs_across_options(qrp: Any, own: Path, world: Any) -> 
         (result,) = qrp.ok(*words, *(w for name, value in base.items() for w in (name, *value)), store=own)["results"]
         settings.append(result["setting"])
     assert len(set(settings)) == len(OTHER) + 1
+
+
+def test_the_setting_differs_across_versions_of_the_labels(qrp: Any, own: Path, world: Any, files: Any) -> None:
+    """The definition of `setting`: input versions are in it."""
+    before = find(world.evaluated["results"], backbone="sharp", seed=0, concepts="classes")
+    rows = [(key, f"class {int(g) % 3}") for key, g in zip(world.keys, world.group, strict=True)][1:]
+    qrp.ok("label", files.labels(rows), "--dataset", "photos", "--concepts", "classes", "--force", store=own)
+    (after,) = qrp.ok(*WHERE, "--backbone", "sharp", "--concepts", "classes", store=own)["results"]
+    assert after["version"] == 2
+    assert after["setting"] != before["setting"]
 
 
 def test_what_changes_no_number_changes_no_fingerprint(qrp: Any, world: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
+from torchmetrics.functional.classification import multiclass_accuracy, multilabel_average_precision
 
 from qrp_store.probing.forward import ForwardData, ForwardScore, average_precisions, forward
 from qrp_store.probing.linear import Labelled, fit_linear
@@ -19,6 +21,7 @@ from qrp_store.progress import silent
 from qrp_store.records import TEST, TRAIN, VAL
 
 CPU = torch.device("cpu")
+WHOLE: Any = {"queries": 0, "seed": 0, "device": "cpu", "progress": silent}
 
 
 class Rows:
@@ -112,6 +115,35 @@ def test_average_precision_is_scikit_learns_with_ties_too(rows: np.ndarray) -> N
     theirs = [average_precision_score(held[:, j], scores[:, j]) for j in range(3)]
     np.testing.assert_allclose(found[:3], theirs, rtol=1e-12)
     assert np.isnan(found[3])
+
+
+def test_top1_is_torchmetrics_accuracy(rows: np.ndarray, parts: np.ndarray) -> None:
+    target = classes(rows)
+    x = matrix(np.eye(3, dtype=bool)[target])
+    scores = named(forward(ForwardData(Rows(rows), np.arange(600), parts, x, ["g"] * 3), **WHOLE))
+    train, val, test = (Labelled(at := np.flatnonzero(parts == p), x.take(at)) for p in (TRAIN, VAL, TEST))
+    probe = fit_linear(Rows(rows), train, val, exclusive=True, device=CPU, progress=silent)
+    votes = torch.from_numpy(vote(Rows(rows), train, test.positions, CPU).of(slice(None)))
+    logits = torch.cat(list(probe.logits(Rows(rows), test.positions)))
+    for kind, predicted in (("linear", logits), ("knn", votes)):
+        theirs = multiclass_accuracy(
+            predicted, torch.from_numpy(target[test.positions]), num_classes=3, average="micro"
+        )
+        assert scores["(all)", kind, "top1"].value == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_map_is_torchmetrics_macro_average_precision(rows: np.ndarray, parts: np.ndarray) -> None:
+    held = several(rows)
+    x = matrix(held)
+    scores = named(forward(ForwardData(Rows(rows), np.arange(600), parts, x, ["g"] * 4), **WHOLE))
+    train, val, test = (Labelled(at := np.flatnonzero(parts == p), x.take(at)) for p in (TRAIN, VAL, TEST))
+    probe = fit_linear(Rows(rows), train, val, exclusive=False, device=CPU, progress=silent)
+    logits = torch.cat(list(probe.logits(Rows(rows), test.positions)))
+    votes = torch.from_numpy(vote(Rows(rows), train, test.positions, CPU).of(slice(None)))
+    truth = torch.from_numpy(held[test.positions][:, :3]).long()  # the fourth never holds: left out
+    for kind, predicted in (("linear", torch.sigmoid(logits.double())), ("knn", votes)):
+        theirs = multilabel_average_precision(predicted[:, :3], truth, num_labels=3, average="macro")
+        assert scores["(all)", kind, "map"].value == pytest.approx(float(theirs), abs=1e-6)
 
 
 def test_a_single_label_vocabulary_gets_top1(rows: np.ndarray, parts: np.ndarray) -> None:

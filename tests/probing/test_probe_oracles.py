@@ -1,4 +1,4 @@
-"""Cases whose answer is known from elsewhere."""
+"""Cases whose answer is known from elsewhere; the numbers are those of `docs/method.md`, *Known answers*."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def overclustered(make_world):
 
 @pytest.mark.parametrize("options", [{"protocol": "tight"}, {"solver": "lbfgs"}, {"epochs": 20}])
 def test_known_information_is_found_within_3_percent(overclustered, options):
+    """Known answer 1."""
     estimate = score(overclustered.fit(**options), *overclustered.part(2), seed=0).mi_nats
     assert estimate == pytest.approx(overclustered.mi, rel=0.03)
 
 
 def test_one_concept_a_sample_meets_the_contingency_table():
+    """Known answer 2."""
     rng = np.random.default_rng(0)
     table = rng.dirichlet(np.full(15, 0.3), 12)
     concept = rng.integers(0, 12, 3000)
@@ -47,6 +49,7 @@ def test_one_concept_a_sample_meets_the_contingency_table():
 
 
 def test_lbfgs_is_scikit_learns_optimum(world, dense):
+    """Known answer 3, and the definition of `train_loss`, with the bias penalised as ours is."""
     decay = 1e-4
     x, c = world.part(0)
     found = world.fit(solver="lbfgs", weight_decay=decay)
@@ -59,6 +62,7 @@ def test_lbfgs_is_scikit_learns_optimum(world, dense):
 
 
 def test_a_free_bias_changes_nothing_that_matters(world, dense):
+    """Known answer 3, lbfgs, as scikit-learn has it by default: held-out cross-entropy to 1e-3."""
     (x, c), (x_test, c_test) = world.part(0), world.part(2)
     peer = LogisticRegression(C=1 / (1e-4 * len(c)), tol=1e-8, max_iter=5000).fit(dense(x), c)
     theirs = -np.log(peer.predict_proba(dense(x_test))[np.arange(len(c_test)), c_test]).mean()
@@ -67,6 +71,7 @@ def test_a_free_bias_changes_nothing_that_matters(world, dense):
 
 
 def test_sgd_reaches_scikit_learns_optimum_given_enough_data(make_world, dense):
+    """Known answer 3, sgd: 60,000 samples, 60 concepts, 30 clusters."""
     world = make_world(93_750, 60, 30, strength=1.0)
     (x, c), (x_test, c_test) = world.part(0), world.part(2)
     assert len(c) == 60_000
@@ -77,6 +82,7 @@ def test_sgd_reaches_scikit_learns_optimum_given_enough_data(make_world, dense):
 
 
 def test_a_red_apple_is_explained_by_red_and_apple_together():
+    """Known answer 6."""
     rng = np.random.default_rng(0)
     n = 3000
     colour, fruit = rng.integers(0, 4, n), rng.integers(0, 4, n)
@@ -96,12 +102,21 @@ def test_a_red_apple_is_explained_by_red_and_apple_together():
 
 @pytest.mark.parametrize("options", [{"epochs": 20}, {"protocol": "tight"}, {"solver": "lbfgs", "weight_decay": 1e-4}])
 def test_permuted_concepts_do_not_score_above_0(world, options):
+    """Known answer 7: a control is never above 0 beyond noise."""
     n = len(world.c)
     parts = np.repeat([0, 1, 2], [n * 64 // 100, n * 16 // 100, n - n * 80 // 100])
     control = type(world)(permute_rows(world.x, parts, seed=3), world.c, world.n_clusters, 0.0)
     result = score(control.fit(**options), *control.part(2), seed=0)
     assert result.mi_nats < 0.005
     assert result.nmi_ci_lo < 0
+
+
+def test_clusters_of_random_embeddings_do_not_score_above_0(world):
+    """Known answer 7: K-means on vectors that have nothing to do with the concepts."""
+    vectors = np.random.default_rng(5).normal(size=(len(world.c), 8))
+    c = KMeans(12, n_init=1, random_state=0).fit_predict(vectors).astype(np.int64)
+    noise = type(world)(world.x, c, 12, 0.0)
+    assert score(noise.fit(epochs=20), *noise.part(2), seed=0).mi_nats < 0.005
 
 
 def test_an_overfit_probe_scores_below_0(make_world):
@@ -133,6 +148,7 @@ def test_tight_records_its_path_and_its_choice(world):
 
 
 def test_lbfgs_is_not_bound_by_epochs(world):
+    """The definition of `converged` under lbfgs: the optimum, whatever `epochs` says."""
     assert world.fit(solver="lbfgs", epochs=0).converged
 
 

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import log_loss, top_k_accuracy_score
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from qrp_store.errors import InvalidInput
 from qrp_store.probing.metrics import score
@@ -53,6 +55,20 @@ def test_scores_are_those_of_a_direct_computation(world, dense):
     p = np.bincount(c, minlength=12) / len(c)
     assert result.entropy_nats == pytest.approx(-(p * np.log(p)).sum())
     assert result.n_test == len(c)
+
+
+def test_scores_are_those_of_scikit_learn_and_torchmetrics(world, dense):
+    """cross_entropy_nats, top1 and top5."""
+    found = world.fit(epochs=5)
+    x, c = world.part(2)
+    result = score(found, x, c, seed=0)
+    logits = torch.from_numpy(dense(x)) @ torch.from_numpy(found.weight).double().T + torch.from_numpy(found.bias)
+    q, target = torch.softmax(logits, 1), torch.from_numpy(c)
+    assert result.cross_entropy_nats == pytest.approx(log_loss(c, q.numpy(), labels=range(12)), abs=1e-5)
+    for k, ours in ((1, result.top1), (5, result.top5)):
+        theirs = multiclass_accuracy(q, target, num_classes=12, average="micro", top_k=k)
+        assert ours == pytest.approx(float(theirs), abs=1e-6)
+        assert ours == pytest.approx(top_k_accuracy_score(c, q.numpy(), k=k, labels=range(12)))
 
 
 def test_the_parts_of_a_score_belong_together(result):

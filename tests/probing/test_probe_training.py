@@ -44,6 +44,7 @@ def plain_script(y, c, y_val, c_val, n_clusters, options, seed):
 
 
 def test_sgd_is_the_plain_script(world, dense):
+    """Known answer 4: same order, same loss curve, same weights."""
     (x, c), (x_val, c_val) = world.part(0), world.part(1)
     options = ProbeOptions(epochs=10, batch_size=500, lr=0.5, weight_decay=1e-3)
     ours = world.fit(epochs=10, batch_size=500, lr=0.5, weight_decay=1e-3, seed=7)
@@ -74,6 +75,7 @@ def test_any_number_of_concepts_and_many_batches(n_concepts, dense):
 
 @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
 def test_train_loss_and_grad_norm_are_those_of_autograd(world, dense, solver):
+    """The definitions of `train_loss`, `grad_norm`, `converged`: at the returned weights, over the whole part."""
     decay = 1e-3
     found = world.fit(solver=solver, epochs=5, lr=0.5, weight_decay=decay)
     x, c = world.part(0)
