@@ -1,13 +1,14 @@
 """The probe's epoch beside the plain script a user would write, from one run and at the same losses.
 
-    python benchmarks/probe.py [--quick] [--imagenet] [--tight] [--forward] [--threads N] [--repeats N]
+    python benchmarks/probe.py [--quick] [--imagenet] [--tight] [--forward] [--steps] [--threads N] [--repeats N]
 
 plain   a Dataset of dense multi-hot rows, DataLoader, nn.Linear, cross_entropy, SGD
 ours    qrp_store.probing.train.fit, sgd
 
 Both start from zero and meet the samples in the same order. Also timed: the bootstrap at 256,000 samples.
 --imagenet adds one epoch at ImageNet's size (819,947 samples) with the memory it takes beside the labels; --tight the
-protocol tight at a tenth of that, and one of its passes at the whole; --forward the usual probes on 50,000 vectors.
+protocol tight at a tenth of that, and one of its passes at the whole; --forward the usual probes on 50,000 vectors;
+--steps one step of SGD by one and by two threads, from small to large.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from qrp_store.probing.forward import ForwardData, forward
 from qrp_store.probing.metrics import score
-from qrp_store.probing.objective import Objective
+from qrp_store.probing.objective import Gradient, Objective, batches, with_bias
 from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import fit
@@ -172,6 +173,30 @@ def forward_probes() -> None:
     print(f"forward, {n:,} x {dim}, {k} classes: {seconds:.1f} s ({told}; {passes} passes of the linear probe)")
 
 
+def steps() -> None:
+    """Each size's fastest twentieth by turns: short enough to fall between what else the machine does."""
+    print("one step of 512 samples, ms: 1 thread, 2 threads")
+    for n_concepts, n_clusters in ((20, 24), (65, 32), (200, 64), (300, 100), (500, 200), (1000, 300), (2000, 1000)):
+        x, clusters = generated(4096, n_concepts, n_clusters, 13)
+        cpu = torch.device("cpu")
+        some = list(batches(with_bias(x), clusters, 512, cpu, transposed=True))
+        table = torch.zeros((n_concepts + 1, n_clusters))
+        sgd = torch.optim.SGD([table], lr=0.1, momentum=0.9, fused=True)
+        gradient = Gradient(512, n_clusters, cpu)
+        taken: dict[int, list[float]] = {1: [], 2: []}
+        for repeat in range(120):
+            torch.set_num_threads(1 + repeat % 2)
+            for batch in some:
+                began = time.perf_counter()
+                table.grad = None
+                _, table.grad = gradient(batch, table, 1 / 512)
+                sgd.step()
+                taken[1 + repeat % 2].append(time.perf_counter() - began)
+        one, two = (1e3 * float(np.quantile(seconds, 0.05)) for seconds in taken.values())
+        floats = (n_concepts + 1 + 512) * n_clusters
+        print(f"  {n_concepts:5,} x {n_clusters:5,} ({floats:9,} floats) {one:7.3f} {two:7.3f}   ratio {one / two:.2f}")
+
+
 class InMemory:
     """Vectors that are at hand."""
 
@@ -221,6 +246,7 @@ def main() -> None:
     parser.add_argument("--imagenet", action="store_true", help="also one epoch at ImageNet's size")
     parser.add_argument("--tight", action="store_true", help="also the protocol tight, about 2 minutes")
     parser.add_argument("--forward", action="store_true", help="also the usual probes")
+    parser.add_argument("--steps", action="store_true", help="also single steps by one and by two threads")
     parser.add_argument("--threads", type=int, help="torch's threads (default: as torch chooses)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, the median counts (default 3)")
     arguments = parser.parse_args()
@@ -238,6 +264,9 @@ def main() -> None:
         tight()
     if arguments.forward:
         forward_probes()
+    if arguments.steps:
+        with torch.no_grad():
+            steps()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qrp_store.errors import InvalidInput, QrpStoreError
-from qrp_store.probing.device import resolve_device, torch
+from qrp_store.probing.device import resolve_device, torch, using_threads
 from qrp_store.probing.objective import CrossEntropy, Gradient, Objective, batches, square, with_bias
 from qrp_store.probing.optimum import Optimum, optimum, tightest
 from qrp_store.probing.reverse import Epoch, ProbeFit, ProbeOptions
@@ -19,6 +19,8 @@ from qrp_store.progress import Progress, silent
 
 _EXPLODED = 100.0
 """A running loss of so many times that of guessing is not going to come back."""
+_SMALL = 1 << 16
+"""Floats of weights and logits in a step, up to which a second thread gains nothing: `benchmarks/probe.py --steps`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +59,9 @@ def fit(
     lbfgs   the minimum of the whole training part's objective, whatever `epochs` says, without early stopping.
     tight   such minima along a path of weight decays, the best by validation cross-entropy (see `optimum.tightest`).
 
-    On the CPU the same input, seed and number of torch threads give the same bits. Raises InvalidInput for parts that
-    do not fit together or are empty, QrpStoreError when training diverges.
+    On the CPU the same input, seed and number of torch threads give the same bits. Small steps of sgd are taken by one
+    thread, with the same bits: two would mostly wait for each other, and long on busy cores. Raises InvalidInput for
+    parts that do not fit together or are empty, QrpStoreError when training diverges.
     """
     parts = _Parts(
         x_train,
@@ -70,7 +73,10 @@ def fit(
     )
     if x_train.n_concepts != x_val.n_concepts:
         raise InvalidInput(f"{x_train.n_concepts} concepts in the training part, {x_val.n_concepts} in validation")
-    with torch.no_grad():
+    floats = (x_train.n_concepts + 1 + min(len(x_train), options.batch_size)) * n_clusters
+    # not under lbfgs, whose sums depend on the number of threads in their last bits
+    small = options.solver == "sgd" and floats <= _SMALL
+    with torch.no_grad(), using_threads(1 if small else None):
         if options.solver == "sgd":
             found = _sgd(parts, options, seed, progress)
         else:

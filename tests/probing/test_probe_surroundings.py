@@ -6,10 +6,14 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+import torch
 
 from qrp_store.probing import optimum
+from qrp_store.probing.device import using_threads
 from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import fit
 
 
@@ -43,6 +47,25 @@ def test_sgd_counts_its_epochs(world):
     assert recorder.tasks == [("probe", 3, "epoch")]
     assert recorder.done == 3
     assert recorder.notes == recorder.warnings == []
+
+
+class Threads(Recorder):
+    """Notes how many threads torch has while it works."""
+
+    def advance(self, amount=1):
+        self.done = torch.get_num_threads()
+
+
+@pytest.mark.parametrize("concepts, clusters, threads", [(20, 12, 1), (2000, 60, 2)])
+def test_a_small_step_is_taken_by_one_thread(concepts, clusters, threads):
+    rng = np.random.default_rng(0)
+    x = ConceptMatrix.from_pairs(np.arange(600), rng.integers(0, concepts, 600), 600, concepts)
+    c = rng.integers(0, clusters, 600)
+    seen = Threads()
+    with using_threads(2):
+        fit(x, c, x, c, clusters, ProbeOptions(epochs=1), seed=0, progress=seen)
+        assert torch.get_num_threads() == 2
+    assert seen.done == threads
 
 
 def test_a_probe_that_learnt_nothing_says_so(make_world):
