@@ -1,6 +1,7 @@
 """The probe's epoch beside the plain script a user would write, from one run and at the same losses.
 
-    python benchmarks/probe.py [--quick] [--imagenet] [--tight] [--forward] [--steps] [--threads N] [--repeats N]
+    python benchmarks/probe.py [--quick] [--imagenet] [--tight] [--forward] [--steps]
+        [--device D] [--threads N] [--repeats N]
 
 plain   a Dataset of dense multi-hot rows, DataLoader, nn.Linear, cross_entropy, SGD
 ours    qrp_store.probing.train.fit, sgd
@@ -8,7 +9,8 @@ ours    qrp_store.probing.train.fit, sgd
 Both start from zero and meet the samples in the same order. Also timed: the bootstrap at 256,000 samples.
 --imagenet adds one epoch at ImageNet's size (819,947 samples) with the memory it takes beside the labels; --tight the
 protocol tight at a tenth of that, and one of its passes at the whole; --forward the usual probes on 50,000 vectors;
---steps one step of SGD by one and by two threads, from small to large.
+--steps one step of SGD by one and by two threads, from small to large. --device cuda: ours on a GPU, the plain script
+on the CPU as ever.
 """
 
 from __future__ import annotations
@@ -87,9 +89,11 @@ def plain(x: ConceptMatrix, clusters: np.ndarray, n_clusters: int, options: Prob
     return seconds, total / len(x)
 
 
-def ours(x: ConceptMatrix, clusters: np.ndarray, n_clusters: int, options: ProbeOptions) -> ProbeFit:
+def ours(
+    x: ConceptMatrix, clusters: np.ndarray, n_clusters: int, options: ProbeOptions, device: str = "cpu"
+) -> ProbeFit:
     few = np.arange(min(len(x), options.batch_size))
-    return fit(x, clusters, x.take(few), clusters[few], n_clusters, options, seed=SEED)
+    return fit(x, clusters, x.take(few), clusters[few], n_clusters, options, seed=SEED, device=device)
 
 
 def generated(n: int, n_concepts: int, n_clusters: int, per_sample: int) -> tuple[ConceptMatrix, np.ndarray]:
@@ -102,16 +106,16 @@ def generated(n: int, n_concepts: int, n_clusters: int, per_sample: int) -> tupl
     return ConceptMatrix.from_pairs(rows, concepts.ravel(), n, n_concepts), clusters
 
 
-def compare(n: int, n_concepts: int, n_clusters: int, epochs: int, repeats: int) -> None:
+def compare(n: int, n_concepts: int, n_clusters: int, epochs: int, repeats: int, device: str) -> None:
     x, clusters = generated(n, n_concepts, n_clusters, 13)
     options = ProbeOptions(epochs=epochs)
     few = np.arange(min(n, 8 * options.batch_size))
     plain(x.take(few), clusters[few], n_clusters, ProbeOptions(epochs=1))  # warms up both: threads, caches, kernels
-    ours(x.take(few), clusters[few], n_clusters, ProbeOptions(epochs=1))
+    ours(x.take(few), clusters[few], n_clusters, ProbeOptions(epochs=1), device)
     theirs, mine, ratios = [], [], []
     for _ in range(repeats):
         seconds, their_loss = plain(x, clusters, n_clusters, options)
-        probe = ours(x, clusters, n_clusters, options)
+        probe = ours(x, clusters, n_clusters, options, device)
         theirs.append(statistics.median(seconds))
         mine.append(probe.timings["train_s"] / epochs)
         ratios.append(theirs[-1] / mine[-1])
@@ -132,12 +136,12 @@ def _list(values: list[float]) -> str:
     return ", ".join(f"{value:.1f}" for value in values)
 
 
-def imagenet() -> None:
+def imagenet(device: str) -> None:
     x, clusters = generated(_IMAGENET, 2000, 1000, 13)
     before = peak_bytes(reset=True)
-    probe = ours(x, clusters, 1000, ProbeOptions(epochs=1))
+    probe = ours(x, clusters, 1000, ProbeOptions(epochs=1), device)
     took = (peak_bytes() - before) / 1e9
-    print(f"ImageNet's size, {_IMAGENET:,} x 2,000 x 1,000: {probe.timings['train_s']:.2f} s an epoch")
+    print(f"ImageNet's size, {_IMAGENET:,} x 2,000 x 1,000, {probe.device}: {probe.timings['train_s']:.2f} s an epoch")
     print(f"  the last look at the objective {probe.timings['val_s']:.2f} s; {took:.2f} GB beside the labels at most")
 
 
@@ -247,6 +251,7 @@ def main() -> None:
     parser.add_argument("--tight", action="store_true", help="also the protocol tight, about 2 minutes")
     parser.add_argument("--forward", action="store_true", help="also the usual probes")
     parser.add_argument("--steps", action="store_true", help="also single steps by one and by two threads")
+    parser.add_argument("--device", default="cpu", help="where ours computes: cpu (default), cuda, cuda:N")
     parser.add_argument("--threads", type=int, help="torch's threads (default: as torch chooses)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, the median counts (default 3)")
     arguments = parser.parse_args()
@@ -254,12 +259,12 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     if arguments.quick:
-        compare(4_000, 500, 200, epochs=3, repeats=1)
+        compare(4_000, 500, 200, epochs=3, repeats=1, device=arguments.device)
     else:
-        compare(60_000, 2_000, 1_000, epochs=3, repeats=arguments.repeats)
+        compare(60_000, 2_000, 1_000, epochs=3, repeats=arguments.repeats, device=arguments.device)
     bootstrap(25_600 if arguments.quick else 256_000)
     if arguments.imagenet:
-        imagenet()
+        imagenet(arguments.device)
     if arguments.tight:
         tight()
     if arguments.forward:
