@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from .options import Backbone, Dataset, Device, Force, NoWait, Scheduler
 from .session import Session, command
+
+if TYPE_CHECKING:
+    from qrp_store.ingest import IngestReport
 
 
 def register(app: typer.Typer) -> None:
@@ -39,17 +42,25 @@ def ingest(
         str, typer.Option("--recipe", metavar="R", help="Layout of the checkpoint; auto finds it out and says which.")
     ] = "auto",
     layer: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--layer",
             metavar="L",
-            help="Module whose output is taken (L:cls, L:patches of tokens).  [default: the head's input]",
+            help="Module whose output is taken (L:cls, L:patches of tokens); several are backbones B:L from one pass.  "
+            "[default: the head's input]",
         ),
     ] = None,
     image_size: Annotated[
         int | None,
         typer.Option("--image-size", metavar="PX", help="Side of the model's input.  [default: the model's]"),
     ] = None,
+    precision: Annotated[
+        Literal["float32", "float16", "bfloat16"],
+        typer.Option("--precision", help="Numbers that the model computes with."),
+    ] = "float32",
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last/--contiguous", help="How the model's images lie in memory.")
+    ] = True,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Images a forward pass.")] = 64,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", help="Threads that decode.  [default: one a core]")
@@ -94,6 +105,8 @@ def ingest(
             recipe=recipe,
             layer=layer,
             image_size=image_size,
+            precision=precision,
+            channels_last=channels_last,
             batch_size=batch_size,
             workers=workers,
             device=device,
@@ -109,7 +122,11 @@ def ingest(
             wait=not no_wait,
             progress=session.progress,
         )
+    session.show(report, "\n".join(_told(one) for one in report.layers or (report,)))
+
+
+def _told(report: IngestReport) -> str:
     left_out = f", {report.n_bad} bad rows left out" if report.n_bad else ""
     origin = "already there" if report.cached else f"{report.bytes / 1e6:,.1f} MB in {report.blocks['total']} blocks"
     shape = f"{report.n:,} × {report.dim:,} {report.dtype}"
-    session.show(report, f"{report.id}  {report.dataset} under {report.backbone}: {shape}, {origin}{left_out}")
+    return f"{report.id}  {report.dataset} under {report.backbone}: {shape}, {origin}{left_out}"

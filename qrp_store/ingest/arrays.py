@@ -15,7 +15,7 @@ import numpy as np
 
 from qrp_store.arrays import foreign
 from qrp_store.errors import InvalidInput
-from qrp_store.ingest.sources import BlockRows, SeenFile
+from qrp_store.ingest.sources import BlockRows, Output, SeenFile
 from qrp_store.progress import Progress
 from qrp_store.records import ArraySpec
 from qrp_store.samples import check_keys, shown
@@ -59,12 +59,8 @@ class ArrayRows:
         return found
 
     @property
-    def dim(self) -> int:
-        return self._source.dim
-
-    @property
-    def backbone(self) -> Mapping[str, Any]:
-        return {"kind": "array", "dim": self._source.dim}
+    def outputs(self) -> Sequence[Output]:
+        return [Output({"kind": "array", "dim": self._source.dim}, slice(0, self._source.dim))]
 
     @property
     def content(self) -> str | None:

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qrp_store.errors import InvalidInput
-from qrp_store.ingest.sources import BlockRows, SeenFile
+from qrp_store.ingest.sources import BlockRows, Output, SeenFile
 from qrp_store.progress import Progress
 from qrp_store.records import ArraySpec
 from qrp_store.samples import ImageFile, shown
@@ -45,24 +46,14 @@ class ImageRows:
         self.root: str | None = root
 
     def choose_model(
-        self,
-        arch: str | None,
-        weights: str,
-        recipe: str,
-        layer: str | None,
-        image_size: int | None,
-        seed: int,
-        device: str,
-        batch_size: int,
-        workers: int | None,
+        self, arch: str, weights: str, layers: tuple[str, ...], batch_size: int, workers: int | None, **options: Any
     ) -> None:
-        """Say which model embeds the images; it is loaded by `prepare`."""
+        """Say which model embeds the images (options as `BackboneOptions` has them); `prepare` loads it."""
         from qrp_store.sources.backbone import BackboneOptions
 
-        assert arch is not None
         if weights not in ("default", "random"):
             weights = str(Path(weights).expanduser().absolute())
-        self._options = BackboneOptions(arch, weights, recipe, layer, image_size, seed, device)
+        self._options = BackboneOptions(arch, weights, layers=layers, **options)
         self._batch_size, self._workers = batch_size, workers
 
     def prepare(self, progress: Progress) -> None:
@@ -80,12 +71,9 @@ class ImageRows:
         return self._model
 
     @property
-    def dim(self) -> int:
-        return self.model.dim
-
-    @property
-    def backbone(self) -> Mapping[str, Any]:
-        return self.model.spec
+    def outputs(self) -> Sequence[Output]:
+        ends = list(accumulate(self.model.widths, initial=0))
+        return [Output(spec, slice(*span)) for spec, span in zip(self.model.specs, pairwise(ends), strict=True)]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -123,7 +111,7 @@ class ImageRows:
         start, count = layout.rows_of(number)
         return ImagePart(
             self._options,
-            self.model.spec,
+            self.model.specs,
             self.files[start : start + count],
             self._batch_size,
             self._workers,
@@ -159,10 +147,10 @@ def _digest(image: ImageFile) -> str | None:
 
 @dataclass(frozen=True)
 class ImagePart:
-    """The images of one block, and the model that embeds them. `spec` is what the model has to be, wherever it is."""
+    """The images of one block, and the model that embeds them. `specs` is what the model has to be, wherever it is."""
 
     options: BackboneOptions
-    spec: Mapping[str, Any]
+    specs: Sequence[Mapping[str, Any]]
     files: Sequence[ImageFile]
     batch_size: int
     workers: int | None
@@ -174,7 +162,7 @@ class ImagePart:
 
         with _embedding:
             model = _loaded(self.options)
-            if model.spec != self.spec:
+            if model.specs != self.specs:
                 raise InvalidInput(
                     f"{self.options.arch} with weights {self.options.weights!r} is another model here",
                     hint="the same file, torch, torchvision and timm on every worker",
@@ -195,4 +183,7 @@ def _loaded(options: BackboneOptions) -> LoadedBackbone:
 
 def _seen_rows(files: Sequence[ImageFile], block: ExtractedBlock, dtype: str) -> BlockRows:
     seen = [(f.size, f.mtime_ns, None if i in block.bad else block.digests[i]) for i, f in enumerate(files)]
-    return BlockRows(block.rows.astype(dtype), block.bad, seen)
+    with np.errstate(over="ignore"):
+        rows = block.rows.astype(dtype)
+    lost = np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist()
+    return BlockRows(rows, {i: block.bad.get(i, f"does not fit into {dtype}") for i in lost}, seen)

@@ -23,6 +23,19 @@ class BlockRows:
     files: Sequence[SeenFile] = ()
 
 
+@dataclass(frozen=True)
+class Output:
+    """One embedding that a source's rows hold: these columns, by the backbone of this specification (what makes its
+    name mean one thing). A model's several layers are one output each; everything else has one."""
+
+    backbone: Mapping[str, Any]
+    columns: slice
+
+    @property
+    def dim(self) -> int:
+        return int(self.columns.stop - self.columns.start)
+
+
 class RowPart(Protocol):
     """One block's worth of a source: what is needed to make it elsewhere. It pickles."""
 
@@ -36,12 +49,7 @@ class RowSource(Protocol):
     root: str | None
 
     @property
-    def dim(self) -> int: ...
-
-    @property
-    def backbone(self) -> Mapping[str, Any]:
-        """The backbone's specification: what makes its name mean one thing."""
-        ...
+    def outputs(self) -> Sequence[Output]: ...
 
     @property
     def content(self) -> str | None:
@@ -56,7 +64,7 @@ class RowSource(Protocol):
         ...
 
     def prepare(self, progress: Progress) -> None:
-        """Whatever is needed before `dim`, `backbone` and `content` can be asked."""
+        """Whatever is needed before `outputs` and `content` can be asked."""
         ...
 
     def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:

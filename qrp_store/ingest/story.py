@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,24 @@ import numpy as np
 from qrp_store.arrays import arrays
 from qrp_store.catalog import datasets, embeddings, lease
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.execution import Cluster
 from qrp_store.ingest.arrays import ArrayRows, is_array
 from qrp_store.ingest.images import ImageRows
-from qrp_store.ingest.recording import Placed, Recorder
-from qrp_store.ingest.remote import place_blocks
-from qrp_store.ingest.resume import standing_blocks
-from qrp_store.ingest.sources import BlockRows, RowSource, SeenFile
-from qrp_store.progress import Progress, Task, silent
-from qrp_store.records import ArraySpec, Artifact, Backbone, Block, Dataset, Spec, StoredEmbedding
+from qrp_store.ingest.job import Job, make_blocks
+from qrp_store.ingest.sources import Output, RowSource
+from qrp_store.progress import Progress, silent
+from qrp_store.records import ArraySpec, Artifact, Dataset, Spec, StoredEmbedding
 from qrp_store.samples import shown
 from qrp_store.store import Store, check_name
 
 ALGORITHM = 1
 DTYPES = ("float32", "float16")
+_MODEL = ("arch", "weights", "recipe", "image_size", "seed", "device", "batch_size", "precision", "channels_last")
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What `ingest` did. `bytes` are those of all blocks; `blocks` counts total, written now and reused."""
+    """What `ingest` did. `bytes` are those of all blocks; `blocks` counts total, written now and reused. `layers`: one
+    report each when several layers were asked for."""
 
     id: str
     version: int
@@ -52,6 +51,7 @@ class IngestReport:
     bytes: int
     cached: bool
     timings: dict[str, float]
+    layers: tuple[IngestReport, ...] = ()
 
 
 def ingest(
@@ -63,8 +63,10 @@ def ingest(
     arch: str | None = None,
     weights: str = "default",
     recipe: str = "auto",
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     image_size: int | None = None,
+    precision: str = "float32",
+    channels_last: bool = True,
     batch_size: int = 64,
     workers: int | None = None,
     device: str = "auto",
@@ -86,18 +88,24 @@ def ingest(
     again, the same embedding is found; after a crash the blocks that were finished are kept. Raises InvalidInput for
     bad rows unless `skip_bad`. `scheduler`: the workers of that Dask scheduler (tcp://host:port) make the blocks;
     they must reach source and arrays under the same names, and give the bits of one process.
+
+    Several layers are as many embeddings, of the backbones `backbone:layer`, from one pass over the images (on workers:
+    one pass a layer); the report is the first one's and holds all of them in `layers`.
     """
     started = time.perf_counter()
+    layers = (layer,) if isinstance(layer, str) else tuple(layer or ())
+    names = [f"{backbone}:{own}" for own in layers] if len(layers) > 1 else [backbone]
     check_name(dataset, "dataset")
-    check_name(backbone, "backbone")
-    _check_options(dtype, block_rows, batch_size)
-    known = datasets.find_dataset(store.catalog, dataset)
+    for name in names:
+        check_name(name, "backbone")
+    _check_options(dtype, block_rows, batch_size, layers)
     asked = {
         "arch": arch,
         "weights": weights if weights in ("default", "random") else str(Path(weights).expanduser().absolute()),
         "recipe": recipe,
-        "layer": layer,
         "image_size": image_size,
+        "precision": precision,
+        "channels_last": channels_last,
         "seed": seed,
         "device": device,
         "batch_size": batch_size,
@@ -106,54 +114,103 @@ def ingest(
         "field": field,
         "dtype": dtype,
     }
-    rows = open_rows(store, source, known, asked, workers, progress)
+    how = _How(source, dataset, dtype, block_rows, skip_bad, force, wait, scheduler, started, progress)
+    if scheduler is not None and len(layers) > 1:
+        each = zip(names, layers, strict=True)
+        reports = [r for name, own in each for r in _ingest(store, how, [name], (own,), asked, workers)]
+    else:
+        reports = _ingest(store, how, names, layers, asked, workers)
+    return replace(reports[0], layers=tuple(reports)) if len(layers) > 1 else reports[0]
+
+
+@dataclass(frozen=True)
+class _How:
+    """What `ingest` was asked for, apart from which model."""
+
+    source: str
+    dataset: str
+    dtype: str
+    block_rows: int | None
+    skip_bad: bool
+    force: bool
+    wait: bool
+    scheduler: str | None
+    started: float
+    progress: Progress
+
+
+def _ingest(
+    store: Store,
+    how: _How,
+    names: Sequence[str],
+    layers: tuple[str, ...],
+    asked: Mapping[str, Any],
+    workers: int | None,
+) -> list[IngestReport]:
+    """The embeddings of one pass: `names` are their backbones."""
+    known = datasets.find_dataset(store.catalog, how.dataset)
+    rows = open_rows(store, how.source, known, {**asked, "layers": layers}, workers, how.progress)
+    outputs = dict(zip(names, rows.outputs, strict=True))
     mark = known.fingerprint if known is not None else datasets.keys_fingerprint(rows.keys)
-    _refuse_other_model(store, rows, backbone)
+    for name, output in outputs.items():
+        _refuse_other_model(store, output, name)
     # A new dataset's keys go in while an array's digest is computed.
-    target = known or datasets.stage_dataset(store.catalog, dataset, rows.keys, mark, rows.root)
-    spec = _spec(rows, dataset, backbone, dtype, mark)
-    _refuse_other_numbers(store, rows, spec, force)
-    if not force:
-        found = lease.find(store.catalog, spec)
-        if found is not None:
-            return _report(store, found, started, written=0, cached=True)
-    model = datasets.stage_backbone(store.catalog, backbone, rows.backbone)
-    claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
-    if isinstance(claimed, Artifact):
-        return _report(store, claimed, started, written=0, cached=True)
-    with lease.held(store.catalog, claimed) as heartbeat:
-        layout = ArraySpec(
-            f"{claimed.path}/{embeddings.MEMBER}",
-            target.n,
-            rows.dim,
-            dtype,
-            block_rows or arrays.default_block_rows(rows.dim, np.dtype(dtype).itemsize, target.n),
-        )
-        job = _Job(store, rows, target, model, claimed, heartbeat, skip_bad, progress, scheduler)
-        written = job.run(layout)
-        provenance = {"source": str(Path(source).absolute()), "skip_bad": skip_bad, "asked": asked, **rows.provenance}
-        embeddings.commit(store.catalog, claimed, target, model, provenance)
-    stored = embeddings.by_id(store.catalog, claimed.id)
-    return _report(store, stored.artifact, started, written=written, cached=False)
+    target = known or datasets.stage_dataset(store.catalog, how.dataset, rows.keys, mark, rows.root)
+    specs = {name: _spec(rows, output, how, name, mark) for name, output in outputs.items()}
+    for spec in specs.values():
+        _refuse_other_numbers(store, rows, spec, how.force)
+    widest = max(output.dim for output in outputs.values())
+    block_rows = how.block_rows or arrays.default_block_rows(widest, np.dtype(how.dtype).itemsize, target.n)
+    ready: dict[str, str] = {}
+    jobs: dict[str, Job] = {}
+    with ExitStack() as held:
+        for name in sorted(names):  # in one order, so that no two commands wait for each other
+            found: Artifact | lease.Claim | None = None if how.force else lease.find(store.catalog, specs[name])
+            if found is None:
+                model = datasets.stage_backbone(store.catalog, name, outputs[name].backbone)
+                found = lease.claim(store.catalog, specs[name], force=how.force, wait=how.wait, progress=how.progress)
+            if isinstance(found, Artifact):
+                ready[name] = found.id
+                continue
+            heartbeat = held.enter_context(lease.held(store.catalog, found))
+            output = outputs[name]
+            layout = ArraySpec(f"{found.path}/{embeddings.MEMBER}", target.n, output.dim, how.dtype, block_rows)
+            jobs[name] = Job(store, rows, output, target, model, found, heartbeat, layout)
+        for job in jobs.values():
+            job.begin()
+        make_blocks(list(jobs.values()), how.scheduler, how.progress)
+        for name, job in jobs.items():
+            job.finish(how.skip_bad, how.progress)
+            told = {**asked, "layer": layers[names.index(name)] if layers else None}
+            provenance = {"source": str(Path(how.source).absolute()), "skip_bad": how.skip_bad, "asked": told}
+            embeddings.commit(store.catalog, job.claimed, target, job.backbone, {**provenance, **rows.provenance})
+    written = {name: len(job.missing) for name, job in jobs.items()}
+    made = {name: job.claimed.id for name, job in jobs.items()}
+    return [_report(store, {**ready, **made}[name], how.started, written.get(name)) for name in names]
 
 
-def _check_options(dtype: str, block_rows: int | None, batch_size: int) -> None:
+def _check_options(dtype: str, block_rows: int | None, batch_size: int, layers: Sequence[str]) -> None:
     if dtype not in DTYPES:
         raise InvalidInput(f"--dtype {dtype!r}: known are {', '.join(DTYPES)}")
     if block_rows is not None and not 1 <= block_rows <= 1 << 24:
         raise InvalidInput(f"--block-rows {block_rows}: at least 1 and at most {1 << 24}")
     if batch_size < 1:
         raise InvalidInput(f"--batch-size {batch_size}: at least 1")
+    twice = next((layer for layer in layers if layers.count(layer) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"--layer {twice} was given twice")
 
 
 def open_rows(
     store: Store, source: str, known: Dataset | None, asked: Mapping[str, Any], workers: int | None, progress: Progress
 ) -> RowSource:
-    """The rows of a source in the order of the dataset, if it is known. `asked`: `ingest`'s options of those names."""
+    """The rows of a source in the order of the dataset, if it is known. `asked`: `ingest`'s options of those names, and
+    `layers` or, as provenance has it, one `layer`."""
     rows = _open_source(source, *(asked[name] for name in ("arch", "keys", "key_root", "field", "dtype")))
     if isinstance(rows, ImageRows):
-        names = ("arch", "weights", "recipe", "layer", "image_size", "seed", "device", "batch_size")
-        rows.choose_model(**{name: asked[name] for name in names}, workers=workers)
+        one = asked.get("layer")
+        layers = asked.get("layers", () if one is None else (one,))
+        rows.choose_model(layers=layers, workers=workers, **{name: asked[name] for name in _MODEL if name in asked})
     if known is not None:
         _align(store, rows, known, progress)
     rows.prepare(progress)
@@ -205,22 +262,22 @@ def _order(name: str, there: Sequence[str], here: Sequence[str]) -> np.ndarray:
     return np.fromiter((place[key] for key in there), np.int64, len(there))
 
 
-def _spec(rows: RowSource, dataset: str, backbone: str, dtype: str, mark: str) -> Spec:
+def _spec(rows: RowSource, output: Output, how: _How, backbone: str, mark: str) -> Spec:
     document = {
         "algorithm": ALGORITHM,
         "dataset": mark,
-        "backbone": dict(rows.backbone),
+        "backbone": dict(output.backbone),
         "content": rows.content,
-        "dtype": dtype,
+        "dtype": how.dtype,
     }
-    return Spec("embedding", f"{dataset}/{backbone}", embeddings.series(dataset, backbone), document)
+    return Spec("embedding", f"{how.dataset}/{backbone}", embeddings.series(how.dataset, backbone), document)
 
 
-def _refuse_other_model(store: Store, rows: RowSource, backbone: str) -> None:
+def _refuse_other_model(store: Store, output: Output, backbone: str) -> None:
     """The same name for another model is a mistake."""
     known = datasets.find_backbone(store.catalog, backbone)
     if known is not None:
-        datasets.require_same_backbone(known, rows.backbone)
+        datasets.require_same_backbone(known, output.backbone)
 
 
 def _refuse_other_numbers(store: Store, rows: RowSource, spec: Spec, force: bool) -> None:
@@ -234,117 +291,22 @@ def _refuse_other_numbers(store: Store, rows: RowSource, spec: Spec, force: bool
         )
 
 
-@dataclass
-class _Job:
-    """The blocks of one claimed embedding: which are missing, computing and writing them."""
-
-    store: Store
-    rows: RowSource
-    dataset: Dataset
-    backbone: Backbone
-    claimed: lease.Claim
-    heartbeat: lease.Heartbeat
-    skip_bad: bool
-    progress: Progress
-    scheduler: str | None = None
-    bad: dict[str, str] = field(default_factory=dict)
-
-    def run(self, layout: ArraySpec) -> int:
-        """Make every missing block; returns how many were written. Raises InvalidInput with every bad key."""
-        layout, recorded = embeddings.begin(self.store.catalog, self.claimed, self.dataset, self.backbone, layout)
-        kept = self._keep(layout, recorded)
-        arrays.create(self.store.arrays, layout)
-        missing = [number for number in range(layout.n_blocks) if number not in kept]
-        total = sum(layout.rows_of(number)[1] for number in missing)
-        title = f"ingest {self.dataset.name} / {self.backbone.name}"
-        with self.progress.task(title, total, "rows") as task, Recorder(self._record) as recorder:
-            if self.scheduler is None:
-                self._make(layout, missing, task, recorder)
-            elif missing:
-                self._make_on(self.scheduler, layout, missing, task, recorder)
-        self._refuse_bad()
-        self.store.arrays.sync(layout.path)  # data first: the catalog's word follows
-        return len(missing)
-
-    def _make(self, layout: ArraySpec, missing: Sequence[int], task: Task, recorder: Recorder) -> None:
-        """Make blocks here: one is computed while the one before is being written."""
-        with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-            pending: Future[None] | None = None
-            for number, block in zip(missing, self.rows.blocks(layout, missing), strict=True):
-                self.heartbeat.check()
-                if pending is not None:
-                    pending.result()
-                pending = writer.submit(self._write, layout, number, block, recorder)
-                self._count(layout, number, block.bad, task)
-            if pending is not None:
-                pending.result()
-
-    def _make_on(
-        self, scheduler: str, layout: ArraySpec, missing: Sequence[int], task: Task, recorder: Recorder
-    ) -> None:
-        """Make blocks on the workers of a Dask scheduler; they are recorded here, under the lease."""
-        with Cluster(scheduler) as cluster:
-            placed = place_blocks(cluster, self.store.arrays, self.rows, layout, missing)
-            for number, made in zip(missing, placed, strict=True):
-                self.heartbeat.check()
-                self.rows.check(made.block.start, made.files)
-                recorder.add(_placed(made.block, made.files))
-                self._count(layout, number, made.bad, task)
-
-    def _count(self, layout: ArraySpec, number: int, bad: Mapping[int, str], task: Task) -> None:
-        start, count = layout.rows_of(number)
-        self.bad.update((self.rows.keys[start + i], why) for i, why in bad.items())
-        task.advance(count)
-
-    def _keep(self, layout: ArraySpec, recorded: tuple[Block, ...]) -> set[int]:
-        """The recorded blocks that stand: whole, without bad rows, of images that are still the same."""
-        changed = self.rows.changed_blocks(layout, datasets.image_files(self.store.catalog, self.dataset))
-        return standing_blocks(self.store, self.claimed, layout, recorded, changed)
-
-    def _write(self, layout: ArraySpec, number: int, rows: BlockRows, recorder: Recorder) -> None:
-        """Put a block in place, then say so: while the next one is being made."""
-        positions = [layout.rows_of(number)[0] + local for local in rows.bad]
-        block = arrays.write_block(self.store.arrays, layout, number, rows.rows, positions, replace=True, durable=False)
-        recorder.add(_placed(block, rows.files))
-
-    def _record(self, placed: Sequence[Placed]) -> None:
-        embeddings.record_blocks(self.store.catalog, self.claimed, self.dataset, placed)
-
-    def _refuse_bad(self) -> None:
-        if len(self.bad) == self.dataset.n:
-            raise InvalidInput(f"none of the {self.dataset.n} rows can be used: {self._listing()}")
-        if not self.bad:
-            return
-        if not self.skip_bad:
-            raise InvalidInput(
-                f"{len(self.bad)} of {self.dataset.n} rows cannot be used: {self._listing()}",
-                hint="mend or remove them; --skip-bad commits without them",
-            )
-        self.progress.warn(f"{len(self.bad)} of {self.dataset.n} rows are marked missing: {self._listing()}")
-
-    def _listing(self) -> str:
-        return "; ".join(f"{shown(key)} ({why})" for key, why in sorted(self.bad.items()))
-
-
-def _placed(block: Block, files: Sequence[SeenFile]) -> Placed:
-    return block, [(block.start + i, *file) for i, file in enumerate(files)]
-
-
-def _report(store: Store, found: Artifact, started: float, *, written: int, cached: bool) -> IngestReport:
-    stored: StoredEmbedding = embeddings.by_id(store.catalog, found.id)
+def _report(store: Store, identifier: str, started: float, written: int | None) -> IngestReport:
+    """What became of an embedding: `written` blocks, or None when it was there already."""
+    stored: StoredEmbedding = embeddings.by_id(store.catalog, identifier)
     total = stored.array.n_blocks
     return IngestReport(
-        id=found.id,
-        version=found.version or 0,
-        fingerprint=found.fingerprint,
+        id=identifier,
+        version=stored.artifact.version or 0,
+        fingerprint=stored.artifact.fingerprint,
         dataset=stored.dataset.name,
         backbone=stored.backbone.name,
         n=stored.array.n,
         dim=stored.array.dim,
         dtype=stored.array.dtype,
         n_bad=len(stored.bad),
-        blocks={"total": total, "written": written, "reused": total - written},
+        blocks={"total": total, "written": written or 0, "reused": total - (written or 0)},
         bytes=sum(b.nbytes for b in stored.blocks),
-        cached=cached,
+        cached=written is None,
         timings={"total_s": time.perf_counter() - started},
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
@@ -186,41 +187,54 @@ def _of_timm(name: str, config: Mapping[str, Any], image_size: int | None) -> Pr
 POOLINGS = ("mean", "cls", "patches")
 
 
-def with_output_of(built: Architecture, layer: str, pooling: str = "mean") -> torch.nn.Module:
-    """The model that gives the pooled output of one of its layers: means over space, or over tokens.
+def with_outputs_of(built: Architecture, layers: Sequence[tuple[str, str]]) -> torch.nn.Module:
+    """The model that gives the pooled outputs of its layers (name, pooling), one beside the other, from one pass.
 
-    Of tokens, `pooling` "cls" takes the first one, "patches" the mean of those that stand for a piece of the picture.
+    The mean over space, or over tokens. Of tokens, pooling "cls" takes the first one, "patches" the mean of those that
+    stand for a piece of the picture. `widths` says, after a first pass, how many columns each layer has.
     """
     import threading
 
     import torch
 
-    class Tap(torch.nn.Module):
+    class Taps(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.whole = built.model
+            self.widths: tuple[int, ...] = ()
             self.mine = threading.local()  # several threads may run the model at once
-            built.model.get_submodule(layer).register_forward_hook(self.keep)
+            for name in {name for name, _ in layers}:
+                built.model.get_submodule(name).register_forward_hook(partial(self.keep, name))
 
-        def keep(self, module: torch.nn.Module, given: object, output: Any) -> None:
-            self.mine.seen = output[0] if isinstance(output, tuple | list) else output
+        def keep(self, name: str, module: torch.nn.Module, given: object, output: Any) -> None:
+            self.mine.__dict__[name] = output[0] if isinstance(output, tuple | list) else output
 
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            self.mine.__dict__.clear()
             self.whole(batch)
-            seen = self.mine.__dict__.pop("seen", None)
-            if not isinstance(seen, torch.Tensor) or seen.ndim not in (2, 3, 4):
-                raise ValueError(f"layer {layer} gives no vectors, maps or tokens")
-            if pooling != "mean" and seen.ndim != 3:
-                raise ValueError(f"layer {layer} gives no tokens, so {layer}:{pooling} means nothing")
-            if seen.ndim == 4:
-                return seen.mean((1, 2) if built.channels_last else (2, 3))
-            if pooling == "cls":
-                return seen[:, 0]
-            if pooling == "patches":
-                return seen[:, getattr(self.whole, "num_prefix_tokens", 1) :].mean(1)
-            return seen.mean(1) if seen.ndim == 3 else seen
+            seen = dict(self.mine.__dict__)
+            self.mine.__dict__.clear()
+            vectors = [_pooled(built, seen.get(name), name, pooling) for name, pooling in layers]
+            self.widths = tuple(v.shape[1] for v in vectors)
+            return torch.cat(vectors, 1)
 
-    return Tap()
+    return Taps()
+
+
+def _pooled(built: Architecture, seen: object, layer: str, pooling: str) -> torch.Tensor:
+    import torch
+
+    if not isinstance(seen, torch.Tensor) or seen.ndim not in (2, 3, 4):
+        raise ValueError(f"layer {layer} gives no vectors, maps or tokens")
+    if pooling != "mean" and seen.ndim != 3:
+        raise ValueError(f"layer {layer} gives no tokens, so {layer}:{pooling} means nothing")
+    if seen.ndim == 4:
+        return seen.mean((1, 2) if built.channels_last else (2, 3))
+    if pooling == "cls":
+        return seen[:, 0]
+    if pooling == "patches":
+        return seen[:, getattr(built.model, "num_prefix_tokens", 1) :].mean(1)
+    return seen.mean(1) if seen.ndim == 3 else seen
 
 
 def _unknown(arch: str, known: list[str]) -> NotFound:

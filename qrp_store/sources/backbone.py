@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+PRECISIONS = ("float32", "float16", "bfloat16")
 _CPU_PIECE = 8  # what a layer makes of so many images stays in the caches: half the time of 64 at once
 
 
@@ -31,34 +32,50 @@ _CPU_PIECE = 8  # what a layer makes of so many images stays in the caches: half
 class BackboneOptions:
     """What the user asks for. `weights` is "default" (published with the architecture), "random" or a file's path.
 
-    `layer` is a submodule's dotted name, for tokens with `:cls` or `:patches`; `image_size` the side in pixels that the
-    network sees; `seed` counts only for random weights; `device` is auto, cpu, cuda or cuda:N.
+    `layers` are submodules' dotted names, for tokens with `:cls` or `:patches`; none: what the head sees. `image_size`
+    is the side in pixels that the network sees; `seed` counts only for random weights; `device` is auto, cpu, cuda or
+    cuda:N; `precision` one of `PRECISIONS`.
     """
 
     arch: str
     weights: str = "default"
     recipe: str = "auto"
-    layer: str | None = None
+    layers: tuple[str, ...] = ()
     image_size: int | None = None
     seed: int = 0
     device: str = "auto"
+    precision: str = "float32"
+    channels_last: bool = True
 
 
 @dataclass(frozen=True)
 class LoadedBackbone:
-    """A model in evaluation mode. `spec` is its identity (JSON): all that changes its vectors, and nothing else.
+    """A model in evaluation mode. Of several layers the vectors stand one beside the other: `widths` are theirs.
 
-    `provenance` says what else was so: device, library versions, how the checkpoint was read.
+    `specs` are the layers' identities (JSON): all that changes their vectors, and nothing else. `provenance` says what
+    else was so: device, library versions, how the checkpoint was read.
     """
 
-    dim: int
+    widths: tuple[int, ...]
     device: str
-    spec: Mapping[str, Any]
+    specs: tuple[Mapping[str, Any], ...]
     provenance: Mapping[str, Any]
     image_size: int
     _model: torch.nn.Module = field(repr=False)
     _resize: Any = field(repr=False)
     _statistics: tuple[torch.Tensor, torch.Tensor] = field(repr=False)
+    _dtype: torch.dtype = field(repr=False)
+    _format: torch.memory_format = field(repr=False)
+
+    @property
+    def dim(self) -> int:
+        return sum(self.widths)
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The identity of a model with one output."""
+        (only,) = self.specs
+        return only
 
     def transform(self, image: Image) -> torch.Tensor:
         """An RGB picture resized and cropped: uint8 (3, image_size, image_size). Safe from several threads.
@@ -81,11 +98,9 @@ class LoadedBackbone:
             return torch.cat([self._features(batch[start : start + _CPU_PIECE]) for start in starts])
 
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
-        import torch
-
         mean, std = self._statistics
-        pixels = batch.float().div_(255).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
-        features: torch.Tensor = self._model(pixels)
+        pixels = batch.float().div_(255).sub_(mean).div_(std)
+        features: torch.Tensor = self._model(pixels.to(self._dtype).contiguous(memory_format=self._format))
         return features.float()
 
 
@@ -102,30 +117,45 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
         warnings.simplefilter("ignore")
         built = architectures.build(options.arch, options.weights == "default", options.image_size)
     weights, recipe, built, notes = _weights(options, built)
-    model = built.model if options.layer is None else _layer(built, options.arch, options.layer)
-    model = model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+    dtype, memory_format = _numbers(options)
+    model = _with_layers(built, options) if options.layers else built.model
+    model = model.eval().requires_grad_(False).to(device, dtype).to(memory_format=memory_format)
     preprocessing = built.preprocessing
     spec: dict[str, Any] = {
         "arch": options.arch,
         "weights": weights,
         "recipe": recipe,
-        "layer": options.layer,
         "preprocessing": {**preprocessing.document(), "decoding": images.DECODING},
     }
     if options.weights == "random":
         spec["seed"] = options.seed
+    if options.precision != "float32":  # what is usual goes without saying
+        spec["precision"] = options.precision
+    if not options.channels_last:
+        spec["memory_format"] = "contiguous"
     statistics = tuple(torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     loaded = LoadedBackbone(
-        dim=0,
+        widths=(),
         device=str(device),
-        spec=spec,
+        specs=tuple({**spec, "layer": layer} for layer in options.layers or (None,)),
         provenance={**notes, **_versions(), "device": str(device)},
         image_size=preprocessing.image_size,
         _model=model,
         _resize=built.resize(),
         _statistics=(statistics[0], statistics[1]),
+        _dtype=dtype,
+        _format=memory_format,
     )
-    return replace(loaded, dim=_dimension(loaded, options))
+    return replace(loaded, widths=_widths(loaded, options))
+
+
+def _numbers(options: BackboneOptions) -> tuple[torch.dtype, torch.memory_format]:
+    import torch
+
+    if options.precision not in PRECISIONS:
+        raise InvalidInput(f"--precision {options.precision!r}: known are {', '.join(PRECISIONS)}")
+    dtype: torch.dtype = getattr(torch, options.precision)
+    return dtype, torch.channels_last if options.channels_last else torch.contiguous_format
 
 
 def _weights(
@@ -147,8 +177,8 @@ def _weights(
     return identity, loaded.recipe.name, built, {"weights_file": path.name, "checkpoint": str(loaded)}
 
 
-def _dimension(loaded: LoadedBackbone, options: BackboneOptions) -> int:
-    """Length of a vector, from one black picture: also the proof that the size suits the network."""
+def _widths(loaded: LoadedBackbone, options: BackboneOptions) -> tuple[int, ...]:
+    """Length of each layer's vector, from one black picture: also the proof that size and numbers suit the network."""
     import torch
 
     size = loaded.image_size
@@ -156,21 +186,26 @@ def _dimension(loaded: LoadedBackbone, options: BackboneOptions) -> int:
         features = loaded.forward(torch.zeros((1, 3, size, size), dtype=torch.uint8))
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0][:200]
+        other = "image-size" if options.precision == "float32" else "image-size or --precision"
         raise InvalidInput(
-            f"{options.arch} cannot embed images of {size} × {size} pixels ({said})", hint="choose another --image-size"
+            f"{options.arch} cannot embed images of {size} × {size} pixels ({said})", hint=f"choose another --{other}"
         ) from error
-    return features.shape[1]
+    widths: tuple[int, ...] = loaded._model.widths if options.layers else (features.shape[1],)  # type: ignore[assignment]
+    return widths
 
 
-def _layer(built: Architecture, arch: str, layer: str) -> torch.nn.Module:
-    name, _, pooling = layer.partition(":")
+def _with_layers(built: Architecture, options: BackboneOptions) -> torch.nn.Module:
     names = [known for known, _ in built.model.named_modules() if known]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, 5, 0.4)
-        raise NotFound(f"{arch} has no layer {name!r}", hint="near: " + ", ".join(close or names[:20]))
-    if pooling and pooling not in architectures.POOLINGS:
-        raise InvalidInput(f"layer {layer!r}", hint=f"after the colon: {', '.join(architectures.POOLINGS)}")
-    return architectures.with_output_of(built, name, pooling or "mean")
+    wanted = []
+    for layer in options.layers:
+        name, _, pooling = layer.partition(":")
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 5, 0.4)
+            raise NotFound(f"{options.arch} has no layer {name!r}", hint="near: " + ", ".join(close or names[:20]))
+        if pooling and pooling not in architectures.POOLINGS:
+            raise InvalidInput(f"layer {layer!r}", hint=f"after the colon: {', '.join(architectures.POOLINGS)}")
+        wanted.append((name, pooling or "mean"))
+    return architectures.with_outputs_of(built, wanted)
 
 
 @contextmanager

@@ -141,7 +141,7 @@ class _Repair:
         plain = {"arch": None, "keys": None, "key_root": None, "field": told.get("field"), "dtype": stored.array.dtype}
         source = str(told.get("source"))
         rows = open_rows(self.store, source, stored.dataset, told.get("asked", plain), None, self.progress)
-        datasets.require_same_backbone(stored.backbone, rows.backbone)
+        datasets.require_same_backbone(stored.backbone, rows.outputs[0].backbone)
         if rows.content != stored.artifact.spec["content"]:
             raise InvalidInput(f"{source} holds other numbers now")
         return source, rows

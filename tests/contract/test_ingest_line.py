@@ -157,6 +157,28 @@ def test_the_same_images_again_are_cached_and_other_weights_are_refused(qrp: Any
     assert "48" in told
 
 
+def test_several_layers_are_as_many_backbones(qrp: Any, pictures: tuple[Path, Path], sql: Any) -> None:
+    images, store = pictures
+    words = ("ingest", images, *WHERE, *RESNET, "--layer", "layer3", "--layer", "layer4")
+    told = qrp.ok(*words, store=store)
+    assert [(one["backbone"], one["dim"]) for one in told["layers"]] == [("b:layer3", 256), ("b:layer4", 512)]
+    assert told["id"] == told["layers"][0]["id"]
+    names = {row["name"] for row in qrp.rows("ls", "backbones", store=store)}
+    assert names == {"b", "b:layer3", "b:layer4"}
+    np.testing.assert_allclose(stored(sql, store, "b:layer4"), stored(sql, store), rtol=1e-4, atol=1e-5)
+    assert [one["cached"] for one in qrp.ok(*words, store=store)["layers"]] == [True, True]
+
+
+def test_precision_and_memory_format_belong_to_the_backbone(qrp: Any, pictures: tuple[Path, Path], sql: Any) -> None:
+    images, store = pictures
+    line = ("ingest", images, "--dataset", "d", *RESNET)
+    for more in (("--precision", "bfloat16"), ("--contiguous",)):
+        assert more[-1].strip("-") in qrp.fails(4, *line, "--backbone", "b", *more, store=store)
+    qrp.ok(*line, "--backbone", "half", "--precision", "bfloat16", store=store)
+    whole, half = stored(sql, store), stored(sql, store, "half")
+    assert 0 < np.abs(whole - half).max() < 0.05 * np.abs(whole).max()
+
+
 def test_changed_image_bytes_under_an_old_key_are_exit_4_with_the_key(
     qrp: Any, pictures: tuple[Path, Path], sql: Any
 ) -> None:

@@ -132,28 +132,53 @@ def test_other_heads_come_off(name: str, dim: int) -> None:
 def test_a_layer_is_pooled() -> None:
     options = {"weights": "random", "image_size": 64}
     whole = load_backbone(BackboneOptions("torchvision/resnet18", **options))
-    last = load_backbone(BackboneOptions("torchvision/resnet18", layer="layer4", **options))
-    third = load_backbone(BackboneOptions("torchvision/resnet18", layer="layer3", **options))
+    last = load_backbone(BackboneOptions("torchvision/resnet18", layers=("layer4",), **options))
+    third = load_backbone(BackboneOptions("torchvision/resnet18", layers=("layer3",), **options))
     assert (last.dim, third.dim) == (512, 256)
     np.testing.assert_allclose(features(last, PHOTOS), features(whole, PHOTOS), rtol=1e-4, atol=1e-5)
     assert (whole.spec["layer"], third.spec["layer"]) == (None, "layer3")
     assert whole.spec["weights"] == third.spec["weights"]
-    tokens = load_backbone(BackboneOptions("timm/vit_tiny_patch16_224", layer="blocks.2", **options))
+    tokens = load_backbone(BackboneOptions("timm/vit_tiny_patch16_224", layers=("blocks.2",), **options))
     assert tokens.dim == 192
 
 
 def test_of_tokens_the_class_or_the_patches_are_taken() -> None:
     arch, options = "timm/vit_tiny_patch16_224", {"weights": "random", "image_size": 32}
     whole = load_backbone(BackboneOptions(arch, **options))
-    found = {p: load_backbone(BackboneOptions(arch, layer=f"norm{p}", **options)) for p in ("", ":cls", ":patches")}
+    found = {p: load_backbone(BackboneOptions(arch, layers=(f"norm{p}",), **options)) for p in ("", ":cls", ":patches")}
     every, first, patches = (features(model, PHOTOS) for model in found.values())
     np.testing.assert_allclose(first, features(whole, PHOTOS), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(every, (first + 4 * patches) / 5, rtol=1e-3, atol=1e-4)
     assert found[":cls"].spec["layer"] == "norm:cls"
     with pytest.raises(InvalidInput, match="gives no tokens"):
-        load_backbone(BackboneOptions("torchvision/resnet18", "random", layer="layer4:cls"))
+        load_backbone(BackboneOptions("torchvision/resnet18", "random", layers=("layer4:cls",)))
     with pytest.raises(InvalidInput, match="layer 'norm:sum'"):
-        load_backbone(BackboneOptions(arch, layer="norm:sum", **options))
+        load_backbone(BackboneOptions(arch, layers=("norm:sum",), **options))
+
+
+def test_several_layers_come_from_one_pass() -> None:
+    arch, options = "timm/vit_tiny_patch16_224", {"weights": "random", "image_size": 32}
+    layers = ("blocks.2", "norm:cls", "norm:patches")
+    together = load_backbone(BackboneOptions(arch, layers=layers, **options))
+    assert together.widths == (192, 192, 192)
+    alone = [load_backbone(BackboneOptions(arch, layers=(layer,), **options)) for layer in layers]
+    assert together.specs == tuple(model.spec for model in alone)
+    np.testing.assert_array_equal(features(together, PHOTOS), np.hstack([features(model, PHOTOS) for model in alone]))
+
+
+def test_precision_and_memory_format_are_choices_that_the_identity_tells() -> None:
+    options = {"weights": "random", "image_size": 64}
+    plain = load_backbone(BackboneOptions("torchvision/resnet18", **options))
+    half = load_backbone(BackboneOptions("torchvision/resnet18", precision="bfloat16", **options))
+    other = load_backbone(BackboneOptions("torchvision/resnet18", channels_last=False, **options))
+    assert half.spec == {**plain.spec, "precision": "bfloat16"}
+    assert other.spec == {**plain.spec, "memory_format": "contiguous"}
+    whole = features(plain, PHOTOS)
+    assert features(half, PHOTOS).dtype == np.float32
+    assert 0 < np.abs(features(half, PHOTOS) - whole).max() < 0.05 * np.abs(whole).max()
+    np.testing.assert_allclose(features(other, PHOTOS), whole, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidInput, match="--precision 'int8'"):
+        load_backbone(BackboneOptions("torchvision/resnet18", precision="int8", **options))
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
@@ -187,7 +212,7 @@ def test_features_do_not_depend_on_the_batch(lite0: LoadedBackbone) -> None:
         ({"arch": "torchvision/resnet51"}, NotFound, "unknown architecture", "torchvision/resnet50"),
         ({"arch": "resnet18"}, InvalidInput, "architecture 'resnet18'", "torchvision/NAME"),
         ({"arch": "keras/resnet18"}, InvalidInput, "architecture", "timm/NAME"),
-        ({"layer": "layer9"}, NotFound, "no layer 'layer9'", "layer4"),
+        ({"layers": ("layer9",)}, NotFound, "no layer 'layer9'", "layer4"),
         ({"weights": "absent.pth"}, NotFound, "absent.pth: no such file", ""),
         ({"recipe": "moco-v2"}, InvalidInput, "needs a checkpoint", "--weights FILE"),
         ({"image_size": 4}, InvalidInput, "image size 4", ""),

@@ -105,7 +105,7 @@ def test_vectors_that_are_not_finite_are_bad(model: LoadedBackbone, images: list
             features[1, 0] = torch.inf
             return features
 
-    burst = replace(model, dim=3, _model=Burst())
+    burst = replace(model, widths=(3,), _model=Burst())
     (block,) = run(burst, [images[20:23]])
     assert block.bad == {1: "non-finite features"}
     assert np.isnan(block.rows[1]).all()

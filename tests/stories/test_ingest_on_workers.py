@@ -62,7 +62,7 @@ def test_images_have_the_bits_of_one_process_and_an_interrupted_ingest_goes_on(
             yield made
 
     alone = ingest(store, str(photos), dataset="alone", backbone="b", block_rows=5, **RESNET)
-    monkeypatch.setattr("qrp_store.ingest.story.place_blocks", interrupted)
+    monkeypatch.setattr("qrp_store.ingest.job.place_blocks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ingest(store, str(photos), dataset="d", backbone="b", block_rows=5, scheduler=address, **RESNET)
     monkeypatch.undo()
