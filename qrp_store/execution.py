@@ -137,7 +137,9 @@ class Cluster:
             self._client.direct_to_workers = all(_answers(address) for address in list(known)[:_ASKED])
         workers = known.values()
         self.workers = len(workers)
-        self.threads = sum(worker["nthreads"] for worker in workers)
+        self._threads = [address for address, worker in known.items() for _ in range(worker["nthreads"])]
+        self.threads = len(self._threads)
+        self.window = 2 * self.threads + 2  # so many tasks keep all threads at work
         self.memory = min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
 
     def share(self, value: object) -> Any:
@@ -145,14 +147,16 @@ class Cluster:
         with self._connection():
             return self._client.scatter(value, direct=False, broadcast=True, hash=False, timeout=_WORKERLESS_SECONDS)
 
-    def keep(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def keep(self, function: Callable[..., Any], *arguments: Any, thread: int | None = None) -> Any:
         """Begin function(*arguments) and leave the result with its worker; what comes back stands for it.
 
-        The worker forgets it with the last reference. When a worker dies, others do its part again.
+        `thread`, from 0, says whose: the worker that had that thread at the start, as long as it lives. The worker
+        forgets the result with the last reference. When a worker dies, others do its part again.
         """
+        there = {} if thread is None else {"workers": [self._threads[thread]], "allow_other_workers": True}
         with self._connection():
             # pure=False: the same task twice is computed twice, never answered from another client's memory.
-            return self._client.submit(_at_worker, __version__, function, *arguments, pure=False)
+            return self._client.submit(_at_worker, __version__, function, *arguments, pure=False, **there)
 
     def everywhere(self, function: Callable[..., R], *arguments: Any) -> dict[str, R | QrpStoreError]:
         """What the function gives or raises on each worker, by the worker's address; Unavailable for no answer."""
@@ -182,12 +186,15 @@ class Cluster:
 
         Tasks may hold what `share` and `keep` gave. Raises LostData when that is gone with the workers that had it.
         """
+        return self.results((self.keep(function, *task) for task in tasks), window)
 
-        def submit(task: tuple[Any, ...]) -> Callable[[], R]:
-            future = self.keep(function, *task)
+    def results(self, kept: Iterable[Any], window: int | None = None) -> Generator[Any, None, None]:
+        """Yield what each of these stands for, in order, drawing at most `window` ahead; raises as `run` does."""
+
+        def fetch(future: Any) -> Callable[[], Any]:
             return lambda: self._result(future)
 
-        yield from _in_order(submit, tasks, window or 2 * self.threads + 2)
+        yield from _in_order(fetch, kept, window or self.window)
 
     @contextmanager
     def _connection(self) -> Iterator[None]:

@@ -1,42 +1,54 @@
 """Points on the workers of a cluster: they read blocks, search them and send partial sums back.
 
-The rows are cut into parts, runs of 2^m consecutive groups. A worker combines the groups of its part, the client the
-parts, along the same binary tree as one process would: the same bits for any number of workers and any order, and
-when a worker dies others do its parts again.
+The rows are cut into parts, runs of consecutive groups, as many for each worker. Sums are joined where they are, then
+among the workers, and at last by the client, along the same binary tree as one process would: the same bits for any
+number of workers and any order, and when a worker dies others do its parts again.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from typing import Any, TypeVar
 
 import numpy as np
 
 from qrp_store.clustering.engines import Chosen, choose
 from qrp_store.clustering.nearest import Float32, Labels
-from qrp_store.clustering.passes import Engine, Group, Step, assign_pass, carry, group_rows, step_pass, total
+from qrp_store.clustering.passes import (
+    Engine,
+    Group,
+    Step,
+    Subtree,
+    assign_pass,
+    group_rows,
+    joined,
+    subtrees_pass,
+    total,
+)
 from qrp_store.clustering.points import DEFAULT_MEMORY, Blocks, Points, Rows, Selection, row_number, unit
 from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
 from qrp_store.execution import Cluster, LostData
 
 R = TypeVar("R")
 _TRIES = 4
-_PARTS_A_THREAD = 4  # so that nobody waits long for the last one
+_PARTS_A_THREAD = 2  # so that the work of a worker that dies is shared; each costs some milliseconds
+_SUMS_JOINED = 8  # by one task on a worker
 _PARTS_HELD = 4  # by a thread, at the least, so that one that is only passing does not take all the room
 _SHARE = 0.5  # of a worker's memory; Dask begins to spill at 0.6
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows [first, last); `whole`: as many groups as any other part, so that it is a whole subtree."""
+    """Rows [first, last), for one of the cluster's threads."""
 
     first: int
     last: int
-    whole: bool
+    thread: int
 
 
 class DistributedPoints:
@@ -93,8 +105,8 @@ class DistributedPoints:
 
         def gather() -> Float32:
             out = np.empty((len(rows), self.dim), np.float32)
-            picks = [wanted[edges[i] : edges[i + 1]] - self._parts[i].first for i in touched]
-            with closing(self._over(_pick, touched, iter(picks))) as found:
+            picks = [(wanted[edges[i] : edges[i + 1]] - self._parts[i].first,) for i in touched]
+            with closing(self._cluster.results(self._over(_pick, touched, picks))) as found:
                 for i, part in zip(touched, found, strict=True):
                     out[order[edges[i] : edges[i + 1]]] = part
             return out
@@ -103,15 +115,12 @@ class DistributedPoints:
 
     def step(self, centroids: Float32) -> Step:
         def once() -> Step:
-            tree: list[Step | None] = []
-            rest: Step | None = None
-            with closing(self._with_centroids(_step, centroids)) as partials:
-                for part, partial in zip(self._parts, partials, strict=True):
-                    if part.whole:
-                        carry(tree, partial)
-                    else:  # the last one: below the whole subtrees
-                        rest = partial
-            return total([rest, *tree])
+            sums, left, window = self._with_centroids(_step, centroids), len(self._parts), self._cluster.window
+            while left > _SUMS_JOINED:
+                sums, left, window = self._joined(sums), -(-left // _SUMS_JOINED), -(-window // _SUMS_JOINED) + 1
+            with closing(self._cluster.results(sums, window)) as found:
+                subtrees: Iterable[Subtree[Step]] = chain.from_iterable(found)
+                return total(subtrees)
 
         return self._again(once)
 
@@ -119,7 +128,7 @@ class DistributedPoints:
         labels, distances = np.empty(self.count, np.int32), np.empty(self.count, np.float32)
 
         def once() -> None:
-            with closing(self._with_centroids(_assign, centroids)) as found:
+            with closing(self._cluster.results(self._with_centroids(_assign, centroids))) as found:
                 for part, (own, apart) in zip(self._parts, found, strict=True):
                     labels[part.first : part.last], distances[part.first : part.last] = own, apart
 
@@ -131,44 +140,44 @@ class DistributedPoints:
         limit = self._memory
         if self._cluster.memory is not None:
             limit = min(limit, int(self._cluster.memory * _SHARE))
-        at_once = -(-self._cluster.threads // self._cluster.workers)
-        most = min(groups // (_PARTS_A_THREAD * self._cluster.threads), limit // (_PARTS_HELD * at_once * group))
-        rows = size << max(0, most.bit_length() - 1)
-        starts = range(0, self.count, rows)
+        threads = self._cluster.threads
+        at_once = -(-threads // self._cluster.workers)
+        most = max(1, limit // (_PARTS_HELD * at_once * group))
+        n = min(groups, threads * max(_PARTS_A_THREAD, -(-groups // (threads * most))))
+        edges = [min(groups * i // n * size, self.count) for i in range(n + 1)]
         self._size = size
-        self._parts = [_Part(s, min(s + rows, self.count), s + rows - size < self.count) for s in starts]
-        part = rows * self.dim * 4
+        self._parts = [_Part(edges[i], edges[i + 1], i * threads // n) for i in range(n)]
+        part = -(-groups // n) * group
         if self.count * self.dim * 4 > limit * self._cluster.workers:
             limit -= at_once * part  # those that are read and not kept
         self._n_kept = max(0, limit * self._cluster.workers // part)
         self._kept = {}
 
-    def _with_centroids(self, function: Callable[..., R], centroids: Float32) -> Generator[R, None, None]:
+    def _with_centroids(self, function: Callable[..., Any], centroids: Float32) -> Iterator[Any]:
         size = group_rows(len(centroids), self.dim)
         if size != self._size:
             self._lay_out(size)
         everyone = self._cluster.share(centroids)
-        work = [(everyone, self._chosen, size)] * len(self._parts)
-        return self._over(function, range(len(self._parts)), iter(work))
+        return self._over(function, range(len(self._parts)), repeat((everyone, self._chosen, size)))
 
-    def _over(self, function: Callable[..., R], parts: Any, arguments: Iterator[Any]) -> Generator[R, None, None]:
-        """function(first row, rows, *arguments) for each part, in order."""
+    def _over(self, function: Callable[..., Any], parts: Iterable[int], arguments: Iterable[Any]) -> Iterator[Any]:
+        """Begins function(first row, rows, *arguments) for each part, in order, as they are drawn."""
         if self._shared is None:
             self._shared = self._cluster.share(self._source)
+        for index, given in zip(parts, arguments, strict=False):
+            part = self._parts[index]
+            where = (self._shared, self._normalize, part.first, part.last)
+            if index >= self._n_kept:
+                yield self._cluster.keep(_read_and, function, *where, *given)
+                continue
+            if index not in self._kept:
+                self._kept[index] = self._cluster.keep(read_rows, *where, thread=part.thread)
+            yield self._cluster.keep(function, part.first, self._kept[index], *given, thread=part.thread)
 
-        def tasks() -> Iterator[tuple[Any, ...]]:
-            for index, given in zip(parts, arguments, strict=True):
-                part = self._parts[index]
-                where = (self._shared, self._normalize, part.first, part.last)
-                given = given if isinstance(given, tuple) else (given,)
-                if index >= self._n_kept:
-                    yield _read_and, function, *where, *given
-                    continue
-                if index not in self._kept:
-                    self._kept[index] = self._cluster.keep(read_rows, *where)
-                yield function, part.first, self._kept[index], *given
-
-        yield from self._cluster.run(_call, tasks())
+    def _joined(self, sums: Iterator[Any]) -> Iterator[Any]:
+        """Joins subtrees on the workers, some at a time."""
+        while some := tuple(islice(sums, _SUMS_JOINED)):
+            yield self._cluster.keep(_join, *some)
 
     def _again(self, work: Callable[[], R]) -> R:
         """Do the work; anew when the workers have lost what it needs. Rows in messages get their names."""
@@ -231,10 +240,6 @@ def read_rows(source: Blocks, normalize: bool, first: int, last: int) -> Float32
     return unit(out, first, row_number) if normalize else out
 
 
-def _call(function: Callable[..., R], *arguments: Any) -> R:
-    return function(*arguments)
-
-
 def _read_and(function: Callable[..., R], source: Blocks, normalize: bool, first: int, last: int, *arguments: Any) -> R:
     return function(first, read_rows(source, normalize, first, last), *arguments)
 
@@ -243,9 +248,13 @@ def _pick(first: int, rows: Float32, wanted: Rows) -> Float32:
     return rows[wanted]
 
 
-def _step(first: int, rows: Float32, centroids: Float32, chosen: Chosen, size: int) -> Step:
+def _step(first: int, rows: Float32, centroids: Float32, chosen: Chosen, size: int) -> list[Subtree[Step]]:
     groups = (Group(first + i, rows[i : i + size]) for i in range(0, len(rows), size))
-    return step_pass(groups, centroids, Engine(chosen.nearest()), row_number)
+    return subtrees_pass(groups, centroids, Engine(chosen.nearest()), row_number, first // size)
+
+
+def _join(*parts: list[Subtree[Step]]) -> list[Subtree[Step]]:
+    return joined(chain.from_iterable(parts))
 
 
 def _assign(first: int, rows: Float32, centroids: Float32, chosen: Chosen, size: int) -> tuple[Labels, Float32]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -62,13 +62,17 @@ def group_rows(k: int, dim: int) -> int:
 
 def step_pass(groups: Iterable[Group], centroids: Float32, engine: Engine, name: Callable[[int], str]) -> Step:
     """Counts, sums and inertia of all rows about `centroids`. InvalidInput, naming the row, for one not finite."""
+    return total(subtrees_pass(groups, centroids, engine, name))
+
+
+def subtrees_pass(
+    groups: Iterable[Group], centroids: Float32, engine: Engine, name: Callable[[int], str], first: int = 0
+) -> list[Subtree[Step]]:
+    """The same for consecutive groups, of which number `first` is the first, as the subtrees that they make up."""
     search = engine.nearest.prepare(centroids)
     k = len(centroids)
-    tree: list[Step | None] = []
     with closing(engine.over(lambda group: _partial(group, search, k, name), groups)) as partials:
-        for partial in partials:
-            carry(tree, partial)
-    return total(tree)
+        return joined(Subtree(0, number, partial) for number, partial in enumerate(partials, first))
 
 
 def assign_pass(
@@ -128,21 +132,30 @@ class Summand(Protocol):
 S = TypeVar("S", bound=Summand)
 
 
-def carry(tree: list[S | None], step: S) -> None:
-    """Add the next group's step to a binary counter: level i holds the sum of 2^i consecutive groups, or nothing."""
-    for level, held in enumerate(tree):
-        if held is None:
-            tree[level] = step
-            return
-        tree[level] = None
-        step = held + step
-    tree.append(step)
+@dataclass(frozen=True)
+class Subtree(Generic[S]):
+    """A node of the binary tree: the sum, pair by pair, of the 2^level groups from number x 2^level on."""
+
+    level: int
+    number: int
+    sum: S
 
 
-def total(tree: list[S | None]) -> S:
-    """The sum of all that was carried: right to left over the levels, so the same as of the whole binary tree."""
-    held = [step for step in tree if step is not None]
-    whole = held[0]
-    for step in held[1:]:
-        whole = step + whole
+def joined(subtrees: Iterable[Subtree[S]]) -> list[Subtree[S]]:
+    """Consecutive subtrees as few as they can be: siblings are added, nothing else, and at once."""
+    made: list[Subtree[S]] = []
+    for subtree in subtrees:
+        made.append(subtree)
+        while len(made) > 1 and made[-1].level == made[-2].level and made[-2].number % 2 == 0:
+            right, left = made.pop(), made.pop()
+            made.append(Subtree(left.level + 1, left.number // 2, left.sum + right.sum))
+    return made
+
+
+def total(subtrees: Iterable[Subtree[S]]) -> S:
+    """The sum of all groups from the first on: right to left over what is joined, so that of the whole binary tree."""
+    held = [subtree.sum for subtree in joined(subtrees)]
+    whole = held[-1]
+    for part in reversed(held[:-1]):
+        whole = part + whole
     return whole

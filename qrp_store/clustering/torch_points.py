@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from qrp_store.clustering.nearest import Float32, Labels
-from qrp_store.clustering.passes import Step, carry, group_rows, total
+from qrp_store.clustering.passes import Step, Subtree, group_rows, total
 from qrp_store.clustering.points import MemoryPoints, Points, Rows, StreamedPoints, row_number
 from qrp_store.clustering.torch_nearest import exact_products, nearest, prepared
 from qrp_store.errors import InvalidInput
@@ -59,12 +59,14 @@ class TorchPoints:
 
     def step(self, centroids: Float32) -> Step:
         own, norms = prepared(centroids, self._device)
-        tree: list[_Partial | None] = []
-        with exact_products(), closing(self._groups(len(centroids))) as groups:
-            for start, rows in groups:
+
+        def partials(groups: Iterable[tuple[int, torch.Tensor]]) -> Generator[Subtree[_Partial], None, None]:
+            for number, (start, rows) in enumerate(groups):
                 labels, distances = nearest(rows, own, norms)
-                carry(tree, _partial(start, rows, labels, distances, len(centroids)))
-        whole = total(tree)
+                yield Subtree(0, number, _partial(start, rows, labels, distances, len(centroids)))
+
+        with exact_products(), closing(self._groups(len(centroids))) as groups:
+            whole = total(partials(groups))
         self._refuse(int(whole.bad))
         return Step(whole.counts.cpu().numpy(), whole.sums.cpu().numpy(), float(whole.inertia))
 

@@ -105,9 +105,9 @@ def test_kept_rows_are_read_once(address: str, store: Store, monkeypatch: pytest
     kept = []
     keep = Cluster.keep
 
-    def count(self: Cluster, version: Any, *arguments: Any) -> Any:
-        kept.append(getattr(version, "__name__", ""))
-        return keep(self, version, *arguments)
+    def count(self: Cluster, function: Any, *arguments: Any, **options: Any) -> Any:
+        kept.append(getattr(function, "__name__", ""))
+        return keep(self, function, *arguments, **options)
 
     monkeypatch.setattr(Cluster, "keep", count)
     with Cluster(address) as connected:
@@ -117,7 +117,38 @@ def test_kept_rows_are_read_once(address: str, store: Store, monkeypatch: pytest
         for _ in range(3):
             points.step(centroids)
             reads.append(kept.count("read_rows"))
-    assert reads[0] == reads[1] == reads[2] == 15
+    assert reads[0] == reads[1] == reads[2] == 4
+
+
+@pytest.mark.parametrize("rows", [N, N - 1, 30_001], ids=str)
+def test_kept_rows_and_their_search_are_spread_evenly(address: str, store: Store, rows: int) -> None:
+    with Cluster(address) as connected:
+        points = DistributedPoints(blocks_of(store), connected, FAISS, k=K).subset(np.arange(rows))
+        assert isinstance(points, DistributedPoints)
+        centroids = rows_of(store)[:K]
+        for _ in range(3):
+            points.step(centroids)
+        where = connected._client.who_has(list(points._kept.values()))
+        held = dict.fromkeys(connected._client.nthreads(), 0)
+        for index, future in points._kept.items():
+            (worker,) = where[future.key]  # one copy, with one worker
+            held[worker] += points._parts[index].last - points._parts[index].first
+        assert sum(held.values()) == rows
+        fewer, more = sorted(held.values())
+        assert more - fewer <= 2 * group_rows(K, DIM)
+
+
+def test_sums_are_joined_by_the_workers(address: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+    fetch = Cluster._result
+    monkeypatch.setattr(Cluster, "_result", lambda self, future: fetched.append(future) or fetch(self, future))
+    array = rows_of(store)
+    with Cluster(address) as connected:
+        points = DistributedPoints(blocks_of(store), connected, FAISS, k=K, memory=1)
+        step, expected = points.step(array[:K]), MemoryPoints(array).step(array[:K])
+    assert len(points._parts) == 30
+    assert len(fetched) == 4
+    assert step.sums.tobytes() == expected.sums.tobytes()
 
 
 class KillAfterFirst:
@@ -125,17 +156,17 @@ class KillAfterFirst:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pid: int, passes: int) -> None:
         self.left, self.pid, self.killed = passes, pid, False
-        run = Cluster.run
+        results = Cluster.results
 
         def watched(connected: Cluster, *arguments: Any, **options: Any) -> Iterator[Any]:
             self.left -= 1
-            for result in run(connected, *arguments, **options):
+            for result in results(connected, *arguments, **options):
                 if self.left < 0 and not self.killed:
                     self.killed = True
                     os.kill(self.pid, signal.SIGKILL)
                 yield result
 
-        monkeypatch.setattr(Cluster, "run", watched)
+        monkeypatch.setattr(Cluster, "results", watched)
 
 
 @pytest.mark.parametrize("memory", [1, 10**9], ids=["streamed", "kept"])
