@@ -30,8 +30,24 @@ test: lint ## lint, then every test
 test-browser: $(READY) ## the report in a real Chromium (from the system's packages, with its driver)
 	$(PYTHON) -m pytest -q tests/browser/page_in_chromium.py $(ARGS)
 
-soak: $(READY) ## the long proofs of docs/reliability.md, some twenty minutes
-	$(PYTHON) -m pytest -q -m soak --durations=0 tests/reliability tests/stories/test_crash.py $(ARGS)
+SOAK := soak-kill soak-damage soak-crowd soak-model soak-network soak-load
+.PHONY: $(SOAK)
+
+soak: $(SOAK) ## the long proofs of docs/reliability.md, each printing what it counted; each one by itself, too:
+soak-kill: LONG := tests/stories/test_crash.py
+soak-kill: ## 200 kill -9 on SQLite and 200 on Postgres
+soak-damage: LONG := tests/reliability/test_damage.py
+soak-damage: ## 1,000 damaged blocks in a directory and 1,000 on S3
+soak-crowd: LONG := tests/reliability/test_many_at_once.py
+soak-crowd: ## 32 processes on one SQLite store, 16 evaluators on Postgres, ten times each
+soak-model: LONG := tests/reliability/test_model.py
+soak-model: ## 200 × 50 commands in any order against a dictionary
+soak-network: LONG := tests/reliability/test_faulty_network.py
+soak-network: ## twenty stores behind a faulty network
+soak-load: $(READY) ## a full catalog beside psql
+	$(PYTHON) benchmarks/catalog_load.py $(ARGS)
+$(filter-out soak-load,$(SOAK)): $(READY)
+	$(PYTHON) -m pytest -q -m soak $(LONG) $(ARGS)
 
 lint: $(READY) ## ruff and mypy --strict
 	$(PYTHON) -m ruff check .

@@ -91,3 +91,16 @@ def new_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
         return f"s3://{name}"
 
     return make
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Says on the terminal, of a long test (`make soak`), what was counted, when and in how many seconds."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        if request.node.get_closest_marker("soak") is not None:
+            with capsys.disabled():
+                print(f"\n{time.strftime('%Y-%m-%d')}  {text} ({time.monotonic() - began:.0f} s)")
+
+    return say

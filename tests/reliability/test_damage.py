@@ -33,7 +33,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 @pytest.mark.parametrize("times", [60, pytest.param(1000, marks=pytest.mark.soak)])
-def test_flipped_bits_cut_swapped_and_missing_blocks_are_all_found(store: Store, times: int) -> None:
+def test_flipped_bits_cut_swapped_and_missing_blocks_are_all_found(
+    store: Store, times: int, figure: Callable[[str], None]
+) -> None:
     embedding = store.embedding("d", "a")
     other = store.embedding("d", "b").stored.array.path
     path = embedding.stored.array.path
@@ -66,3 +68,5 @@ def test_flipped_bits_cut_swapped_and_missing_blocks_are_all_found(store: Store,
             embedding[block * 50 : block * 50 + 1]
         store.arrays.put(place, whole[place], replace=True)
     assert verify(store, deep=True).problems == ()
+    where = "a bucket" if "://" in store.arrays.url else "a directory"
+    figure(f"{times} damaged blocks in {where}: all found, none read as data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -160,7 +161,9 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(("examples", "steps"), [(12, 20), pytest.param(200, 50, marks=pytest.mark.soak)])
-def test_any_order_leaves_what_a_dictionary_would_hold(examples: int, steps: int) -> None:
+def test_any_order_leaves_what_a_dictionary_would_hold(
+    examples: int, steps: int, figure: Callable[[str], None]
+) -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
@@ -172,3 +175,4 @@ def test_any_order_leaves_what_a_dictionary_would_hold(examples: int, steps: int
             suppress_health_check=list(HealthCheck),
         ),
     )
+    figure(f"{examples} stores × {steps} commands in any order: what a dictionary would hold")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from qrp_store.store import create_store, open_store
+from qrp_store.upkeep.maintain import verify
+
 DRIVER = Path(__file__).with_name("crash_driver.py")
+MODULES = ("qrp_store.ingest.story", "qrp_store.label.story", "qrp_store.cluster.story", "qrp_store.evaluate.story")
+LIBRARIES = ("qrp_store.probing.trial", "faiss", "zarr", "sqlalchemy", "psycopg", "pyarrow.csv")
 CATALOG = "qrp_store.catalog."
 INGEST = [
     f"{CATALOG}datasets:stage_dataset:before:1",
@@ -48,14 +55,26 @@ LABEL = [
     f"{CATALOG}lease:commit:after:1",
     f"{CATALOG}concept_sets:commit:after:1",
 ]
-EVALUATE = [
+CLUSTER = [
+    f"{CATALOG}lease:claim:after:1",
+    "qrp_store.clustering.kmeans:kmeans:before:1",
+    "qrp_store.cluster.checkpoint:Checkpoint.save:before:1",
+    "qrp_store.cluster.checkpoint:Checkpoint.save:after:1",
+    "qrp_store.clustering.kmeans:kmeans:after:1",
+    "qrp_store.cluster.story:save_array:after:1",
+    f"{CATALOG}clusterings:write:before:1",
+    f"{CATALOG}bulk:clear:after:1",
+    f"{CATALOG}bulk:insert:after:1",
+    f"{CATALOG}bulk:insert:after:2",
+    f"{CATALOG}lease:commit:before:1",
+    f"{CATALOG}lease:commit:after:1",
+    f"{CATALOG}clusterings:commit:after:1",
+]
+EVALUATE = [  # which clusters first: with another seed than the command `cluster`
     f"{CATALOG}lease:claim:after:1",
     "qrp_store.clustering.kmeans:kmeans:before:1",
     "qrp_store.clustering.kmeans:kmeans:after:1",
-    "qrp_store.cluster.story:save_array:after:1",
-    f"{CATALOG}bulk:insert:after:1",
     f"{CATALOG}bulk:insert:after:2",
-    f"{CATALOG}lease:commit:after:1",
     f"{CATALOG}clusterings:commit:after:1",
     "qrp_store.evaluate.probe:run:before:1",
     "qrp_store.evaluate.probe:run:after:1",
@@ -65,10 +84,11 @@ EVALUATE = [
     f"{CATALOG}lease:commit:after:1",
     f"{CATALOG}results:commit:after:1",
 ]
+POINTS = {"ingest": INGEST, "label": LABEL, "cluster": CLUSTER, "evaluate": EVALUATE}
 
 
 class Work:
-    """A folder with data, and the three commands that are killed."""
+    """A folder with data, the four commands that are killed, and a process that runs them in forks of itself."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,109 +103,144 @@ class Work:
             writer.writerows((i, "odd", "other") for i in range(1, 900, 2))
         ingest = ["ingest", str(folder / "x.npy"), "--dataset", "d", "--backbone", "b", "--block-rows", "150"]
         label = ["label", str(folder / "labels.csv"), "--dataset", "d", "--concepts", "c"]
-        evaluate = ["evaluate", "--dataset", "d", "-k", "8", "--epochs", "5", "--bootstrap", "50"]
-        self.commands = {"ingest": ingest, "label": label, "evaluate": evaluate}
+        cluster = ["cluster", "--dataset", "d", "--backbone", "b", "-k", "8", "--seed", "1", "--workers", "1"]
+        evaluate = ["evaluate", "--dataset", "d", "-k", "8", "--epochs", "5", "--bootstrap", "50", "--workers", "1"]
+        self.commands = {"ingest": ingest, "label": label, "cluster": cluster, "evaluate": evaluate}
+        self.seconds = dict.fromkeys(self.commands, 1.0)
+        pipe = subprocess.PIPE
+        words = [sys.executable, str(DRIVER), "--serve", *MODULES, *LIBRARIES]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.server = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=env)
 
-    def run(self, store: Path, name: str, point: str = "-", wait: float | None = None) -> int:
+    def run(self, store: str, name: str, point: str = "-", wait: float | None = None) -> int:
         """Run a command (killed at a point, or after some seconds); its exit code."""
-        command = [sys.executable, str(DRIVER), point, "--", *self.commands[name], "--store", str(store), "--quiet"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            if wait is not None:
-                try:
-                    process.wait(wait)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGKILL)
-            said = process.communicate()
-        assert process.returncode in (0, -signal.SIGKILL), said
-        return process.returncode
-
-    def call(self, store: Path, *arguments: str) -> None:
-        command = [sys.executable, str(DRIVER), "-", "--", *arguments, "--store", str(store)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        line = [*self.commands[name], "--store", store, "--quiet"]
+        print(json.dumps([point, wait, line]), file=self.server.stdin, flush=True)
+        said = json.loads(self.server.stdout.readline())
+        assert said["code"] in (0, -signal.SIGKILL), said
+        return int(said["code"])
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    return Work(tmp_path_factory.mktemp("crash"))
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    work = Work(tmp_path_factory.mktemp("crash"))
+    yield work
+    work.server.communicate()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(work: Work) -> dict[str, object]:
-    """What an uninterrupted run leaves."""
-    store = work.folder / "undisturbed"
-    work.call(store, "init")
+    """What an uninterrupted run leaves; how long each command takes is kept, too."""
+    store = str(work.folder / "undisturbed")
+    create_store(store)
     for name in work.commands:
+        began = time.monotonic()
         assert work.run(store, name) == 0
+        work.seconds[name] = time.monotonic() - began
     return contents(store)
 
 
-def rows(store: Path, query: str) -> list[tuple[object, ...]]:
-    with sqlite3.connect(store / "catalog.db") as connection:
-        return connection.execute(query).fetchall()
+@pytest.fixture(params=["directory", "postgres"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes empty stores of a kind."""
+    numbers = iter(range(1000))
+
+    def make() -> str:
+        place = tmp_path / str(next(numbers))
+        if request.param == "directory":
+            create_store(str(place))
+            return str(place)
+        new_database: Callable[[], str] = request.getfixturevalue("new_database")
+        create_store(url := new_database(), str(place))
+        return url
+
+    return make
 
 
-def contents(store: Path) -> dict[str, object]:
+def contents(store: str) -> dict[str, object]:
     """Everything that must not depend on what happened on the way: numbers, versions, checksums, rows."""
     queries = {
-        "blocks": "SELECT number, first_row, n_rows, checksum FROM block ORDER BY number",
+        "blocks": "SELECT number, first_row, n_rows, checksum FROM block",
         "embeddings": "SELECT dataset, backbone, version, n, dim FROM embeddings",
         "samples": "SELECT position, key FROM sample JOIN dataset ON pk = dataset_pk AND state = 'ready'",
-        "labels": "SELECT key, concept, concept_group FROM labels ORDER BY key, concept",
-        "assignments": "SELECT key, cluster, part, version FROM assignments ORDER BY key",
+        "labels": "SELECT key, concept, concept_group FROM labels",
+        "assignments": "SELECT seed, key, cluster, part, version FROM assignments",
         "results": "SELECT version, fingerprint, nmi, nmi_ci_lo, cross_entropy_nats, train_loss FROM results",
-        "scores": "SELECT cluster, n_test, mi_nats, top_concept FROM cluster_scores ORDER BY cluster",
-        "concepts": "SELECT cluster, rank, concept, weight, lift, n FROM cluster_concepts ORDER BY cluster, rank",
-        "artifacts": "SELECT kind, version, state, fingerprint FROM artifact ORDER BY kind",
+        "scores": "SELECT cluster, n_test, mi_nats, top_concept FROM cluster_scores",
+        "concepts": "SELECT cluster, rank, concept, weight, lift, n FROM cluster_concepts",
+        "artifacts": "SELECT kind, version, state, fingerprint FROM artifact",
         "weights": "SELECT weights_checksum FROM result UNION ALL SELECT centroids_checksum FROM clustering",
     }
-    return {name: rows(store, query) for name, query in queries.items()}
+    with open_store(store) as opened:
+        return {name: sorted(opened.sql(query).table.rows) for name, query in queries.items()}
 
 
-def shown(store: Path) -> int:
-    """How many embeddings, concept sets and results a reader sees."""
-    query = "SELECT (SELECT count(*) FROM embeddings) + (SELECT count(*) FROM results) + (SELECT count(*) FROM labels)"
-    return int(str(rows(store, query)[0][0]))
+def shown(store: str) -> list[tuple[object, ...]]:
+    """How many embeddings, labels, assignments and results a reader sees; evaluate's own clustering aside, which is a
+    thing by itself and ready before the result is."""
+    views = ("embeddings", "labels", "assignments WHERE seed = 1", "results")
+    with open_store(store) as opened:
+        return opened.sql(f"SELECT {', '.join(f'(SELECT count(*) FROM {view})' for view in views)}").table.rows
 
 
-def test_killed_at_every_named_point(work: Work, undisturbed: dict[str, object]) -> None:
-    store = work.folder / "named"
-    work.call(store, "init")
-    for name, points in (("ingest", INGEST), ("label", LABEL), ("evaluate", EVALUATE)):
+def require_whole(store: str) -> None:
+    with open_store(store) as opened:
+        assert verify(opened, deep=True).problems == ()
+
+
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.soak)])
+def test_killed_at_every_named_point(
+    work: Work, undisturbed: dict[str, object], empty: Callable[[], str], every: int, figure: Callable[[str], None]
+) -> None:
+    store = empty()
+    first = every // 2 if "://" in store else 0  # a share in every run of the tests: others on each database
+    killed = 0
+    for name, every_point in POINTS.items():
+        points = [*every_point[first:-1:every], every_point[-1]]
         before = shown(store)
         for point in points:
             assert work.run(store, name, point) == -signal.SIGKILL, f"{name} never reached {point}"
             if point != points[-1]:
                 assert shown(store) == before, f"{name} killed at {point} left something half-made in sight"
+        killed += len(points)
         assert work.run(store, name) == 0
     assert contents(store) == undisturbed
-    work.call(store, "verify", "--deep")
+    require_whole(store)
+    figure(f"killed at {killed} named points on {'Postgres' if '://' in store else 'SQLite'}: the same store")
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.soak) for n in range(2, 18))])
-def test_killed_at_random(work: Work, undisturbed: dict[str, object], seed: int) -> None:
-    store = work.folder / f"random{seed}"
-    work.call(store, "init")
-    rng = random.Random(seed)
-    for name in work.commands:
-        began = time.monotonic()
-        for _ in range(4):
-            work.run(store, name, wait=rng.uniform(0.3, 2.5))
-        assert work.run(store, name) == 0
-        assert time.monotonic() - began < 300
-    assert contents(store) == undisturbed
-    work.call(store, "verify", "--deep")
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.soak)])
+def test_killed_at_random(
+    work: Work, undisturbed: dict[str, object], empty: Callable[[], str], kills: int, figure: Callable[[str], None]
+) -> None:
+    rng, killed, stores = random.Random(kills), 0, 0
+    while killed < kills:
+        store, stores = empty(), stores + 1
+        for name in work.commands:
+            for _ in range(5):  # a command that was done before its moment came is not asked again
+                if work.run(store, name, wait=rng.uniform(0, work.seconds[name])) == 0:
+                    break
+                killed += 1
+            assert work.run(store, name) == 0
+        assert contents(store) == undisturbed
+        require_whole(store)
+    where = "Postgres" if "://" in store else "SQLite"
+    figure(f"{killed} kill -9 at random in {stores} stores on {where}: the same store each time")
 
 
-def test_an_expired_owner_elsewhere_is_taken_over_on_a_new_path(work: Work, undisturbed: dict[str, object]) -> None:
-    store = work.folder / "elsewhere"
-    work.call(store, "init")
+def test_an_expired_owner_elsewhere_is_taken_over_on_a_new_path(
+    work: Work, undisturbed: dict[str, object], empty: Callable[[], str]
+) -> None:
+    store = empty()
     assert work.run(store, "ingest", f"{CATALOG}embeddings:record_blocks:after:2") == -signal.SIGKILL
-    with sqlite3.connect(store / "catalog.db") as connection:
-        connection.execute("UPDATE artifact SET lease_host = 'elsewhere', lease_expires = 1")
+    with open_store(store) as opened, opened.catalog.write() as connection:
+        connection.exec_driver_sql("UPDATE artifact SET lease_host = 'elsewhere', lease_expires = 1")
     assert work.run(store, "ingest") == 0
-    ((path, epoch),) = rows(store, "SELECT path, epoch FROM artifact")
+    with open_store(store) as opened:
+        ((path, epoch),) = opened.sql("SELECT path, epoch FROM artifact").table.rows
     assert str(path).endswith("/e1")
     assert epoch == 1
     assert contents(store)["blocks"] == undisturbed["blocks"]
-    work.call(store, "verify", "--deep")
+    require_whole(store)
