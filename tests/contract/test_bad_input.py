@@ -188,6 +188,24 @@ BAD_LABELS = {
     "no Parquet": ("l.parquet", b"PAR1 not really"),
     "not UTF-8": ("l.csv", b"key,concept\nphotos/000.jpg,\xff\n"),
     "unknown ending": ("l.xyz", b"key,concept\nphotos/000.jpg,x\n"),
+    "logits": ("l.csv", b"key,concept,score\nphotos/000.jpg,x,7.25\nphotos/000.jpg,y,-3.5\n"),
+    "encodings mixed in one file": ("l.csv", "key,concept\nphotos/000.jpg,é\n".encode() + b"photos/000.jpg,\xe9\n"),
+    "another delimiter": ("l.csv", b"key^concept\nphotos/000.jpg^x\n"),
+    "COCO categories without names": (
+        "l.json",
+        b'{"images": [{"id": 1, "file_name": "photos/000.jpg"}], "categories": [{"id": 3}],'
+        b' "annotations": [{"image_id": 1, "category_id": 3}]}',
+    ),
+    "COCO annotation of an unknown image": (
+        "l.json",
+        b'{"images": [{"id": 1, "file_name": "photos/000.jpg"}], "categories": [{"id": 3, "name": "cat"}],'
+        b' "annotations": [{"image_id": 9, "category_id": 3}]}',
+    ),
+    "COCO images with one id": (
+        "l.json",
+        b'{"images": [{"id": 1, "file_name": "photos/000.jpg"}, {"id": 1, "file_name": "photos/001.jpg"}],'
+        b' "categories": [{"id": 3, "name": "cat"}], "annotations": [{"image_id": 1, "category_id": 3}]}',
+    ),
 }
 
 
