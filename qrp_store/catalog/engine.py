@@ -39,16 +39,27 @@ class Catalog:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A transaction that only looks."""
-        with self._translated(), self.engine.connect() as connection, connection.begin():
+        with self._transaction() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that writes: commits when the block ends, rolls back when it raises. Keep it short."""
+        with self._transaction(qrp_write=True) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, **options: bool) -> Iterator[sa.Connection]:
         with self._translated(), self.engine.connect() as connection:
-            connection = connection.execution_options(qrp_write=True)
-            with connection.begin():
-                yield connection
+            connection = connection.execution_options(**options)
+            with connection.begin() as transaction:
+                try:
+                    yield connection
+                    transaction.commit()
+                except (KeyboardInterrupt, SystemExit):
+                    # A signal can leave the driver amid a command, where not even a rollback gets through.
+                    connection.invalidate()
+                    raise
 
     def close(self) -> None:
         self.engine.dispose()
@@ -58,7 +69,18 @@ class Catalog:
         try:
             yield
         except sa.exc.SQLAlchemyError as error:
+            stopped = _signal_behind(error)
+            if stopped is not None:
+                raise stopped from None
             raise _translate(error, self.name) from error
+
+
+def _signal_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The signal during whose handling the driver failed, if that is why it did."""
+    behind = error.__context__
+    while behind is not None and not isinstance(behind, KeyboardInterrupt):
+        behind = behind.__context__
+    return behind
 
 
 def _engine(location: Location) -> sa.Engine:

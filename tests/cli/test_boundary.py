@@ -167,6 +167,23 @@ def test_a_signal_is_an_interruption(number: signal.Signals, code: int, tmp_path
     assert json.loads(out)["error"]["kind"] == "interrupted"
 
 
+@pytest.mark.parametrize("options", [(), ("--verbose",)])
+def test_what_the_pool_logs_of_a_stopped_connection_is_for_the_curious(options: tuple[str, ...]) -> None:
+    program = (
+        "import logging, typer\n"
+        "from typer.main import get_command\n"
+        "from qrp_store.cli.boundary import run\n"
+        "from qrp_store.cli.session import Session, command\n"
+        "app = typer.Typer(); app.callback()(lambda: None)\n"
+        "def log(session: Session) -> None:\n"
+        "    logging.getLogger('sqlalchemy.pool.impl.QueuePool').error('during reset')\n"
+        "command(app, 'log', example='')(log)\n"
+        f"raise SystemExit(run(get_command(app), ['log', *{options!r}]))\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ("during reset" in child.stderr) == bool(options)
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom qrp_store.cli import output\nfrom qrp_store.cli.boundary import run\n"

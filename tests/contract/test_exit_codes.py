@@ -16,7 +16,7 @@ import pytest
 SHARP = ("--dataset", "photos", "--backbone", "sharp")
 EVALUATE = ("evaluate", *SHARP, "--concepts", "objects", "--epochs", "2")
 # K-means that runs until it is stopped
-ENDLESS = ("cluster", *SHARP, "-k", "7", "--niter", "10000000")
+ENDLESS = ("cluster", *SHARP, "-k", "7", "--nredo", "10000000")
 
 
 @pytest.mark.parametrize("words", [("ls",), ("evaluate", "--dataset", "photos", "-k", "6", "--dry-run")], ids=" ".join)
@@ -149,7 +149,7 @@ def job(qrp: Any, store: Path, wanted: str, child: subprocess.Popen[str]) -> dic
             return dict(rows[0])
         assert wanted != "writing" or child.poll() is None, child.communicate()
         time.sleep(0.1)
-    raise AssertionError(f"no job is {wanted}")
+    raise AssertionError((f"no job is {wanted}", qrp.rows("ls", "jobs", store=store)))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
