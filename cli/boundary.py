@@ -114,7 +114,8 @@ def _describe(error: Exception) -> tuple[str | Interrupted, str, str | None]:
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "qrp-store"
-        return "usage", str(error.format_message()), f"{command} --help"  # type: ignore[attr-defined]
+        message = str(error.format_message()).replace("Value error, ", "", 1)  # type: ignore[attr-defined] # pydantic's
+        return "usage", message, f"{command} --help"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return InvalidInput.kind, f"not valid Unicode: {error.object!r}", "give names as UTF-8"
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _EXTRA_OF:

@@ -127,6 +127,7 @@ def ingest(
 
 def _told(report: IngestReport) -> str:
     left_out = f", {report.n_bad} bad rows left out" if report.n_bad else ""
-    origin = "already there" if report.cached else f"{report.bytes / 1e6:,.1f} MB in {report.blocks['total']} blocks"
+    blocks = f"{report.blocks['total']:,} block{'s' if report.blocks['total'] > 1 else ''}"
+    origin = "already there" if report.cached else f"{report.bytes / 1e6:,.1f} MB in {blocks}"
     shape = f"{report.n:,} × {report.dim:,} {report.dtype}"
     return f"{report.id}  {report.dataset} under {report.backbone}: {shape}, {origin}{left_out}"

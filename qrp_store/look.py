@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from qrp_store.catalog import listing as lists
@@ -73,6 +74,8 @@ def show(store: Store, reference: str) -> dict[str, Any]:
     table = lists.listing(store.catalog, kinds.get(found.kind, f"{found.kind}s"))
     own = (row for row in table.named() if row["id"] == found.id)
     known = next(own, {"id": found.id, "name": found.name})
+    if isinstance(known.get("spec"), str):  # listings have it as one text
+        known["spec"] = json.loads(known["spec"])
     return {"kind": found.kind, "state": found.state, **known, **_MORE.get(found.kind, _nothing)(store, found.id)}
 
 

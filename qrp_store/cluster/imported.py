@@ -14,7 +14,7 @@ import numpy as np
 
 from qrp_store.catalog import clusterings, datasets, lease, references
 from qrp_store.catalog.clusterings import ClusteringRow, StoredClustering
-from qrp_store.cluster.story import ClusterReport, peak_rss, report_of
+from qrp_store.cluster.story import ClusterReport, peak_rss, report_of, warn_of_small
 from qrp_store.clustering.split import split
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
@@ -155,8 +155,7 @@ def _make(
         keys = datasets.keys(store.catalog, owner)
         own = [keys[i] for i in positions.tolist()]
         parts, n_small = split(labels, own, owner.name, derive_seed(seed, "split"))
-        if n_small:
-            progress.warn(f"{n_small} of {k} clusters have under 5 rows and stay wholly in the training part")
+        warn_of_small(n_small, k, name, progress)
         row = ClusteringRow(
             backbone=name,
             clusters=k,

@@ -272,8 +272,7 @@ def commit(
 
     own = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
     parts, n_small = split(result.labels, own, stored.dataset.name, derive_seed(asked.seed, "split"))
-    if n_small:
-        progress.warn(f"{n_small} of {asked.k} clusters have under 5 rows and stay wholly in the training part")
+    warn_of_small(n_small, asked.k, f"{stored.backbone.name}, K {asked.k}, seed {asked.seed}", progress)
     path = f"{claimed.path}/centroids"
     row = ClusteringRow(
         backbone=stored.backbone.name,
@@ -304,6 +303,13 @@ def commit(
         **({} if centroids_of is None else {"centroids_of": centroids_of}),
     }
     clusterings.commit(store.catalog, claimed, provenance)
+
+
+def warn_of_small(n_small: int, k: int, name: str, progress: Progress) -> None:
+    """Tell how many clusters of a clustering are too small to be split."""
+    if n_small:
+        have = "has" if n_small == 1 else "have"
+        progress.warn(f"{name}: {n_small} of {k} clusters {have} under 5 rows, all kept in the training part")
 
 
 def peak_rss() -> int:

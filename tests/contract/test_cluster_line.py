@@ -128,11 +128,13 @@ def test_the_same_asked_again_is_cached_and_force_makes_the_next_version(qrp: An
 
 def test_small_clusters_stay_in_train_are_counted_and_warned_about(qrp: Any, store: Path, files: Any, sql: Any) -> None:
     far = np.concatenate([np.random.default_rng(0).normal(size=(60, 2)), np.full((3, 2), 1000.0)])
-    qrp.ok("ingest", files.array(far), "--dataset", "d", "--backbone", "b", store=store)
+    told = qrp.run("ingest", files.array(far), "--dataset", "d", "--backbone", "b", store=store)
+    assert told.out.rstrip().endswith("in 1 block")
+    assert qrp.ok("show", "b", store=store)["spec"] == {"kind": "array", "dim": 2}
     words = ("cluster", "--dataset", "d", "--backbone", "b", "-k", 2, "--init", "kmeans++", "--json")
     ran = qrp.run(*words, store=store)
     assert ran.code == 0
-    assert "under 5 rows" in ran.err
+    assert "b, K 2, seed 0: 1 of 2 clusters has under 5 rows" in ran.err
     rows = sql(store, "SELECT part FROM assignments WHERE key IN ('60', '61', '62')")
     assert [r["part"] for r in rows] == ["train"] * 3
     qrp.ok(
