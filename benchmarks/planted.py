@@ -1,6 +1,7 @@
 """A data set of any size whose true score is known: embeddings of planted groups, concepts from a log-linear model.
 
-A sample's group is uniform; its embedding is the group's centre and noise. Each concept holds independently given the
+A sample's group is uniform; its embedding is the group's centre, some variation in a few directions, which K-means can
+divide further, and a little noise in all. Each concept holds independently given the
 group: often for the group's own concepts, seldom otherwise, so that log P(group | concepts) is linear in the concepts.
 Given the group, embedding and concepts are independent; hence for any partition c of the embeddings
 P(c | y) = Σ_g P(c | g) P(g | y).
@@ -20,6 +21,7 @@ import scipy.sparse
 
 CHUNK = 8192
 OWN, OFTEN, SELDOM = 16, 0.6, 0.0025
+DIRECTIONS, CENTRE, VARIATION, NOISE = 16, 0.15, 0.02, 0.05
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,17 @@ class Planted:
         if first == 0:
             done.write_text("0")
         out = np.lib.format.open_memmap(path, "r+" if first else "w+", np.float16, (self.n, self.dim))
-        centres = np.random.default_rng([self.seed, 3]).standard_normal((self.n_groups, self.dim), np.float32) * 0.15
+        rng = np.random.default_rng([self.seed, 3])
+        centres = rng.standard_normal((self.n_groups, self.dim), np.float32) * np.float32(CENTRE)
+        directions = rng.standard_normal((DIRECTIONS, self.dim), np.float32) * np.float32(VARIATION)
         for number, start, stop in self.chunks():
             if number < first:
                 continue
-            noise = np.random.default_rng([self.seed, 4, number]).standard_normal((stop - start, self.dim), np.float32)
-            out[start:stop] = centres[self.groups(number, stop - start)] + noise
+            rng = np.random.default_rng([self.seed, 4, number])
+            rows = rng.standard_normal((stop - start, self.dim), np.float32) * np.float32(NOISE)
+            rows += rng.standard_normal((stop - start, DIRECTIONS), np.float32) @ directions
+            rows += centres[self.groups(number, stop - start)]
+            out[start:stop] = rows
             out.flush()
             done.write_text(str(number + 1))
         done.unlink()
