@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from qrp_store.errors import QrpStoreError
@@ -16,7 +17,10 @@ from qrp_store.progress import Progress
 PATH = tuple(10 ** (-step / 2) for step in range(4, 15))
 """Weight decays that protocol tight walks down: 1e-2, 3.2e-3, … 1e-7."""
 _AIM = CERTIFICATE / 10
-_ITERATIONS = 20
+_CLOSE = CERTIFICATE / 100
+"""What one minimum is taken to; on a path those that are not chosen need no such care."""
+_BURST = 10
+"""Steps of L-BFGS between two looks at the validation part."""
 _MEMORY = 10
 _LIMIT = 20_000
 _PATIENCE = 2
@@ -69,7 +73,8 @@ def optimum(
     walk = _Walk(torch.zeros(shape, device=device))
     walk.validate(validation, None, weight_decay)
     with progress.task("probe", None, "pass") as task:
-        loss = _descend(objective, walk, weight_decay, progress, task.advance)
+        loss, gap = _descend(objective, walk, weight_decay, _CLOSE, task.advance)
+    _warn_unless_certain(gap, weight_decay, progress)
     best = walk.validate(validation, loss, weight_decay)
     return walk.done(walk.table, best)
 
@@ -84,61 +89,117 @@ def tightest(
 ) -> Optimum:
     """The minimum at the weight decay of PATH with the least validation cross-entropy; `weight_decay` is not used.
 
-    Walks down from the strongest, each started from the last, and stops early once validation has risen twice running:
-    the weakest ones take longest and, past its minimum, validation only rises.
+    Walks down from the strongest, each started from the last, and ends once validation has risen twice running: at two
+    minima, or at two looks on the way to one. The weakest weight decays take longest, and past its minimum validation
+    only rises.
     """
     walk = _Walk(torch.zeros(shape, device=device))
-    walk.validate(validation, None, PATH[0])
-    best, kept, risen = None, walk.table, 0
+    best, kept, left, risen = walk.validate(validation, None, PATH[0]), walk.table, 0.0, 0
     with progress.task("probe path", len(PATH), "weight decay") as task:
         for decay in PATH:
-            loss = _descend(objective, walk, decay, progress, lambda amount: None)
+            first = best.epoch == 0
+            watched = None if first else _Watch(validation, best.val_cross_entropy)
+            loss, gap = _descend(objective, walk, decay, _AIM, lambda amount: None, watched)
             seen = walk.validate(validation, loss, decay)
             task.advance()
-            if best is None or seen.val_cross_entropy < best.val_cross_entropy:
-                best, kept, risen = seen, walk.table.clone(), 0
+            if watched is not None and watched.risen == _PATIENCE:
+                break
+            needed = CERTIFICATE if gap > CERTIFICATE else 0.0  # where the minimum is not known, it must be clear
+            if first or seen.val_cross_entropy < best.val_cross_entropy - needed:
+                best, kept, left, risen = seen, walk.table.clone(), gap, 0
             else:
                 risen += 1
             if risen == _PATIENCE:
                 break
-    assert best is not None
+    _warn_unless_certain(left, best.weight_decay, progress)
     return walk.done(kept, best)
 
 
+def _warn_unless_certain(gap: float, weight_decay: float, progress: Progress) -> None:
+    if gap > CERTIFICATE:
+        progress.warn(f"weight decay {weight_decay:g}: within {gap:.2g} nats of the optimum, not {CERTIFICATE:g}")
+
+
+@dataclass
+class _Watch:
+    """Looks at the validation part during a descent: how often running it was worse than `best`."""
+
+    validation: CrossEntropy
+    best: float
+    risen: int = 0
+
+    def look(self, table: torch.Tensor) -> None:
+        self.risen = self.risen + 1 if self.validation(table) > self.best else 0
+
+
+class _Reached(Exception):
+    """The certificate holds for the table as it is."""
+
+
+class _Descent:
+    """The objective at a weight decay and its gradient, for a search over the walk's table to ask for."""
+
+    def __init__(
+        self, objective: Objective, walk: _Walk, weight_decay: float, aim: float, advance: Callable[[int], None]
+    ) -> None:
+        self._objective, self._walk, self._weight_decay = objective, walk, weight_decay
+        self._aim, self._advance = aim, advance
+        self._at = torch.full_like(walk.table, math.nan)
+        self.loss = self.gap = math.inf
+
+    def __call__(self) -> float:
+        """The objective; raises _Reached when what is left to gain is at most `aim`."""
+        table = self._walk.table
+        if torch.equal(self._at, table):  # a burst begins where the last one ended
+            return self.loss
+        self.loss, gradient = self._objective(table, self._weight_decay)
+        if not math.isfinite(self.loss):
+            told = f"the loss became {self.loss} at weight decay {self._weight_decay:g}"
+            raise QrpStoreError(f"the optimum was not found: {told}")
+        self.gap = square(gradient) / (2 * self._weight_decay)
+        table.grad = gradient.float()
+        self._at.copy_(table)
+        self._walk.passes += 1
+        self._advance(1)
+        if self.gap <= self._aim:
+            raise _Reached
+        return self.loss
+
+
 def _descend(
-    objective: Objective, walk: _Walk, weight_decay: float, progress: Progress, advance: Callable[[int], None]
-) -> float:
-    """Take `walk` to the minimum at a weight decay; the objective there. Warns when it cannot be reached."""
-    began = time.perf_counter()
+    objective: Objective,
+    walk: _Walk,
+    weight_decay: float,
+    aim: float,
+    advance: Callable[[int], None],
+    watch: _Watch | None = None,
+) -> tuple[float, float]:
+    """Take `walk` to within `aim` nats of the minimum at a weight decay, or until `watch` has seen enough.
+
+    The objective there, and the bound on what is left, which float32 may keep above `aim`.
+    """
+    began, looking_s, last = time.perf_counter(), 0.0, math.inf
+    evaluate = _Descent(objective, walk, weight_decay, aim, advance)
     search = torch.optim.LBFGS(
         [walk.table],
-        max_iter=_ITERATIONS,
+        max_iter=_BURST,
         history_size=_MEMORY,
         tolerance_grad=0,
         tolerance_change=0,
         line_search_fn="strong_wolfe",
     )
-    seen: list[tuple[float, float]] = []
-
-    def evaluate() -> float:
-        loss, gradient = objective(walk.table, weight_decay)
-        if not math.isfinite(loss):
-            raise QrpStoreError(f"the optimum was not found: the loss became {loss} at weight decay {weight_decay:g}")
-        walk.table.grad = gradient.float()
-        seen.append((loss, square(gradient) / (2 * weight_decay)))
-        walk.passes += 1
-        advance(1)
-        return loss
-
-    last = math.inf
-    while True:
-        loss, gap = evaluate(), seen[-1][1]
-        stuck = not loss < last
-        if gap <= _AIM or stuck or walk.passes >= _LIMIT:
-            break
-        last = loss
-        search.step(evaluate)  # type: ignore[no-untyped-call]
-    if gap > CERTIFICATE:
-        progress.warn(f"weight decay {weight_decay:g}: within {gap:.2g} nats of the optimum, not {CERTIFICATE:g}")
-    walk.train_s += time.perf_counter() - began
-    return loss
+    with suppress(_Reached):
+        while walk.passes < _LIMIT:
+            search.step(evaluate)  # type: ignore[no-untyped-call]
+            if not evaluate() < last:
+                break
+            last = evaluate.loss
+            if watch is not None:
+                looked = time.perf_counter()
+                watch.look(walk.table)
+                looking_s += time.perf_counter() - looked
+                if watch.risen == _PATIENCE:
+                    break
+    walk.val_s += looking_s
+    walk.train_s += time.perf_counter() - began - looking_s
+    return evaluate.loss, evaluate.gap

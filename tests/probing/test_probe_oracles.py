@@ -147,6 +147,29 @@ def test_tight_records_its_path_and_its_choice(world):
     assert found.train_loss == pytest.approx(straight.train_loss, abs=1e-3)
 
 
+def test_tight_takes_what_trying_every_weight_decay_would_take(make_world):
+    world = make_world(4000, 40, 12)
+    found = world.fit(protocol="tight")
+    minima = [world.fit(solver="lbfgs", weight_decay=decay) for decay in PATH[:9]]
+    best = min(minima, key=lambda fitted: fitted.history[-1].val_cross_entropy)
+    assert found.weight_decay == best.weight_decay
+    chosen = next(e for e in found.history if e.epoch == found.best_epoch)
+    assert chosen.val_cross_entropy == pytest.approx(best.history[-1].val_cross_entropy, abs=1e-3)
+    assert found.epochs_run < sum(fitted.epochs_run for fitted in minima) / 3
+
+
+def test_tight_ends_at_a_minimum_that_is_certain_where_concepts_explain_all():
+    """Validation then gets better down to weight decays whose minimum float32 cannot show any more."""
+    rng = np.random.default_rng(0)
+    c = rng.integers(0, 8, 400)
+    concept = np.where(np.arange(400) < 40, 7 - c, c)
+    x = ConceptMatrix.from_pairs(np.arange(400), concept, 400, 8)
+    (x_train, c_train), (x_val, c_val) = ((x.take(at), c[at]) for at in np.split(np.arange(400), [260]))
+    found = fit(x_train, c_train, x_val, c_val, 8, ProbeOptions(protocol="tight"), seed=0)
+    assert found.weight_decay < 1e-5
+    assert found.converged
+
+
 def test_lbfgs_is_not_bound_by_epochs(world):
     """The definition of `converged` under lbfgs: the optimum, whatever `epochs` says."""
     assert world.fit(solver="lbfgs", epochs=0).converged
