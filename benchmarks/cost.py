@@ -79,7 +79,7 @@ def measured(job: Job) -> tuple[dict[str, float], Job]:
     """Seconds of each stage run here, and the job with the labels that there were."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        planted = Planted(job.n, job.dim, job.k, job.concepts)
+        planted = Planted(job.n, job.dim, job.k // 4, job.concepts)  # K-means goes on dividing to its last iteration
         planted.write_array(folder / "x.npy")
         planted.write_labels(folder / "labels.csv")
         commands = Commands(str(folder / "store"), None)
