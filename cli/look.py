@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ from .session import Session, command
 
 What = Literal["datasets", "backbones", "embeddings", "concepts", "clusterings", "results", "jobs", "recipes"]
 OVERVIEW: tuple[What, ...] = ("datasets", "backbones", "embeddings", "concepts", "clusterings", "results")
+
+_SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +71,13 @@ def leaderboard(session: Session, dataset: DatasetFilter = None, form: FormatOpt
     for_reading = form == "table" or (form is None and not session.as_json)
     found = rank_correlations(table)
     more = {"rank_correlations": found} if found else {}
-    session.list(_readable(table) if for_reading else table, form, "qrp-store/leaderboard/1", more)
+    if for_reading and sys.stdout.isatty():
+        for setting, rows in _by_setting(_readable(table)):
+            output.write(setting)
+            session.list(rows, form, "")
+            output.write("")
+    else:
+        session.list(_readable(table) if for_reading else table, form, "qrp-store/leaderboard/1", more)
     if for_reading:
         for row in found:
             output.write(_correlation(row))
@@ -91,9 +100,18 @@ def _readable(table: Table) -> Table:
     spread = [
         {**r, "nmi": " ± ".join(f"{r[x]:.3f}" for x in ("nmi_mean", "nmi_std") if r[x] is not None)} for r in named
     ]
-    scores, setting = "rank backbone nmi mi_nats_mean top1_mean n_seeds", "dataset concepts clusters protocol setting"
+    scores = "rank backbone nmi mi_nats_mean top1_mean n_seeds"
     beside = [name for name in ("forward_metric", "linear_mean", "knn_mean") if any(r[name] is not None for r in named)]
-    return output.table(spread, [*scores.split(), *beside, *setting.split()])
+    return output.table(spread, [*scores.split(), *beside, *_SETTING])
+
+
+def _by_setting(board: Table) -> list[tuple[str, Table]]:
+    """The readable leaderboard taken apart: what a setting is, and its backbones; itself when it is empty."""
+    of: dict[str, list[dict[str, Any]]] = {}
+    for row in board.named():
+        of.setdefault(", ".join(f"{name} {output.cell(row[name])}" for name in _SETTING), []).append(row)
+    columns = [name for name in board.columns if name not in _SETTING]
+    return [(setting, output.table(rows, columns)) for setting, rows in of.items()] or [("no results yet", board)]
 
 
 def _correlation(row: dict[str, Any]) -> str:

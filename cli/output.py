@@ -16,13 +16,19 @@ import typer
 
 from qrp_store.errors import Unavailable
 from qrp_store.records import Table
+from qrp_store.samples import width
 
 Format = Literal["table", "json", "jsonl", "csv", "md", "latex"]
+_NARROW = 12  # columns that a name needs at least: a store's ids are not longer, but for their kind
 READER_GONE = 141  # 128 + SIGPIPE, what a shell shows for any program whose reader has gone
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # after the end of a row LaTeX would take it for an option
 }
 
 
@@ -83,8 +89,8 @@ def details(report: object) -> str:
     values: dict[str, Any] = document(report)
     rows = {name: v for name, v in values.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     plain = {name: cell(v) for name, v in values.items() if name not in rows}
-    width = max(map(len, plain), default=0)
-    parts = ["\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in plain.items())]
+    widest = max(map(len, plain), default=0)
+    parts = ["\n".join(f"{name:<{widest}}  {value}".rstrip() for name, value in plain.items())]
     parts += [f"{name}:\n{listing(table(v), 'table', '')}" for name, v in rows.items()]
     return "\n\n".join(parts)
 
@@ -128,15 +134,18 @@ def _numeric(table: Table) -> list[bool]:
 
 def _plain(table: Table) -> str:
     lines = [list(table.columns), *([cell(v) for v in row] for row in table.rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
+    widths = [max(width(line[i]) for line in lines) for i in range(len(table.columns))]
     right = _numeric(table)
-    return "\n".join(
-        "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in lines
-    )
+
+    def padded(value: str, to: int, right: bool) -> str:
+        space = " " * (to - width(value))
+        return space + value if right else value + space
+
+    return "\n".join("  ".join(map(padded, line, widths, right)).rstrip() for line in lines)
 
 
 def _rich(table: Table) -> str:
+    """The table for a terminal; where even folded names leave no room for whole numbers, row by row."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -144,21 +153,45 @@ def _rich(table: Table) -> str:
 
     console = Console(file=sys.stdout)
     table, same = (table, "") if _width(table) <= console.width else _lift(table)
+    wide = _width(table) > console.width
     shown = RichTable(box=box.SIMPLE_HEAD)
-    for name, right in zip(table.columns, _numeric(table), strict=True):
-        shown.add_column(Text(name), justify="right" if right else "left", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(cell(v)) for v in row))
+    least = 1
+    for number, right in enumerate(_numeric(table)):
+        values = [width(cell(row[number])) for row in table.rows]
+        name = _folded(table.columns[number], max([6, *values])) if wide else table.columns[number]
+        whole = max([*map(width, name.split("\n")), *values])
+        narrowest = whole if right else min(whole, _NARROW)
+        least += 3 + narrowest
+        shown.add_column(
+            Text(name), justify="right" if right else "left", overflow="fold", no_wrap=right, min_width=narrowest
+        )
     with console.capture() as captured:
         if same:
             console.print(Text(same))
-        console.print(shown)
+        if least <= console.width:
+            for row in table.rows:
+                shown.add_row(*(Text(cell(v)) for v in row))
+            console.print(shown)
+        else:
+            for row in table.rows:
+                console.print(Text(details(dict(zip(table.columns, row, strict=True))) + "\n"))
     return captured.get().rstrip("\n")
+
+
+def _folded(name: str, most: int) -> str:
+    """A column's name in lines of `most` columns where its words allow that."""
+    lines: list[str] = []
+    for word in name.replace("_", "_ ").split():
+        if lines and len(lines[-1]) + len(word) <= most:
+            lines[-1] += word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def _width(table: Table) -> int:
     columns = zip(table.columns, *([cell(v) for v in row] for row in table.rows), strict=True)
-    return 1 + sum(3 + max(map(len, column)) for column in columns)  # rich pads a column with three
+    return 1 + sum(3 + max(map(width, column)) for column in columns)  # rich pads a column with three
 
 
 def _lift(table: Table) -> tuple[Table, str]:
@@ -198,7 +231,8 @@ def _latex(table: Table) -> str:
     def line(values: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in v) for v in values) + r" \\"
 
-    columns = "".join("r" if right else "l" for right in _numeric(table))
+    right = _numeric(table)
+    columns = "".join("r" if number else "l" for number in right)
     body = [line([cell(v) for v in row]) for row in table.rows]
     head = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.columns), r"\midrule"]
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,16 @@ def shown(text: str, limit: int = 80) -> str:
     """A text as messages show it: quoted, control characters escaped, cut after `limit` characters."""
     quoted = repr(text[:limit])
     return quoted if len(text) <= limit else f"{quoted[:-1]}…{quoted[-1]} ({len(text)} characters)"
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal a text takes: two for a wide character, none for a mark on another."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
 
 
 def list_images(folder: Path) -> list[ImageFile]:

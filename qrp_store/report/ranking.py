@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def standing(
 ) -> Standing:
     """What the leaderboard holds of a dataset, as far as it is asked for; no settings when there is nothing."""
     current = {row["id"] for row in store.sql("SELECT id FROM clusterings WHERE is_current")}
-    columns = "id, backbone, concepts, clusters, protocol, setting, seed, nmi, nmi_ci_lo, nmi_ci_hi"
+    columns = "id, backbone, concepts, clusters, protocol, setting, seed, nmi, nmi_ci_lo, nmi_ci_hi, entropy_nats"
     found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     query = f"SELECT {columns}, clustering_id, created_at FROM results WHERE dataset = ?"
     for row in store.sql(f"{query} AND nmi IS NOT NULL AND NOT permuted ORDER BY seed, id", (dataset,)):
@@ -61,7 +62,8 @@ def _key_of(setting: Setting) -> tuple[Any, ...]:
 def _ranked(row: Row, own: list[Row]) -> Ranked:
     seeds = tuple(SeedScore(r["id"], r["seed"], r["nmi"], r["nmi_ci_lo"], r["nmi_ci_hi"]) for r in own)
     names = ("rank", "backbone", "nmi_mean", "nmi_std", "mi_nats_mean", "top1_mean", "top5_mean")
-    return Ranked(**{name: row[name] for name in names}, seeds=seeds)
+    effective = sum(math.exp(r["entropy_nats"]) for r in own) / len(own)
+    return Ranked(**{name: row[name] for name in names}, effective_mean=effective, seeds=seeds)
 
 
 def across_k(found: Standing) -> tuple[KPoint, ...]:

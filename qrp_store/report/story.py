@@ -178,11 +178,15 @@ def _with_pictures(
             root, [names[p] for p in wanted], threads=min(4, os.cpu_count() or 1), seen=task.advance
         )
     if failed:
-        notes.append(f"{failed:,} images could not be read below {root.name}.")
+        notes.append(f"{_images(failed)} could not be read below {root.name}.")
         progress.warn(f"{failed:,} of {len(wanted):,} images could not be read below {root}")
     place = {key: i for i, key in enumerate(found)}
     at = {position: place[key] for position, key in names.items() if key in place}
     return [_pictured(*pair, at) for pair in zip(shown, chosen, strict=True)], tuple(found.values())
+
+
+def _images(n: int) -> str:
+    return f"{n:,} image{'' if n == 1 else 's'}"
 
 
 def _root(store: Store, owner: Dataset, images: str | None) -> Path | str:

@@ -20,13 +20,14 @@ class SeedScore:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A backbone in one setting, over its seeds."""
+    """A backbone in one setting, over its seeds. `effective_mean`: the mean of exp(H), the effective clusters."""
 
     rank: int
     backbone: str
     nmi_mean: float
     nmi_std: float | None
     mi_nats_mean: float
+    effective_mean: float
     top1_mean: float
     top5_mean: float
     seeds: tuple[SeedScore, ...]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qrp_store.reporting.content import Gallery, GroupBar, History, KPoint, Ranked
+from qrp_store.samples import width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def ranking(rows: Sequence[Ranked]) -> str:
             axes.errorbar(
                 *(row.nmi_mean, place),
                 xerr=row.nmi_std or 0,
-                fmt=_MARKERS[place % 8],
+                fmt=_marker(place),
                 color=colour,
                 markersize=8,
                 capsize=3,
@@ -95,38 +96,33 @@ def across_k(points: Sequence[KPoint]) -> str:
         axes.minorticks_off()
         axes.set_xlabel("K, clusters (log scale)")
         axes.set_ylabel("NMI")
-        _legend(axes)
 
-    return _draw("across-k", draw)
+    return _draw("across-k", draw, named=len({p.backbone for p in points}))
 
 
 def groups(bars: Sequence[GroupBar]) -> str:
-    """One panel a backbone: each concept group's score alone, and without it, beside all groups together."""
-    backbones = list(dict.fromkeys(bar.backbone for bar in bars))
-    most = max(sum(bar.backbone == name for bar in bars) for name in backbones)
+    """One figure a backbone, of one scale: each concept group alone, and without it, beside all groups together."""
+    values = [v for bar in bars for v in (bar.alone, bar.without, bar.all, 0.0) if v is not None]
+    room = 0.04 * (max(values) - min(values) or 1.0)
 
-    def draw(*panels: Axes) -> None:
-        for axes, name in zip(panels, backbones, strict=True):
-            own = [bar for bar in bars if bar.backbone == name]
-            for place, bar in enumerate(own):
-                axes.barh(place - 0.19, bar.alone or 0, 0.36, color=_SERIES[0], label="alone" if not place else None)
-                axes.barh(
-                    *(place + 0.19, bar.without or 0, 0.36),
-                    color="none",
-                    edgecolor=_SERIES[1],
-                    hatch="///",
-                    label="without it" if not place else None,
-                )
-            if own[0].all is not None:
-                axes.axvline(own[0].all, color=_INK, linestyle="--", linewidth=1.2, label="all groups")
-            axes.set_yticks(range(len(own)), [_short(bar.group, 22) for bar in own])
-            axes.set_ylim(len(own) - 0.4, -0.6)
-            axes.set_title(_short(name), loc="left", fontsize=11.5)
-            axes.grid(False, axis="y")
-        panels[-1].set_xlabel("NMI")
-        _legend(panels[0])
+    def draw(axes: Axes) -> None:
+        for place, bar in enumerate(own):
+            axes.barh(place - 0.19, bar.alone or 0, 0.36, color=_SERIES[0])
+            axes.barh(place + 0.19, bar.without or 0, 0.36, color="none", edgecolor=_SERIES[1], hatch="///")
+        if own[0].all is not None:
+            axes.axvline(own[0].all, color=_INK, linestyle="--", linewidth=1.2)
+        axes.set_yticks(range(len(own)), [_short(bar.group, 22) for bar in own])
+        axes.set_ylim(len(own) - 0.4, -0.6)
+        axes.set_xlim(min(values) - room, max(values) + room)
+        axes.set_title(_short(name), loc="left", fontsize=11.5)
+        axes.grid(False, axis="y")
+        axes.set_xlabel("NMI")
 
-    return _draw("groups", draw, height=1.0 + len(backbones) * (0.5 + 0.34 * most), panels=len(backbones))
+    found = []
+    for number, name in enumerate(dict.fromkeys(bar.backbone for bar in bars)):
+        own = [bar for bar in bars if bar.backbone == name]
+        found.append(_draw(f"groups-{number}", draw, height=0.9 + 0.34 * len(own)))
+    return "".join(found)
 
 
 def training(runs: Sequence[History]) -> str:
@@ -134,16 +130,15 @@ def training(runs: Sequence[History]) -> str:
 
     def draw(axes: Axes) -> None:
         for number, run in enumerate(runs):
-            look = _look(number) | {"marker": None}
+            look = _look(number) | {"marker": None, "linestyle": _LINES[number % 4]}
             axes.plot(run.epochs, run.val, label=_short(run.backbone), **look)
             if run.best_epoch in run.epochs:
                 at = run.epochs.index(run.best_epoch)
-                axes.plot(run.epochs[at], run.val[at], _MARKERS[number % 8], color=look["color"], markersize=7)
+                axes.plot(run.epochs[at], run.val[at], _marker(number), color=look["color"], markersize=7)
         axes.set_xlabel("epoch, or step along the path of λ")
-        axes.set_ylabel("validation cross-entropy (nats)")
-        _legend(axes)
+        axes.set_ylabel("validation CE (nats)")
 
-    return _draw("training", draw)
+    return _draw("training", draw, named=len(runs))
 
 
 def sizes(galleries: Sequence[Gallery]) -> str:
@@ -158,10 +153,9 @@ def sizes(galleries: Sequence[Gallery]) -> str:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")  # 100, where matplotlib writes a formula
         axes.set_xlabel("% of the clusters, largest first")
-        axes.set_ylabel("images in the cluster (log scale)")
-        _legend(axes)
+        axes.set_ylabel("images in it (log scale)")
 
-    return _draw("sizes", draw)
+    return _draw("sizes", draw, named=len(galleries))
 
 
 def shares(galleries: Sequence[Gallery]) -> str:
@@ -169,15 +163,19 @@ def shares(galleries: Sequence[Gallery]) -> str:
 
     def draw(axes: Axes) -> None:
         for number, gallery in enumerate(galleries):
-            total = sum(c.n_test for c in gallery.clusters)
-            values = sorted((c.mi_nats * total / c.n_test for c in gallery.clusters if c.n_test), reverse=True)
+            values = sorted(per_image(gallery), reverse=True)
             axes.plot(_percent(values), values, label=_short(gallery.backbone), **_look(number, len(values)))
         axes.axhline(0, color=_INK, linewidth=0.8)
         axes.set_xlabel("% of the clusters, best explained first")
         axes.set_ylabel("MI per test image (nats)")
-        _legend(axes)
 
-    return _draw("shares", draw)
+    return _draw("shares", draw, named=len(galleries))
+
+
+def per_image(gallery: Gallery) -> list[float]:
+    """What the concepts tell about a test image of each cluster that has some, in nats."""
+    total = sum(c.n_test for c in gallery.clusters)
+    return [c.mi_nats * total / c.n_test for c in gallery.clusters if c.n_test]
 
 
 def against(name: str, axis: str, points: Sequence[tuple[str, float, float]]) -> str:
@@ -189,20 +187,23 @@ def against(name: str, axis: str, points: Sequence[tuple[str, float, float]]) ->
             axes.plot(other, reverse, label=_short(backbone), **look)
         axes.set_xlabel(axis)
         axes.set_ylabel("reverse probe (NMI)")
-        _legend(axes)
 
-    return _draw(name, draw)
+    return _draw(name, draw, named=len(points))
 
 
-def _draw(name: str, draw: Any, *, height: float = 3.3, panels: int = 1) -> str:
+def _draw(name: str, draw: Any, *, height: float = 2.9, named: int = 0) -> str:
+    """The figure, as high as `height` inches and a legend of `named` series above it, in two columns."""
     import matplotlib
     from matplotlib.figure import Figure
 
     style: Any = {**_STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a script that matplotlib's own font lacks; the browser has one
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        draw(*figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
+        figure = Figure(figsize=(_WIDTH, height + 0.21 * ((named + 1) // 2)), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        if named:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=2)
         return _svg(figure, name)
 
 
@@ -229,16 +230,16 @@ def _look(number: int, n: int = 1) -> dict[str, Any]:
     """Colour, marker and line of a series; about eight markers on a line of n points."""
     return {
         "color": _SERIES[number % 8],
-        "marker": _MARKERS[number % 8],
+        "marker": _marker(number),
         "linestyle": _LINES[number // 8 % 4],
         "markersize": 5,
         "markevery": max(1, n // 8),
     }
 
 
-def _legend(axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+def _marker(number: int) -> str:
+    """Another one each time that a colour comes again."""
+    return _MARKERS[(number + number // 8 * 3) % 8]
 
 
 def _spread(n: int) -> list[float]:
@@ -251,5 +252,19 @@ def _percent(values: Sequence[float]) -> list[float]:
 
 
 def _short(text: str, most: int = 26) -> str:
-    shown = "".join(c if c.isprintable() else "�" for c in text)
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+    """The text in at most `most` columns: what is too long loses its middle, since names often differ at their ends."""
+    shown = "".join(c if c.isprintable() else "�" for c in text[:1000])
+    if width(shown) <= most:
+        return shown
+    tail = _fitting(shown[::-1], most * 2 // 5)[::-1]
+    return f"{_fitting(shown, most - 1 - width(tail))}…{tail}"
+
+
+def _fitting(text: str, most: int) -> str:
+    """As much of the text's beginning as fits into `most` columns."""
+    used = 0
+    for end, sign in enumerate(text):
+        used += width(sign)
+        if used > most:
+            return text[:end]
+    return text

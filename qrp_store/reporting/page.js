@@ -14,6 +14,7 @@
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   }
+  const whole = (name) => (name.length > 100 ? { title: name } : {});  // the page shows three lines of it
   const option = (value, text) => element("option", text, { value });
   const decimals = (value, n = 2) => {
     if (value === null) return "–";
@@ -36,7 +37,7 @@
     const [number, size, nTest, crossEntropy, top1, mi, told, seen] = cluster;
     const made = element("article", null, { class: "card" });
     const name = told.length ? concepts[told[0][0]][0] : "no concept";
-    made.append(element("h3", `${owner ? `${owner} · ` : ""}Cluster ${number}: ${name}`));
+    made.append(element("h3", `${owner ? `${owner} · ` : ""}Cluster ${number}: ${name}`, whole(name)));
     const left = crossEntropy === null ? "no test image" : `${decimals(crossEntropy)} nats left, top-1 ${Math.round(100 * top1)} %`;
     made.append(element("p", `${size.toLocaleString("en")} images · ${left} · ${decimals(mi, 4)} nats of the MI`));
     if (seen.length) {
@@ -49,7 +50,7 @@
     }
     const list = element("ul", null, { "aria-label": "Concepts with weight, lift and images" });
     for (const [concept, weight, lift, n] of told) {
-      const item = element("li", null), text = element("span", null);
+      const item = element("li", null), text = element("span", null, whole(concepts[concept][0]));
       text.append(element(hits && hits.has(concept) ? "mark" : "bdi", concepts[concept][0]));
       if (concepts[concept][1] !== null) text.append(" ", element("small", groups[concepts[concept][1]]));
       item.append(text, element("span", `w ${decimals(weight)} · lift ${decimals(lift, 1)} · ${n} img`, { class: "number" }));
@@ -92,8 +93,10 @@
     cards.className = pair ? "pairs" : "";
     cards.replaceChildren(...made);
     more.hidden = list.length <= shown;
+    sort.disabled = hits !== null;
     const which = hits ? ` that “${search.value.trim()}” drives, most strongly driven first` : "";
-    found.textContent = `${list.length} of ${gallery.clusters.length} clusters${which}; ${Math.min(shown, list.length)} shown.`;
+    const none = hits && !list.length ? " No cluster has it among its strongest concepts." : "";
+    found.textContent = `${list.length} of ${gallery.clusters.length} clusters${which}; ${Math.min(shown, list.length)} shown.${none}`;
   }
 
   function again() { shown = PAGE; show(); }
@@ -110,7 +113,17 @@
   for (const control of [sort, beside]) control.addEventListener("change", again);
   search.addEventListener("input", again);
   ask.addEventListener("submit", (event) => event.preventDefault());
-  more.addEventListener("click", () => { const first = shown; shown += PAGE; show(); cards.children[first]?.scrollIntoView({ block: "nearest" }); });
+  more.addEventListener("click", () => {
+    const first = shown;
+    shown += PAGE;
+    show();
+    const next = cards.children[first]?.querySelector("h3");  // the button may be gone: go on where the new ones begin
+    if (next) { next.tabIndex = -1; next.focus(); }
+  });
+  const closed = () => [...document.querySelectorAll("details:not([open])")];
+  let opened = [];
+  addEventListener("beforeprint", () => { opened = closed(); for (const each of opened) each.open = true; });
+  addEventListener("afterprint", () => { for (const each of opened) each.open = false; });
   ask.hidden = false;
   partners();
   show();

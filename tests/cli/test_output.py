@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import pytest
 
 from qrp_store.cli import output
 from qrp_store.records import Table
+from qrp_store.samples import width
 
 NASTY = 'a|b,"c" <script> é 🦊 \x1b[31m & 50 % _x_'
 TABLE = Table(
@@ -46,7 +48,14 @@ def test_a_piped_table_is_plain_aligned_and_whole() -> None:
     assert len(lines) == 4
     assert "x" * 300 in lines[2]
     assert "0.1235" in lines[1]
-    assert len({line.index(n) + len(n) for line, n in zip(lines[1:], (" 3", "12000", "-1"), strict=True)}) == 1
+    ends = {width(line[: line.index(n)]) + len(n) for line, n in zip(lines[1:], (" 3", "12000", "-1"), strict=True)}
+    assert len(ends) == 1
+
+
+def test_wide_characters_keep_the_columns_of_a_piped_table() -> None:
+    rows = Table(("name", "nmi"), [("ネットワーク", 0.5), ("a\u0301é", 0.25), ("🦊 fox", 1.0)])
+    lines = output.listing(rows, "table", "s").splitlines()
+    assert {width(line) for line in lines} == {12 + 2 + 4}
 
 
 def test_a_terminal_never_sees_control_characters_or_markup(
@@ -76,6 +85,21 @@ def test_what_is_the_same_in_every_row_stands_above_a_table_too_wide_for_the_ter
     assert output.listing(rows, "table", "s").count("imagenet-validation") == 2
 
 
+def test_a_narrow_terminal_folds_names_and_never_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    names = ("backbone", "mi_nats_mean", "top1_mean", "linear_mean")
+    long = ("a_long_name_of_a_backbone_" * 3, "ネットワーク" * 5)
+    rows = Table(names, [(long[0], 0.00123456, 0.87654, 0.5), (long[1], -1.5, 0.25, 1.0)])
+    shown = re.sub(r"\x1b\[\d+m", "", output.listing(rows, "table", "s"))
+    assert all(number in shown for number in ("0.001235", "0.8765", "-1.5", "linear_"))
+    assert max(map(width, shown.splitlines())) <= 60
+    monkeypatch.setenv("COLUMNS", "30")
+    shown = output.listing(rows, "table", "s")
+    assert "mi_nats_mean  0.001235" in shown
+    assert shown.count("linear_mean") == 2
+
+
 def test_markdown_escapes_its_own_signs() -> None:
     lines = output.listing(TABLE, "md", "s").splitlines()
     assert lines[1] == "|---|---:|---:|---|"
@@ -89,6 +113,9 @@ def test_latex_escapes_its_own_signs() -> None:
     assert r"\& 50 \% \_x\_" in shown
     assert shown.startswith(r"\begin{tabular}{lrrl}")
     assert shown.count(r"\\") == 4
+    assert r"\textbar{}" in shown
+    assert r"\textless{}script\textgreater{}" in shown
+    assert "\n{[}" in output.listing(Table(("name",), [("[50] layers",)]), "latex", "s")
 
 
 @pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv", "md", "latex"])

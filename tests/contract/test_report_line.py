@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrp_store.reporting.page import digits
+from qrp_store.reporting.captions import digits
 
 KEYS = ("<script>alert('x')</script>.png", 'quote".png', "🦊 fox.png", "شبكة.png", "../outside.png")
 
@@ -75,6 +75,9 @@ def test_a_report_says_what_it_wrote(qrp: Any, world: Any, tmp_path: Path) -> No
     for row in board:
         assert row["backbone"] in html
         assert digits(row["nmi_mean"], 3) in html
+    effective = "SELECT avg(exp(entropy_nats)) AS k FROM results WHERE NOT permuted GROUP BY setting, backbone"
+    for row in qrp.rows("sql", effective, store=world.store):
+        assert f"<td>{digits(row['k'], 1)}</td>" in html
     assert "data:image/" not in html
     assert list(tmp_path.iterdir()) == [page]
 
@@ -144,7 +147,8 @@ def test_groups_and_several_k_are_drawn(qrp: Any, gallery: Gallery, tmp_path: Pa
     (board,) = [
         r for r in qrp.rows("leaderboard", store=gallery.store) if r["clusters"] == 6 and r["backbone"] == "one"
     ]
-    assert f"{digits(board['linear_mean'], 3)} linear, {digits(board['nmi_mean'], 3)} reverse" in html
+    both = (digits(board["linear_mean"], 3), digits(board["nmi_mean"], 3))
+    assert "".join(f"<td><bdi>{value}</bdi></td>" for value in both) in html
     assert "Score against K" not in html
     assert len(data_of(page)["galleries"]) == 1
 
@@ -193,8 +197,8 @@ def test_published_figures_stand_beside(qrp: Any, world: Any, tmp_path: Path) ->
     qrp.ok(*line, "--published", table, store=world.store)
     html = page.read_text("utf-8")
     assert 'id="published"' in html
-    assert "75.3 % (\u2068&lt;b&gt;their paper\u2069)" in html
-    assert "71.8 % (\u2068top1.csv\u2069)" in html
+    assert re.search("<td><bdi>75.3</bdi></td>.*<td><bdi>&lt;b&gt;their paper</bdi></td>", html)
+    assert re.search("<td><bdi>71.8</bdi></td>.*<td><bdi>top1.csv</bdi></td>", html)
     qrp.ok(*line, store=world.store)
     assert 'id="published"' not in page.read_text("utf-8")
 
@@ -234,7 +238,7 @@ def test_a_well_known_checkpoint_is_known_by_its_file(qrp: Any, store: Path, fil
     images = files.images(["a.png", "b.png"])
     line = ("ingest", images, "--dataset", "d", "--backbone", "b", "--arch", "torchvision/resnet18")
     qrp.ok(*line, "--weights", weights, "--image-size", 32, store=store)
-    rows = [Ranked(1, name, 0.5, None, 1.0, 0.4, 0.8, ()) for name in ("b", "imported")]
+    rows = [Ranked(1, name, 0.5, None, 1.0, 20.0, 0.4, 0.8, ()) for name in ("b", "imported")]
     with qrp_store.open(store) as opened:
         (point,) = published(opened, "d", rows, {})
         (own,) = published(opened, "d", rows, {"b": (50.0, "me")})

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import os
+import pty
+import re
 import sqlite3
+import subprocess
+import sys
 from collections import defaultdict
 from contextlib import closing
 from pathlib import Path
@@ -105,6 +111,29 @@ def test_the_leaderboard_command_is_the_view_by_dataset(qrp: Any, world: Any, sq
         sql(world.store, "SELECT * FROM leaderboard"), key=lambda r: [r[k] for k in key]
     )
     assert "nope" in qrp.fails(3, "leaderboard", "--dataset", "nope", store=world.store)
+
+
+def test_on_a_terminal_the_leaderboard_is_one_table_a_setting(world: Any) -> None:
+    ours, theirs = pty.openpty()
+    line = [
+        sys.executable,
+        "-c",
+        "from qrp_store.cli.main import main; main()",
+        "leaderboard",
+        "--store",
+        str(world.store),
+    ]
+    with subprocess.Popen(line, stdout=theirs, env={**os.environ, "COLUMNS": "80"}) as running:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as terminal:  # EIO: the other end is closed
+            while more := terminal.read(4096):
+                shown += more
+    assert running.returncode == 0
+    first, second = re.split("(?m)^dataset photos, concepts ", shown.decode())[1:]
+    assert first.startswith("classes, clusters 6, protocol laina2022, setting ")
+    assert second.startswith("objects, clusters 6, protocol laina2022, setting ")
+    assert all(name in table for table in (first, second) for name in ("sharp", "dull", "noise"))
 
 
 def test_the_shares_of_clusters_sum_to_mi(world: Any, sql: Any) -> None:

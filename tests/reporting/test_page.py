@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from qrp_store.reporting import figures
+from qrp_store.reporting.captions import digits
 from qrp_store.reporting.content import (
     ClusterConcept,
     ClusterView,
@@ -26,7 +27,8 @@ from qrp_store.reporting.content import (
     SeedScore,
     Setting,
 )
-from qrp_store.reporting.page import digits, embedded, render
+from qrp_store.reporting.page import embedded, render
+from qrp_store.samples import width
 
 NASTY = "</script><script>alert(1)</script>\"'&<b>$x_2$ 🦊 شبكة \u202e"
 OTHER = "plain"
@@ -47,7 +49,7 @@ def clusters(n: int, name: str) -> tuple[ClusterView, ...]:
 
 def content(name: str = NASTY, n: int = 30) -> Report:
     rows = tuple(
-        Ranked(i + 1, b, 0.5 - i / 10, 0.01, 1.0, 0.4, 0.8, (SeedScore("res-1", 0, 0.5, 0.4, 0.6),))
+        Ranked(i + 1, b, 0.5 - i / 10, 0.01, 1.0, 20.0, 0.4, 0.8, (SeedScore("res-1", 0, 0.5, 0.4, 0.6),))
         for i, b in enumerate((name, OTHER))
     )
     settings = (Setting(name, n, "laina2022", "abc", rows), Setting(name, 8, "tight", "def", rows[:1]))
@@ -140,16 +142,53 @@ def test_what_the_script_reads_is_complete(html: str) -> None:
 
 def test_every_figure_is_well_formed_and_keeps_names_as_text(html: str) -> None:
     drawn = re.findall(r"<svg .*?</svg>", html, flags=re.DOTALL)
-    assert len(drawn) == 8
+    assert len(drawn) == 9  # of the groups one for each backbone
     for svg in drawn:
         tree = ElementTree.fromstring(svg.replace("xlink:", ""))
         assert not re.search(r"fill: #|stroke: #|mathdefault", svg)
         assert tree.tag == "svg"
     shown = ["".join(node.itertext()) for node in ElementTree.fromstring(drawn[0].replace("xlink:", "")).iter("text")]
-    assert any(text.startswith("</script><script>") for text in shown)
+    assert any(text.startswith("</script><s") for text in shown)
     assert any(
         "#010203" in text for text in re.findall(">[^<]*#010203[^<]*<", figures.ranking(content("#010203").main.rows))
     )
+
+
+def test_every_figure_but_the_ranking_says_the_same_in_numbers(html: str) -> None:
+    tables = dict(re.findall(r'aria-label="([^"]*) in numbers"><table>(.*?)</table>', html, flags=re.DOTALL))
+    assert list(tables) == [
+        "Reverse and linear probing",
+        "Reverse probing and published top-1",
+        "Score against K",
+        "Concept groups",
+        "Training",
+        "Cluster sizes",
+        "Information by cluster",
+    ]
+    bars = "<td><bdi>0.300</bdi></td><td><bdi>0.200</bdi></td><td><bdi>0.500</bdi></td>"
+    assert re.findall("(?<=colour</bdi></td>).*(?=</tr>)", tables["Concept groups"]) == [bars] * 2
+    (sizes,) = (line for line in tables["Cluster sizes"].splitlines() if f"<bdi>{OTHER}" in line)
+    assert re.findall(r"<td><bdi>(\d+)", sizes)[::4] == ["0", "38"]
+    assert all('scope="row"' in body and 'scope="col"' in body for body in tables.values())
+
+
+def test_long_names_stay_apart_in_figures_and_fit_in_any_script() -> None:
+    long = [f"dino_vitb16_pretrain_800ep_multicrop_{end}" for end in ("in1k", "in22k")]
+    rows = tuple(Ranked(i + 1, b, 0.5, None, 1.0, 20.0, 0.4, 0.8, ()) for i, b in enumerate((*long, "長い名前" * 20)))
+    tree = ElementTree.fromstring(figures.ranking(rows).replace("xlink:", ""))
+    names = [text for node in tree.iter("text") if "…" in (text := "".join(node.itertext()))]
+    assert len(set(names)) == 3
+    assert all(width(name) <= 26 for name in names)
+    assert all(name.startswith("dino") for name in names[:2])
+    assert [name.rpartition("_")[2] for name in names[:2]] == ["in1k", "in22k"]
+
+
+def test_twenty_series_have_twenty_looks() -> None:
+    drawn = figures.against("forward", "x", [(f"b{i}", i, i) for i in range(20)])
+    signs = re.findall(r'<use xlink:href="#([\w-]+)"[^>]*style="([^"]*)"', drawn)
+    points = [sign for sign in signs if "--c" in sign[1]]
+    assert len(points) == 40  # in the plot and in the legend
+    assert len(set(points)) == 20
 
 
 def test_the_same_content_is_the_same_page(html: str) -> None:
