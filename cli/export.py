@@ -67,4 +67,5 @@ def export(
             k=k,
             seed=seed,
         )
-    session.show(report, f"{out.cell(report.what)}: {report.rows:,} rows in {out.cell(report.output)}")
+    rows = "" if report.what == "card" else f"{report.rows:,} row{'' if report.rows == 1 else 's'} in "
+    session.show(report, f"{out.cell(report.what)}: {rows}{out.cell(report.output)}")

@@ -73,5 +73,6 @@ def report(
             published=published,
             progress=session.progress,
         )
-    about = f"{done.n_backbones} backbones, {done.n_clusters:,} clusters, {done.n_images:,} pictures"
+    backbones = "1 backbone" if done.n_backbones == 1 else f"{done.n_backbones} backbones"
+    about = f"{backbones}, {done.n_clusters:,} clusters, {done.n_images:,} pictures"
     session.show(done, f"{out.cell(done.path)}: {about}, {done.bytes / 1e6:.1f} MB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -117,7 +118,9 @@ def command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         shown = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.splitlines())
-        app.command(name, cls=cls, help=inspect.getdoc(function), epilog=shown)(run)
+        told = inspect.getdoc(function) or ""
+        short = re.split(r"[:;.](?=\s|$)", " ".join(told.split()))[0]  # a list of commands has one line for each
+        app.command(name, cls=cls, help=told, short_help=short, epilog=shown)(run)
         return function
 
     return register

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os.path
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from qrp_store import __version__
 from qrp_store.catalog import clusterings, concept_sets, datasets
 from qrp_store.catalog.listing import listing
+from qrp_store.errors import InvalidInput
 from qrp_store.records import PART_NAMES
 from qrp_store.samples import shown
 from qrp_store.store import Store
@@ -36,12 +37,21 @@ def fiftyone_labels(store: Store, clustering_id: str) -> dict[str, Any]:
             held[position].append(words[concept])
     digits = len(str(clustering.row.clusters - 1))
     labels = {
-        str(PurePosixPath(keys[position]).with_suffix("")): {
+        os.path.splitext(keys[position])[0]: {
             "label": f"{number:0{digits}}",
             "attributes": {"part": PART_NAMES[part], "concepts": held.get(position, []), "key": keys[position]},
         }
         for position, number, part in zip(positions.tolist(), numbers.tolist(), parts.tolist(), strict=True)
     }
+    if len(labels) < len(positions):
+        seen: dict[str, str] = {}
+        for key in (keys[position] for position in positions.tolist()):
+            other = seen.setdefault(os.path.splitext(key)[0], key)
+            if other != key:
+                raise InvalidInput(
+                    f"{shown(other)} and {shown(key)} are one name without their endings, as FiftyOne wants them",
+                    hint="export assignments -o FILE.json keeps both",
+                )
     return {"classes": None, "labels": labels}
 
 
@@ -109,7 +119,10 @@ def card(store: Store, dataset: str) -> str:
 def _source(store: Store, dataset: str, row: dict[str, Any]) -> str:
     """Where labels came from: the plain values of what was asked for and how it was read."""
     artifact = concept_sets.get(store.catalog, dataset, row["name"], row["version"]).artifact
-    return _plain({**artifact.spec, **artifact.provenance}.items(), leave=("dataset", "exclusive", "name", "timings"))
+    return _plain(
+        {**artifact.spec, **artifact.provenance}.items(),
+        leave=("dataset", "exclusive", "name", "timings", "algorithm", "rows"),
+    )
 
 
 def _backbone(store: Store, name: str) -> str:

@@ -133,10 +133,8 @@ def _embedding(
                 out[start : start + len(rows)] = rows
             out.flush()
         return ExportReport("embedding", str(path), len(embedding), ())
-    if path.suffix.lower() != ".parquet":
-        raise InvalidInput(f"{path}: an embedding goes into .npy or .parquet")
     with whole_file(path) as partial:
-        _embedding_parquet(partial, embedding, datasets.keys(store.catalog, stored.dataset))
+        _VECTORS[path.suffix.lower()](partial, embedding, datasets.keys(store.catalog, stored.dataset))
     return ExportReport("embedding", str(path), len(embedding), ("key", "embedding"))
 
 
@@ -151,6 +149,33 @@ def _embedding_parquet(path: Path, embedding: Any, keys: Sequence[str]) -> None:
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), embedding.shape[1])
             names = pa.array(keys[start : start + len(rows)], pa.string())
             writer.write_table(pa.table([names, vectors], schema=schema))
+
+
+def _embedding_csv(path: Path, embedding: Any, keys: Sequence[str]) -> None:
+    """key, 0 … d-1; the row of a sample without a vector is empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("key", *range(embedding.shape[1])))
+        for start, rows in embedding.blocks():
+            for key, row in zip(keys[start:], rows, strict=False):
+                writer.writerow((key, *_numbers(row)))
+
+
+def _embedding_json(path: Path, embedding: Any, keys: Sequence[str]) -> None:
+    """A list of {key, embedding}; null in the place of a number that a sample lacks."""
+    with path.open("w", encoding="utf-8") as file:
+        comma = "["
+        for start, rows in embedding.blocks():
+            for key, row in zip(keys[start:], rows, strict=False):
+                shown = json.dumps({"key": key, "embedding": _numbers(row)}, ensure_ascii=False, allow_nan=False)
+                file.write(f"{comma}\n{shown}")
+                comma = ","
+        file.write("\n]\n")
+
+
+def _numbers(row: Any) -> list[Any]:
+    """A vector's numbers with the digits of their own precision, None for what is no number."""
+    return [float(str(value)) if value == value else None for value in row]
 
 
 def _assignment_array(store: Store, path: Path, reference: str | None, chosen: dict[str, Any]) -> ExportReport:
@@ -178,13 +203,20 @@ def _one_clustering(store: Store, reference: str | None, chosen: dict[str, Any])
     return str(alike[0])
 
 
+def check_output(path: Path) -> None:
+    """Raise InvalidInput where the path is a folder, NotFound where its own folder is not there."""
+    if path.is_dir():
+        raise InvalidInput(f"{path}: is a folder", hint="-o takes the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"{path.parent}: no such folder")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A file to write beside the wanted one, which takes its place once it is finished."""
+    check_output(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        if not path.parent.is_dir():
-            raise NotFound(f"{path.parent}: no such folder")
         yield partial
         os.replace(partial, path)
     except OSError as error:
@@ -212,4 +244,9 @@ def _parquet(path: Path, table: Table) -> None:
     pq.write_table(pa.table(columns, names=list(table.columns)), path)
 
 
+_VECTORS: dict[str, Callable[[Path, Any, Sequence[str]], None]] = {
+    ".csv": _embedding_csv,
+    ".json": _embedding_json,
+    ".parquet": _embedding_parquet,
+}
 _WRITERS: dict[str, Callable[[Path, Table], None]] = {".csv": _csv, ".json": _json, ".parquet": _parquet}

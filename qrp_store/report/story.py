@@ -19,8 +19,8 @@ import numpy as np
 from qrp_store import __version__, settings
 from qrp_store.catalog import clusterings, datasets, results
 from qrp_store.catalog.clusterings import StoredClustering
-from qrp_store.errors import NotFound, QrpStoreError
-from qrp_store.export.story import whole_file
+from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, near_names
+from qrp_store.export.story import check_output, whole_file
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Dataset
 from qrp_store.report import ranking
@@ -90,16 +90,13 @@ def report(
 
     started = time.perf_counter()
     path = Path(output).expanduser()
-    if not path.absolute().parent.is_dir():
-        raise NotFound(f"{path.parent}: no such folder")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InvalidInput(f"{output}: a report is an .html page", hint=f"-o {path.name or 'report'}.html")
+    check_output(path)
     told = read_published(published) if published is not None else {}
     owner = datasets.get_dataset(store.catalog, dataset)
     found = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=k)
-    if not found.settings:
-        raise NotFound(
-            f"dataset {dataset!r} has no results like that to report",
-            hint=f"qrp-store leaderboard; or make some: qrp-store evaluate --dataset {dataset}",
-        )
+    _check_asked(store, dataset, found, backbones, concepts)
     beside = published_beside(store, dataset, found.settings[0].rows, told)
     with progress.task("reading clusters", len(found.settings[0].rows), "backbones") as task:
         shown = []
@@ -127,6 +124,23 @@ def report(
         n_images=len(pictures),
         timings={"gather_s": gathered, "total_s": time.perf_counter() - started},
     )
+
+
+def _check_asked(store: Store, dataset: str, found: Standing, backbones: Sequence[str], concepts: str | None) -> None:
+    """Raise NotFound unless there is something to report and each backbone that was asked for has some of it."""
+    shown = {row.backbone for setting in found.settings for row in setting.rows}
+    there = list(store.sql("SELECT DISTINCT backbone, concepts FROM leaderboard WHERE dataset = ?", (dataset,)))
+    asked = [("backbone", name) for name in backbones if name not in shown]
+    for column, name in [*asked, *([("concepts", concepts)] if concepts is not None else [])]:
+        known = sorted({row[column] for row in there})
+        if known and name not in known:
+            raise NotFound(f"dataset {dataset!r} has no results of {column} {name!r}", hint=near_names(name, known))
+    if asked or not found.settings:
+        of = f" of {asked[0][1]!r}" if asked and found.settings else ""
+        raise NotFound(
+            f"dataset {dataset!r} has no results{of} like that to report",
+            hint=f"qrp-store leaderboard; or make some: qrp-store evaluate --dataset {dataset}",
+        )
 
 
 def _shown(store: Store, owner: Dataset, found: Standing, backbone: str) -> _Shown:

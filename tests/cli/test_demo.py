@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from qrp_store import demo
 from qrp_store.cli import demo as steps
 from qrp_store.cli.main import call
+from qrp_store.store import open_store
 
 
 def test_the_concepts_are_names_kinds_categories_and_skin_tones_each_in_one_group() -> None:
@@ -84,6 +86,21 @@ def test_the_demo_leaves_files_that_a_user_would_have(ran: Path) -> None:
     assert {r["key"] for r in rows} <= set(keys) == {p.name for p in (ran / "images").iterdir()}
     assert np.load(ran / "pixels-16.npy").shape == (len(keys), 768)
     assert "CC BY-SA 4.0" in (ran / "LICENCES.txt").read_text()
+
+
+def test_the_twenty_questions_have_answers_on_the_demos_store(ran: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "sql.md").read_text("utf-8")
+    names = {"photos": "openmoji", "r50": "efficientnet-lite2", "vit": "efficientnet-lite0", "objects": "emoji"}
+    asked = 0
+    with open_store(str(ran / "store")) as store:
+        for body in re.findall(r"^### \d+\..*?\n(.*?)(?=^### |\Z)", page, flags=re.MULTILINE | re.DOTALL):
+            for query in re.findall(r"```sql\n(.*?)```", body, flags=re.DOTALL):
+                for written, meant in {**names, "apple": "person"}.items():
+                    query = query.replace(f"'{written}'", f"'{meant}'")
+                rows = store.sql(query.replace("clusters = 8", "clusters = 6"))
+                assert len(rows) or body.startswith("Needs `evaluate --"), query
+                asked += 1
+    assert asked == 21
 
 
 def test_the_demo_refuses_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,30 @@ def test_export_the_card_of_a_dataset(qrp: Any, world: Any, tmp_path: Path) -> N
     assert "which dataset" in qrp.fails(4, "export", "card", "-o", out, store=world.store)
 
 
+def test_fiftyone_is_not_given_two_images_of_one_name(qrp: Any, store: Path, files: Any, tmp_path: Path) -> None:
+    keys = [*(f"{i}.png" for i in range(39)), "7.jpg"]
+    line = ("ingest", files.array(np.eye(40)), "--keys", files.keys(keys), "--dataset", "d", "--backbone", "b")
+    qrp.ok(*line, store=store)
+    qrp.ok("cluster", "--dataset", "d", "--backbone", "b", "-k", 2, store=store)
+    said = qrp.fails(4, "export", "fiftyone", "--dataset", "d", "-o", tmp_path / "labels.json", store=store)
+    assert "7.png" in said
+    assert "7.jpg" in said
+
+
+def test_export_an_embedding_as_csv_and_json(qrp: Any, world: Any, tmp_path: Path) -> None:
+    for ending in ("csv", "json"):
+        done = qrp.ok("export", "embedding", *SHARP, "-o", tmp_path / f"x.{ending}", store=world.store)
+        assert done["rows"] == 400
+    with (tmp_path / "x.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["key", *map(str, range(world.rows["sharp"].shape[1]))]
+    assert [row[0] for row in rows] == world.keys
+    assert np.array_equal(np.array([row[1:] for row in rows], np.float32), world.rows["sharp"])
+    read = json.loads((tmp_path / "x.json").read_text("utf-8"))
+    assert [row["key"] for row in read] == world.keys
+    assert np.array_equal(np.array([row["embedding"] for row in read], np.float32), world.rows["sharp"])
+
+
 def test_export_an_embedding_as_npy(qrp: Any, world: Any, tmp_path: Path) -> None:
     qrp.ok("export", "embedding", *SHARP, "-o", tmp_path / "x.npy", store=world.store)
     assert np.array_equal(np.load(tmp_path / "x.npy"), world.rows["sharp"])

@@ -175,6 +175,15 @@ def test_what_cannot_be_reported_is_said_and_leaves_no_file(
     assert "no such folder" in qrp.fails(
         3, "report", "--dataset", "photos", "-o", tmp_path / "no" / "page.html", store=world.store
     )
+    line = ("report", "--dataset", "photos", "-o")
+    assert "page.html" in qrp.fails(4, *line, tmp_path / "page", store=world.store)
+    (tmp_path / "folder.html").mkdir()
+    assert "is a folder" in qrp.fails(4, *line, tmp_path / "folder.html", store=world.store)
+    for asked in ("--backbone", "--concepts"):
+        said = qrp.fails(3, *line, page, "--backbone", "dull", asked, "shrap", store=world.store)
+        assert "'shrap'" in said
+        assert "there are: " in said
+    assert "did you mean sharp?" in qrp.fails(3, *line, page, "--backbone", "shrap", store=world.store)
     assert not page.exists()
 
 
