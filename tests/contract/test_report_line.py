@@ -206,8 +206,8 @@ def test_published_figures_stand_beside(qrp: Any, world: Any, tmp_path: Path) ->
     qrp.ok(*line, "--published", table, store=world.store)
     html = page.read_text("utf-8")
     assert 'id="published"' in html
-    assert re.search("<td><bdi>75.3</bdi></td>.*<td><bdi>&lt;b&gt;their paper</bdi></td>", html)
-    assert re.search("<td><bdi>71.8</bdi></td>.*<td><bdi>top1.csv</bdi></td>", html)
+    assert re.search('<td><bdi>75.3</bdi></td>.*<td class="words"><bdi>&lt;b&gt;their paper</bdi></td>', html)
+    assert re.search('<td><bdi>71.8</bdi></td>.*<td class="words"><bdi>top1.csv</bdi></td>', html)
     qrp.ok(*line, store=world.store)
     assert 'id="published"' not in page.read_text("utf-8")
 
