@@ -10,10 +10,13 @@ import typer
 from qrp_store.records import Table
 
 from . import output
+from .completion import results
 from .options import FormatOption
 from .session import Session, command
 
-Result = Annotated[str, typer.Argument(metavar="ID", help="A result: its id, or a unique start of it.")]
+Result = Annotated[
+    str, typer.Argument(metavar="ID", autocompletion=results, help="A result: its id, or a unique start of it.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,8 +27,8 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     session: Session,
-    first: Annotated[str, typer.Argument(metavar="ID", help="A result.")],
-    second: Annotated[str, typer.Argument(metavar="ID", help="The result to subtract.")],
+    first: Annotated[str, typer.Argument(metavar="ID", autocompletion=results, help="A result.")],
+    second: Annotated[str, typer.Argument(metavar="ID", autocompletion=results, help="The result to subtract.")],
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Also when dataset, concepts or protocol differ; says what does.")
     ] = False,

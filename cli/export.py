@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from . import output as out
-from .completion import names_of
+from .completion import anything, names_of
 from .options import DatasetFilter, Output
 from .session import Session, command
 
@@ -34,7 +34,10 @@ def export(
     ],
     output: Output,
     reference: Annotated[
-        str | None, typer.Argument(metavar="[ID|NAME]", help="Which one.  [default: by the options below]")
+        str | None,
+        typer.Argument(
+            metavar="[ID|NAME]", autocompletion=anything, help="Which one.  [default: by the options below]"
+        ),
     ] = None,
     dataset: DatasetFilter = None,
     backbone: Annotated[

@@ -11,6 +11,7 @@ import typer
 from qrp_store.records import Table
 
 from . import output
+from .completion import anything
 from .options import DatasetFilter, FormatOption
 from .session import Session, command
 
@@ -45,7 +46,9 @@ def ls(
 
 def show(
     session: Session,
-    reference: Annotated[str, typer.Argument(metavar="ID|NAME", help="An id, a unique start of one, or a name.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="ID|NAME", autocompletion=anything, help="An id, a unique start of one, or a name.")
+    ],
     form: FormatOption = None,
 ) -> None:
     """Show everything known about one thing."""

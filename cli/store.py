@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options, output
+from .completion import anything
 from .session import Session, command
 
 
@@ -82,7 +83,9 @@ def repair(
 
 def copy(
     session: Session,
-    reference: Annotated[str, typer.Argument(metavar="NAME|ID", help="What to copy, with all it was made from.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="NAME|ID", autocompletion=anything, help="What to copy, with all it was made from.")
+    ],
     to: Annotated[str, typer.Option("--to", metavar="DIR|URL", help="The store to copy into.")],
     to_arrays: Annotated[
         str | None, typer.Option("--to-arrays", metavar="DIR|URL", help="Another mount of that store's arrays.")
@@ -106,7 +109,10 @@ def copy(
 
 def remove(
     session: Session,
-    reference: Annotated[str, typer.Argument(metavar="NAME|ID", help="What to retire: also a dataset or backbone.")],
+    reference: Annotated[
+        str,
+        typer.Argument(metavar="NAME|ID", autocompletion=anything, help="What to retire: also a dataset or backbone."),
+    ],
     cascade: Annotated[bool, typer.Option("--cascade", help="And everything made from it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what this would retire.")] = False,
 ) -> None:

@@ -29,6 +29,7 @@ from qrp_store.report.published import read_published
 from qrp_store.report.ranking import Standing
 from qrp_store.report.typical import typical
 from qrp_store.reporting.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, PublishedPoint, Report
+from qrp_store.samples import shown as shortened
 from qrp_store.store import Store
 
 SCHEMA = "qrp-store/report/1"
@@ -37,6 +38,7 @@ _PICTURES, _MANY_PICTURES = 6, 12
 _MOST_PICTURES = 6000
 _FEW_CLUSTERS = 300
 _MOST_MATCHES = 25_000
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,9 @@ def _with_pictures(
             root, [names[p] for p in wanted], threads=min(4, os.cpu_count() or 1), seen=task.advance
         )
     if failed:
-        notes.append(f"{_images(failed)} could not be read below {root.name}.")
-        progress.warn(f"{failed:,} of {len(wanted):,} images could not be read below {root}")
+        some = ", ".join(shortened(key) for key in failed[:_NAMED]) + (", …" if len(failed) > _NAMED else "")
+        notes.append(f"{_images(len(failed))} could not be read below {root.name}: {some}.")
+        progress.warn(f"{len(failed):,} of {len(wanted):,} images could not be read below {root}: {some}")
     place = {key: i for i, key in enumerate(found)}
     at = {position: place[key] for position, key in names.items() if key in place}
     return [_pictured(*pair, at) for pair in zip(shown, chosen, strict=True)], tuple(found.values())

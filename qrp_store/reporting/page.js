@@ -94,9 +94,11 @@
     cards.replaceChildren(...made);
     more.hidden = list.length <= shown;
     sort.disabled = hits !== null;
-    const which = hits ? ` that “${search.value.trim()}” drives, most strongly driven first` : "";
-    const none = hits && !list.length ? " No cluster has it among its strongest concepts." : "";
-    found.textContent = `${list.length} of ${gallery.clusters.length} clusters${which}; ${Math.min(shown, list.length)} shown.${none}`;
+    const asked = `“${search.value.trim()}”`, count = `${list.length} of ${gallery.clusters.length} clusters`;
+    const which = hits ? ` that ${asked} drives, most strongly driven first` : "";
+    found.textContent = hits && !list.length
+      ? `${count}: none has ${asked} among its strongest concepts.`
+      : `${count}${which}; ${Math.min(shown, list.length)} shown.`;
   }
 
   function again() { shown = PAGE; show(); }

@@ -51,13 +51,14 @@ def thumbnail(path: Path) -> str | None:
 
 def pictures(
     root: Path, keys: Sequence[str], *, threads: int, most: int = MAX_BYTES, seen: Callable[[], object] = lambda: None
-) -> tuple[dict[str, Picture], int]:
-    """Thumbnails of these keys' files, in their order until `most` bytes are reached, and how many keys had none.
+) -> tuple[dict[str, Picture], list[str]]:
+    """Thumbnails of these keys' files, in their order until `most` bytes are reached, and the keys that have none.
 
     `seen` is called once a key.
     """
     found: dict[str, Picture] = {}
-    failed = size = 0
+    failed: list[str] = []
+    size = 0
 
     def make(key: str) -> str | None:
         path = below(root, key)
@@ -69,7 +70,7 @@ def pictures(
             for key, uri in zip(batch, pool.map(make, batch), strict=True):
                 seen()
                 if uri is None:
-                    failed += 1
+                    failed.append(key)
                 elif size + len(uri) <= most:
                     found[key] = Picture(key, uri)
                     size += len(uri)

@@ -39,7 +39,7 @@ from qrp_store.reporting.content import (
 from qrp_store.reporting.page import render
 
 NASTY = '<img src=x onerror=alert(1)> "q" 🦊 شبكة'
-CONCEPTS = ("apple", "<script>alert('pear')</script>", "red & round", "🍇 grape")
+CONCEPTS = ("apple", "<script>alert('pear')</script>", "red & round " + "very " * 2000, "🍇 grape")
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +159,7 @@ def test_searching_a_concept_shows_the_clusters_it_drives(opened: Any) -> None:
     search.send_keys("nothing is called like this", Keys.ENTER)
     assert cards(opened) == []
     assert opened.find_element(By.ID, "found").text.startswith("0 of 12")
-    assert "No cluster" in opened.find_element(By.ID, "found").text
+    assert "none has" in opened.find_element(By.ID, "found").text
     assert not opened.find_element(By.ID, "sort").is_enabled()
 
 
@@ -249,6 +249,9 @@ def test_a_phone_shows_it_without_sideways_scrolling(opened: Any) -> None:
         assert opened.execute_script("return document.documentElement.scrollWidth") <= 360
         size = "return document.querySelector('#ranking svg text').getBoundingClientRect().height"
         assert opened.execute_script(size) >= 9
+        assert "very very" in opened.find_element(By.ID, "cards").text
+        tallest = "return Math.max(...[...document.querySelectorAll('.card h3, .card li')].map(e => e.offsetHeight))"
+        assert opened.execute_script(tallest) < 100
         keep(opened, "phone")
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

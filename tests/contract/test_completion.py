@@ -16,10 +16,19 @@ import pytest
         ("evaluate --concepts ", ["classes", "objects"]),
         ("report --dataset x", []),
         ("leader", ["leaderboard"]),
+        ("show ph", ["photos"]),
+        ("rm ", ["classes", "dull", "noise", "objects", "photos", "sharp"]),
+        ("export labels obj", ["objects"]),
     ],
 )
 def test_names_are_offered(qrp: Any, world: Any, line: str, offered: list[str]) -> None:
     assert complete(qrp, line, {"QRP_STORE": str(world.store)}) == offered
+
+
+def test_ids_are_offered_once_there_is_a_start(qrp: Any, world: Any) -> None:
+    env = {"QRP_STORE": str(world.store)}
+    ids = {row["id"] for row in qrp.rows("ls", "results", store=world.store)}
+    assert set(complete(qrp, "compare ", env)) == set(complete(qrp, "show res-", env)) == ids
 
 
 def test_the_store_of_the_line_is_asked(qrp: Any, world: Any, tmp_path: Path) -> None:
