@@ -19,7 +19,7 @@ from qrp_store.records import Table
 from qrp_store.samples import width
 
 Format = Literal["table", "json", "jsonl", "csv", "md", "latex"]
-_NARROW = 12  # columns that a name needs at least: a store's ids are not longer, but for their kind
+_NARROW = 12  # columns that a name needs at least, where it is folded
 READER_GONE = 141  # 128 + SIGPIPE, what a shell shows for any program whose reader has gone
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -157,13 +157,14 @@ def _rich(table: Table) -> str:
     shown = RichTable(box=box.SIMPLE_HEAD)
     least = 1
     for number, right in enumerate(_numeric(table)):
+        uncut = right or table.columns[number].endswith("id")  # an id is there to be copied
         values = [width(cell(row[number])) for row in table.rows]
         name = _folded(table.columns[number], max([6, *values])) if wide else table.columns[number]
         whole = max([*map(width, name.split("\n")), *values])
-        narrowest = whole if right else min(whole, _NARROW)
+        narrowest = whole if uncut else min(whole, _NARROW)
         least += 3 + narrowest
         shown.add_column(
-            Text(name), justify="right" if right else "left", overflow="fold", no_wrap=right, min_width=narrowest
+            Text(name), justify="right" if right else "left", overflow="fold", no_wrap=uncut, min_width=narrowest
         )
     with console.capture() as captured:
         if same:

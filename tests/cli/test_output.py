@@ -94,6 +94,8 @@ def test_a_narrow_terminal_folds_names_and_never_a_number(monkeypatch: pytest.Mo
     shown = re.sub(r"\x1b\[\d+m", "", output.listing(rows, "table", "s"))
     assert all(number in shown for number in ("0.001235", "0.8765", "-1.5", "linear_"))
     assert max(map(width, shown.splitlines())) <= 60
+    ids = output.table([{"id": f"emb-36687eac66e{i}", "array_url": "/a/long/path/" * 9, "n": i} for i in range(2)])
+    assert "emb-36687eac66e1 " in output.listing(ids, "table", "s")
     monkeypatch.setenv("COLUMNS", "30")
     shown = output.listing(rows, "table", "s")
     assert "mi_nats_mean  0.001235" in shown
