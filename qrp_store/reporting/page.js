@@ -122,7 +122,7 @@
     const next = cards.children[first]?.querySelector("h3");  // the button may be gone: go on where the new ones begin
     if (next) { next.tabIndex = -1; next.focus(); }
   });
-  const closed = () => [...document.querySelectorAll("details:not([open])")];
+  const closed = () => [...document.querySelectorAll("details:not([open], .numbers)")];
   let opened = [];
   addEventListener("beforeprint", () => { opened = closed(); for (const each of opened) each.open = true; });
   addEventListener("afterprint", () => { for (const each of opened) each.open = false; });

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from qrp_store.cli.main import build
+from qrp_store.cli.main import build, call
 
 ROOT: Any = get_command(build())
 NAMES = sorted(ROOT.commands)
@@ -48,3 +48,10 @@ def test_listed_options_take_several_values_at_once() -> None:
         assert context.params["seed"] == [0, 1, 2]
         assert context.params["k"] == [8, 16]
         assert context.params["backbone"] == ["a", "b", "c"]
+
+
+def test_the_list_of_commands_breaks_off_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "report       Write one self-contained HTML page\n" in shown
+    assert "..." not in shown.partition("Commands:")[2]
