@@ -79,12 +79,13 @@ def rerun(
 
     with session.open() as store:
         report = rerun(store, reference, device=device, progress=session.progress)
+    nmi = "none" if report.nmi is None else f"{report.nmi:.4f}"  # all test images in one cluster
     if report.equal:
-        text = f"{report.id}  NMI {report.nmi:.4f}: all {report.n_compared} numbers and tables are equal"
+        text = f"{report.id}  NMI {nmi}: all {report.n_compared} numbers and tables are equal"
     else:
         within = f"within {report.tolerance:g}" if report.agrees else "not the same"
         rows = output.listing(output.table(output.document(report.differences)), "table", "")
-        text = f"{report.id}  NMI {report.nmi:.4f}: {within}\n{rows}"
+        text = f"{report.id}  NMI {nmi}: {within}\n{rows}"
     message = f"{report.id} does not come out the same: {len(report.differences)} differences"
     other = {"kind": "failed", "message": message, "hint": "compare device and versions: qrp-store show ID"}
     session.show(report, text, other if check and not report.agrees else None)

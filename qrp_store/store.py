@@ -10,7 +10,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from qrp_store.arrays.root import IDENTITY
-from qrp_store.catalog import datasets, embeddings, query, schema
+from qrp_store.catalog import datasets, embeddings, query, references, schema
 from qrp_store.catalog.engine import Catalog
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
 from qrp_store.records import Table
@@ -129,7 +129,7 @@ def split_version(name: str) -> tuple[str, int | None]:
     base, at, number = name.partition("@")
     if not at:
         return name, None
-    if not number.isascii() or not number.isdigit() or int(number) < 1:
+    if not references.VERSION.fullmatch(number):
         raise InvalidInput(f"{name!r}: after the @ comes a version number, like {base}@1")
     return base, int(number)
 

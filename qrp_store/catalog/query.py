@@ -42,6 +42,8 @@ def _sqlite(catalog: Catalog, sql: str, parameters: tuple[Any, ...]) -> Table:
         raise _translated(str(error)) from error
     except UnicodeEncodeError as error:
         raise InvalidInput(f"the query is not valid Unicode: {error}") from error
+    except OverflowError as error:
+        raise InvalidInput("a number asked for has more than 64 bits") from error
 
 
 def _authorize(action: int, first: str | None, second: str | None, database: str | None, inner: str | None) -> int:

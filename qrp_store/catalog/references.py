@@ -14,6 +14,8 @@ from qrp_store.catalog.engine import Catalog
 from qrp_store.errors import InvalidInput, NotFound
 
 _ID = re.compile(r"^(ds|bb|emb|con|clu|res)-[0-9a-f]*$")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""What stands after the @ of NAME@N."""
 _a = t.artifact.c
 
 
@@ -66,7 +68,7 @@ def _by_id(connection: sa.Connection, text: str) -> list[Reference]:
 
 def _by_name(connection: sa.Connection, text: str) -> list[Reference]:
     name, _, number = text.rpartition("@")
-    if name and number.isdigit():
+    if name and VERSION.fullmatch(number):
         query = sa.select(_a.kind, _a.id, _a.name, _a.state).where(_a.name == name, _a.version == int(number))
         return [_reference(row) for row in connection.execute(query.where(_a.state == "ready"))]
     found = []

@@ -100,8 +100,10 @@ def _rows(store: Store, what: str, reference: str | None, chosen: dict[str, Any]
         if by is not None:
             where, values = [f"{by} = ?"], [found.id]
         else:
-            versions = {row["id"]: row["version"] for row in listing(store.catalog, "concepts").named()}
-            where, values = ["concepts = ?", "version = ?"], [found.name, versions.get(found.id)]
+            # two datasets may have a set of one name
+            own = {row["id"]: (row["dataset"], row["version"]) for row in listing(store.catalog, "concepts").named()}
+            where = ["concepts = ?", "dataset = ?", "version = ?"]
+            values = [found.name, *own.get(found.id, (None, None))]
     elif what != "results":
         where = ["is_newest"]
     for name in filters:

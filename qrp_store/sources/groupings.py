@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.samples import check_keys, shown
 
 MISSING = -1
+_MOST = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,6 @@ def _table(path: Path, column: str) -> tuple[list[str], list[str]]:
     return keys, [value for _, value in pairs]
 
 
-def grouping_digest(path: Path) -> str:
-    """sha256 (hex) of the file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _array(path: Path) -> np.ndarray:
     try:
         values = np.load(path, allow_pickle=False)
@@ -78,8 +72,9 @@ def _array(path: Path) -> np.ndarray:
         raise InvalidInput(f"{path}: not an array that can be read ({error})") from error
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu" or not values.size:
         raise InvalidInput(f"{path}: expected one integer a sample, a one-dimensional .npy")
-    if int(values.min()) < MISSING:
-        raise InvalidInput(f"{path}: cluster {int(values.min())} at row {int(values.argmin())} is below -1")
+    for at in (int(values.argmin()), int(values.argmax())):
+        if not MISSING <= int(values[at]) <= _MOST:
+            raise InvalidInput(f"{path}: row {at} has cluster {values[at]}, expected whole numbers from 0 (−1: none)")
     return values.astype(np.int64)
 
 
@@ -93,8 +88,8 @@ def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
                 if len(row) != len(header):
                     raise InvalidInput(f"{path}: row {number} has {len(row)} cells, the header {len(header)}")
                 yield row[at[0]], row[at[1]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(f"{path}: {error}") from error
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise InvalidInput(f"{path}: cannot be read ({error})") from error
 
 
 def _parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
@@ -105,13 +100,12 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
         raise Unavailable("reading Parquet needs pyarrow", hint="pip install pyarrow") from error
     try:
         with pq.ParquetFile(path) as file:
-            at = _columns(path, file.schema_arrow.names, column)
+            _columns(path, file.schema_arrow.names, column)
             for batch in file.iter_batches(columns=["key", column]):
                 for key, value in zip(*(batch.column(name).to_pylist() for name in ("key", column)), strict=True):
-                    yield str(key), "" if value is None else str(value)
-            assert at
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InvalidInput(f"{path}: {error}") from error
+                    yield "" if key is None else str(key), "" if value is None else str(value)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(f"{path}: cannot be read ({error})") from error
 
 
 def _columns(path: Path, header: list[str], column: str) -> tuple[int, int]:
@@ -128,6 +122,6 @@ def _numbers(values: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
         names = tuple(sorted({value for value in values if value != ""}))
         place = {name: number for number, name in enumerate(names)} | {"": MISSING}
         return np.array([place[value] for value in values], np.int64), names
-    if min(numbers) < MISSING or max(numbers) > np.iinfo(np.int32).max:
+    if min(numbers) < MISSING or max(numbers) > _MOST:
         raise InvalidInput(f"clusters are whole numbers from 0 (−1: none); here from {min(numbers)} to {max(numbers)}")
     return np.array(numbers, np.int64), None

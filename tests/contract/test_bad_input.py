@@ -317,6 +317,7 @@ def test_h_of_0_is_exit_4(qrp: Any, own: Path, files: Any, world: Any) -> None:
     assert ran.code == 4
     assert [r["nmi"] for r in ran.json["results"]] == [None]
     assert "constant" not in {r["backbone"] for r in qrp.rows("leaderboard", store=own)}
+    assert "NMI none" in qrp.run("rerun", ran.json["results"][0]["id"], store=own).out
 
 
 def revise(store: Path, *statements: str) -> None:
@@ -330,6 +331,12 @@ def test_a_newer_schema_is_exit_7(qrp: Any, own: Path) -> None:
     revise(own, "UPDATE qrp_alembic_version SET version_num = '9999'")
     for words in (("ls",), ("init",), ("migrate",), ("verify",), ("evaluate", "--dataset", "photos")):
         assert "upgrade" in qrp.fails(7, *words, store=own)
+
+
+def test_an_older_schema_is_exit_7_with_the_command(qrp: Any, own: Path) -> None:
+    revise(own, "UPDATE qrp_alembic_version SET version_num = '0001'")
+    for words in (("ls",), ("migrate", "--check"), ("evaluate", "--dataset", "photos")):
+        assert f"qrp-store migrate --store {own}" in qrp.fails(7, *words, store=own)
 
 
 def test_a_database_that_is_not_ours_is_exit_7_and_stays_as_it_is(qrp: Any, tmp_path: Path) -> None:

@@ -52,6 +52,20 @@ def test_export_writes_rows_in_the_format_of_the_ending(
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
+def test_exported_labels_of_an_id_are_those_of_its_dataset(
+    qrp: Any, own: Path, world: Any, files: Any, tmp_path: Path
+) -> None:
+    others = [f"other/{i}.jpg" for i in range(20)]
+    listed, out = files.keys(others), tmp_path / "out.csv"
+    words = ("--keys", listed, "--dataset", "others", "--backbone", "sharp")
+    qrp.ok("ingest", files.array(world.rows["sharp"][:20]), *words, store=own)
+    labels = files.labels([(key, "a") for key in others])
+    made = qrp.ok("label", labels, "--dataset", "others", "--concepts", "classes", store=own)
+    for identifier, keys in ((made["id"], others), (world.labelled["classes"]["id"], world.keys)):
+        qrp.ok("export", "labels", identifier, "-o", out, store=own)
+        assert {row["key"] for row in read(out)} == set(keys)
+
+
 def test_export_a_clustering_for_fiftyone(qrp: Any, world: Any, sql: Any, tmp_path: Path) -> None:
     out = tmp_path / "labels.json"
     done = qrp.ok("export", "fiftyone", *SHARP, "-k", 6, "--seed", 0, "-o", out, store=world.store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,3 +101,11 @@ def test_the_same_backbone_name_with_another_layout_is_exit_4_with_the_differenc
     assert "dim" in told
     assert "3" in told
     assert "8" in told
+
+
+@pytest.mark.parametrize("version", ["²", "0", "9" * 25, "9" * 5000], ids=["square", "0", "25 digits", "5000 digits"])
+def test_what_is_no_version_number_is_told_so(qrp: Any, world: Any, tmp_path: Path, version: str) -> None:
+    assert "nothing here is called" in qrp.fails(3, "show", f"sharp@{version}", store=world.store)
+    words = ("--dataset", "photos", "--backbone", f"sharp@{version}", "-k", 6)
+    assert "after the @ comes a version number" in qrp.fails(4, "cluster", *words, store=world.store)
+    assert "64 bits" in qrp.fails(4, "export", "results", "-k", 10**30, "-o", tmp_path / "x.csv", store=world.store)

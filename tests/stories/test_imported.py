@@ -6,6 +6,8 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from qrp_store.catalog import clusterings
@@ -88,8 +90,16 @@ def test_rows_that_do_not_fit(store: Store, tmp_path: Path, rows: list[tuple[obj
         import_clustering(store, str(tmp_path / "c.csv"), dataset="d", name="human")
 
 
+def test_a_row_without_a_key_does_not_fit(store: Store, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": ["1", None], "cluster": [0, 1]}), tmp_path / "c.parquet")
+    with pytest.raises(InvalidInput, match="row 2: the key is empty"):
+        import_clustering(store, str(tmp_path / "c.parquet"), dataset="d", name="human")
+
+
 def test_arrays_that_do_not_fit(store: Store, tmp_path: Path) -> None:
-    for name, array in {"short": np.arange(5), "floats": np.ones(N), "wide": np.ones((N, 2), int)}.items():
+    arrays = {"short": np.arange(5), "floats": np.ones(N), "wide": np.ones((N, 2), int), "below": np.arange(N) - 2}
+    arrays["beyond"] = np.arange(N) % 2 * (2**32 + 1)
+    for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(InvalidInput):
             import_clustering(store, str(tmp_path / f"{name}.npy"), dataset="d", name="human")
