@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping
-from typing import Any
+from contextlib import contextmanager
+from typing import IO, Any
 
-from qrp_store.concepts.rows import Batch, LabelRows, Source, Term
+from qrp_store.concepts.rows import Batch, LabelRows, Source, Term, kind
+from qrp_store.concepts.tables import not_utf8
 from qrp_store.errors import InvalidInput
 from qrp_store.samples import shown
 
@@ -14,7 +17,7 @@ def first_event(source: Source) -> str:
     """What a JSON document begins with: `start_map`, `start_array`, … Raises InvalidInput."""
     import ijson
 
-    with source.path.open("rb") as file:
+    with _opened(source) as file:
         try:
             return str(next(iter(ijson.basic_parse(file)))[0])
         except (ijson.JSONError, StopIteration) as error:
@@ -25,11 +28,22 @@ def _items(source: Source, prefix: str) -> Iterator[Any]:
     """The elements at a place of a JSON document, one after the other."""
     import ijson
 
-    with source.path.open("rb") as file:
+    with _opened(source) as file:
         try:
             yield from ijson.items(file, prefix, use_float=True)
         except (ijson.JSONError, UnicodeDecodeError) as error:
             raise _no_json(source, error) from error
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[IO[bytes]]:
+    """A JSON document from its first character on. Raises InvalidInput for UTF-16."""
+    with source.path.open("rb") as file:
+        start = file.read(4)
+        if b"\0" in start or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise not_utf8(source)
+        file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
+        yield file
 
 
 def _no_json(source: Source, error: Exception) -> InvalidInput:
@@ -51,6 +65,7 @@ def read_coco(source: Source) -> Iterator[LabelRows]:
         batch.seen.append(listed)
         if batch.full:
             yield batch.take(vocabulary)
+    number = 0
     for number, annotation in enumerate(_items(source, "annotations.item"), start=1):
         place = f"annotation {number}"
         key = images.get(_field(source, place, annotation, "image_id"))
@@ -60,6 +75,8 @@ def read_coco(source: Source) -> Iterator[LabelRows]:
                 hint="every image_id of the annotations must be an id of images",
             )
         segments = annotation.get("segments_info", [annotation])
+        if not isinstance(segments, list):
+            raise InvalidInput(f"{source}: {place}: segments_info is {kind(segments)}, expected a list")
         for identifier in sorted({_field(source, place, s, "category_id") for s in segments}, key=str):
             if identifier not in categories:
                 raise InvalidInput(f"{source}: {place} is of category {identifier!r}, which the file does not list")
@@ -67,6 +84,8 @@ def read_coco(source: Source) -> Iterator[LabelRows]:
             batch.add(place, key, name, None, group)
         if batch.full:
             yield batch.take(vocabulary)
+    if not number:
+        raise InvalidInput(f"{source}: has no annotations", hint="expected COCO instances, stuff or panoptic JSON")
     yield batch.take(vocabulary)
 
 
@@ -109,6 +128,11 @@ def _images(source: Source, batch: Batch) -> dict[Any, str]:
     return found
 
 
+_LISTS = (
+    "a list is read as Visual Genome's objects.json or attributes.json; rows of a table belong in a .jsonl, one a line"
+)
+
+
 def read_visual_genome(source: Source) -> Iterator[LabelRows]:
     """Visual Genome's objects.json or attributes.json: the first name of each object, or every attribute.
 
@@ -118,10 +142,12 @@ def read_visual_genome(source: Source) -> Iterator[LabelRows]:
     batch = Batch(source, scored=False)
     for number, image in enumerate(_items(source, "item"), start=1):
         place = f"image {number}"
+        if not isinstance(image, Mapping) or "image_id" not in image:
+            raise InvalidInput(f"{source}: {place} has no image_id", hint=_LISTS)
         key = str(_field(source, place, image, "image_id"))
         described = image.get("attributes", image.get("objects"))
-        if not isinstance(described, list):
-            raise InvalidInput(f"{source}: {place} has no objects and no attributes")
+        if not isinstance(described, list) or not all(isinstance(thing, Mapping) for thing in described):
+            raise InvalidInput(f"{source}: {place} has no list of objects and none of attributes", hint=_LISTS)
         group = "attribute" if "attributes" in image else "object"
         for name in sorted(set(_said(described, group))):
             batch.add(place, key, name, None, group)
@@ -130,11 +156,10 @@ def read_visual_genome(source: Source) -> Iterator[LabelRows]:
     yield batch.take()
 
 
-def _said(described: list[Any], group: str) -> Iterator[str]:
+def _said(described: list[Mapping[str, Any]], group: str) -> Iterator[str]:
     """What annotators wrote, in lower case, blanks in order."""
     for thing in described:
-        if group == "attribute":
-            words = thing.get("attributes") or []
-        else:
-            words = (thing.get("names") or [thing.get("name")])[:1]
+        words = thing.get("attributes") if group == "attribute" else thing.get("names") or thing.get("name")
+        words = [words] if isinstance(words, str) else words if isinstance(words, list) else []
+        words = words if group == "attribute" else words[:1]
         yield from (" ".join(word.lower().split()) for word in words if isinstance(word, str) and word.strip())

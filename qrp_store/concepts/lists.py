@@ -61,6 +61,9 @@ def read_synsets(source: Source) -> Iterator[LabelRows]:
     """ImageNet's `ImageId,PredictionString` table: the synsets (n01440764) of each image; its key has no ending."""
     columns, delimiter = csv_header(source)
     batch = Batch(source, scored=False)
+    missing = [name for name in ("ImageId", "PredictionString") if name not in columns]
+    if missing:
+        raise InvalidInput(f"{source}: no column {' and no column '.join(missing)}")
     at = [columns.index(name) for name in ("ImageId", "PredictionString")]
     for place, row in csv_rows(source, columns, delimiter):
         for synset in sorted(set(_SYNSET.findall(row[at[1]]))):
@@ -128,14 +131,19 @@ def _broden_labels(source: Source) -> dict[int, str]:
     if not {"number", "name"} <= set(columns):
         raise InvalidInput(f"{source}: no columns number and name")
     at = columns.index("number"), columns.index("name")
-    return {int(row[at[0]]): row[at[1]] for _, row in csv_rows(source, columns, delimiter)}
+    found: dict[int, str] = {}
+    for place, row in csv_rows(source, columns, delimiter):
+        if not row[at[0]].isdecimal():
+            raise InvalidInput(f"{source}: {place}: {shown(row[at[0]])} is not the number of a label")
+        found[int(row[at[0]])] = row[at[1]]
+    return found
 
 
 def _broden_numbers(folder: Path, text: str) -> set[int]:
     """The labels of one cell: numbers and names of label pictures, with semicolons between; 0 means nothing."""
     found: set[int] = set()
     for word in filter(None, (part.strip() for part in text.split(";"))):
-        if word.isdigit():
+        if word.isdecimal():
             found.add(int(word))
         else:
             found |= _picture_labels(folder / "images" / word)
