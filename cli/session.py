@@ -136,9 +136,7 @@ def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Session:
 
 
 def _set_up_logging(session: Session) -> None:
-    level = logging.DEBUG if session.verbose else logging.WARNING
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("qrp_store").setLevel(level)
     # it logs with a traceback that a connection could not be given back, which a signal or the error itself explains
     logging.getLogger("sqlalchemy.pool").setLevel(logging.NOTSET if session.verbose else logging.CRITICAL)
     if not session.verbose and not sys.warnoptions:

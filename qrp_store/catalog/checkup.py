@@ -133,7 +133,7 @@ def _postgres(catalog: Catalog) -> Iterator[Finding]:
 def _pooler(catalog: Catalog) -> Finding:
     """Whether transactions of one connection land on several backends, as behind a transaction pooler."""
     backends: set[int] = set()
-    with catalog._translated(), catalog.engine.connect() as one, catalog.engine.connect() as other:
+    with catalog.translated(), catalog.engine.connect() as one, catalog.engine.connect() as other:
         for _ in range(3):
             # What is given back last is lent first: after this the first connection would be lent the other's backend.
             with one.begin():

@@ -151,7 +151,7 @@ def by_id(catalog: Catalog, identifier: str) -> StoredConcepts:
     with catalog.read() as connection:
         row = connection.execute(query.where(_a.id == identifier)).mappings().first()
     if row is None:
-        raise NotFound(f"no concept set {identifier}")
+        raise NotFound(f"no concept set {identifier!r}", hint="qrp-store ls concepts")
     return _stored(row, row["dataset_name"])
 
 
@@ -166,12 +166,6 @@ def scores(catalog: Catalog, dataset: str, mark: str) -> list[Mapping[str, Any]]
 
 def _pk(connection: sa.Connection, identifier: str) -> int:
     return int(connection.execute(sa.select(_a.pk).where(_a.id == identifier)).scalar_one())
-
-
-def dataset_name(connection: sa.Connection, identifier: str) -> str:
-    """The dataset that a concept set is of."""
-    query = sa.select(t.dataset.c.name).join(t.concept_set, _s.dataset_pk == t.dataset.c.pk)
-    return str(connection.execute(query.where(_s.artifact_pk == _pk(connection, identifier))).scalar_one())
 
 
 def vocabulary(catalog: Catalog, identifier: str) -> Vocabulary:

@@ -47,14 +47,6 @@ def get_dataset(catalog: Catalog, name: str) -> Dataset:
     return found
 
 
-def of_clustering(catalog: Catalog, identifier: str) -> Dataset:
-    """The dataset that a ready clustering is of."""
-    query = sa.select(t.dataset).join(t.clustering, t.clustering.c.dataset_pk == _d.pk)
-    query = query.join(t.artifact, t.artifact.c.pk == t.clustering.c.artifact_pk)
-    with catalog.read() as connection:
-        return _dataset(connection.execute(query.where(t.artifact.c.id == identifier)).mappings().one())
-
-
 def _names(catalog: Catalog) -> list[str]:
     query = sa.select(_d.name).where(_d.state == "ready").order_by(_d.name)
     with catalog.read() as connection:

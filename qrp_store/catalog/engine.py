@@ -50,7 +50,7 @@ class Catalog:
 
     @contextmanager
     def _transaction(self, **options: bool) -> Iterator[sa.Connection]:
-        with self._translated(), self.engine.connect() as connection:
+        with self.translated(), self.engine.connect() as connection:
             connection = connection.execution_options(**options)
             with connection.begin() as transaction:
                 try:
@@ -65,7 +65,8 @@ class Catalog:
         self.engine.dispose()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """SQLAlchemy's errors as ours, for what is no plain transaction."""
         try:
             yield
         except sa.exc.SQLAlchemyError as error:

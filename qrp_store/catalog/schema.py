@@ -160,7 +160,7 @@ def _make_directory(directory: Path) -> None:
 
 
 def _set_journal_mode(catalog: Catalog, mode: str) -> None:
-    with catalog._translated(), catalog.engine.connect() as connection:
+    with catalog.translated(), catalog.engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert driver is not None
         driver.execute(f"PRAGMA journal_mode = {mode}").fetchall()

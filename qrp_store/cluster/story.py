@@ -23,6 +23,7 @@ from qrp_store.catalog import clusterings, datasets, embeddings, lease
 from qrp_store.catalog.clusterings import ClusteringRow
 from qrp_store.cluster.checkpoint import Checkpoint
 from qrp_store.cluster.quantize import Place, UsableBlocks, place_for, refuse_zero_rows
+from qrp_store.clustering.engines import DEVICES, ENGINES
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
@@ -228,8 +229,8 @@ def _check(asked: ClusterOptions, usable: int, name: str) -> None:
         raise InvalidInput(f"--sample {asked.sample!r}: 'all' or a number of rows")
     for name, value, known in (
         ("init", asked.init, ("random", "kmeans++")),
-        ("engine", asked.engine, ("auto", "faiss", "torch")),
-        ("device", asked.device, ("auto", "cpu", "cuda")),
+        ("engine", asked.engine, ENGINES),
+        ("device", asked.device, DEVICES),
     ):
         if value not in known:
             raise InvalidInput(f"--{name} {value!r}: known are {', '.join(known)}")

@@ -7,7 +7,6 @@ any, by a rate that two slow cores reach. An estimate, not a promise.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from qrp_store.cluster.story import ClusterOptions, parse_memory
 from qrp_store.evaluate.beside import Wanted
 from qrp_store.evaluate.curve import DRAWS, FRACTIONS
 from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest
+from qrp_store.execution import available_cores
 from qrp_store.store import Store
 
 _CLUSTER_RATE = 1e10
@@ -140,7 +140,7 @@ def _rates(store: Store) -> _Rates:
             work = _probe_work(shape, past.n_concepts, density, past.options, passes=past.epochs)
             probes.append(work / past.seconds)
     return _Rates(
-        statistics.median(clusterings) if clusterings else _CLUSTER_RATE * (os.cpu_count() or 1),
+        statistics.median(clusterings) if clusterings else _CLUSTER_RATE * available_cores(),
         statistics.median(probes) if probes else _PROBE_RATE,
         (bool(clusterings), bool(probes)),
     )

@@ -26,7 +26,7 @@ def fiftyone_labels(store: Store, clustering_id: str) -> dict[str, Any]:
     """
     clustering = clusterings.by_id(store.catalog, clustering_id)
     positions, numbers, parts = clusterings.assignments(store.catalog, clustering_id)
-    dataset = datasets.of_clustering(store.catalog, clustering_id)
+    dataset = clusterings.dataset_of(store.catalog, clustering_id)
     keys = datasets.keys(store.catalog, dataset)
     held: dict[int, list[str]] = defaultdict(list)
     for name in concept_sets.names(store.catalog, dataset.name):

@@ -6,7 +6,6 @@ set; what is above the threshold. commit: rows, then `ready`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from qrp_store.catalog import concept_sets, datasets, lease
 from qrp_store.concepts.names import read_names
 from qrp_store.errors import InvalidInput
+from qrp_store.execution import available_cores
 from qrp_store.label import expert_scores
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
 from qrp_store.label.story import LabelReport, check_options, label_report, write
@@ -81,12 +81,11 @@ def label_by_expert(
     mark = fingerprint({"expert": model.spec, "dataset": owner.fingerprint, "images": _digest(files)})
     spec = asked.spec(owner, model, mark)
     found = None if force else lease.find(store.catalog, spec)
-    found = found or lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)  # type: ignore[assignment]
-    if isinstance(found, Artifact):
-        return label_report(store, found, started, cached=True)
-    claimed: lease.Claim = found  # type: ignore[assignment]
+    claimed = found or lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
+    if isinstance(claimed, Artifact):
+        return label_report(store, claimed, started, cached=True)
     with lease.held(store.catalog, claimed) as heartbeat:
-        threads = workers or max(1, len(os.sched_getaffinity(0)) - 1)
+        threads = workers or max(1, available_cores() - 1)
         scoring = expert_scores.Scoring(store, model, files, owner.n, mark, batch_size, threads, skip_bad, progress)
         layout, blocks = scoring.run(claimed, heartbeat, dataset)
         numbers = Numbers(expert, len(model.names))
@@ -105,7 +104,7 @@ def label_by_expert(
             "scores": expert_scores.document(layout, blocks, mark),
         }
         write(store, claimed, owner, table, provenance, exclusive=exclusive)
-    made = concept_sets.get(store.catalog, dataset, concepts)
+    made = concept_sets.by_id(store.catalog, claimed.id)
     return label_report(store, made.artifact, started, cached=False)
 
 

@@ -104,7 +104,7 @@ def label(
     with lease.held(store.catalog, claimed):
         provenance = {"source": str(path.absolute()), "format": reading.form}
         write(store, claimed, owner, table, provenance, exclusive=exclusive)
-    made = concept_sets.get(store.catalog, dataset, concepts)
+    made = concept_sets.by_id(store.catalog, claimed.id)
     return label_report(store, made.artifact, started, cached=False)
 
 
@@ -186,15 +186,13 @@ def write(
 
 def label_report(store: Store, found: Artifact, started: float, *, cached: bool) -> LabelReport:
     """The report of a ready concept set."""
-    with store.catalog.read() as connection:
-        dataset = concept_sets.dataset_name(connection, found.id)
-    stored = concept_sets.get(store.catalog, dataset, found.name, found.version)
+    stored = concept_sets.by_id(store.catalog, found.id)
     groups = concept_sets.vocabulary(store.catalog, found.id).groups
     return LabelReport(
         id=found.id,
         version=found.version or 0,
         fingerprint=found.fingerprint,
-        dataset=dataset,
+        dataset=stored.dataset,
         concepts=found.name,
         n_concepts=stored.n_concepts,
         n_labels=stored.n_labels,

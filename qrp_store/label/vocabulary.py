@@ -30,11 +30,9 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
     concepts of other sets with the same name but for case, plural and synonyms, or with a Jaccard index of the
     samples of at least 0.8 among each set's 50 most frequent.
     """
-    with store.catalog.read() as connection:
-        dataset = concept_sets.dataset_name(connection, identifier)
     words = concept_sets.vocabulary(store.catalog, identifier)
     stored = concept_sets.by_id(store.catalog, identifier)
-    n = datasets.get_dataset(store.catalog, dataset).n
+    n = datasets.get_dataset(store.catalog, stored.dataset).n
     order = frequent(words)
     common = [
         {
@@ -45,7 +43,8 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
         }
         for i in order[:_TOP]
     ]
-    ready = stored.artifact.state == "ready"  # of a retired set the rows may be gone
+    # of a retired set the rows may be gone
+    rows = concept_rows.load(store, stored) if stored.artifact.state == "ready" else None
     return {
         "groups": sorted({g for g in words.groups if g is not None}),
         "n_without_positives": sum(count == 0 for count in words.n_positive),
@@ -54,8 +53,8 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
         "labels_a_sample": stored.n_labels / n,
         "n_verified": stored.n_verified,
         "most_frequent": common,
-        "together": _together(store, stored, words, order[:_TOP], n) if ready else [],
-        "near_duplicates": list(_near_duplicates(store, stored, words))[:_SHOWN] if ready else [],
+        "together": [] if rows is None else _together(rows, words, order[:_TOP], n),
+        "near_duplicates": [] if rows is None else list(_near_duplicates(store, stored, rows, words))[:_SHOWN],
     }
 
 
@@ -65,10 +64,8 @@ def frequent(words: Vocabulary) -> list[int]:
     return sorted(there, key=lambda i: (-words.n_positive[i], words.names[i]))
 
 
-def _together(
-    store: Store, stored: StoredConcepts, words: Vocabulary, chosen: Sequence[int], n: int
-) -> list[dict[str, Any]]:
-    both = _overlaps(concept_rows.load(store, stored), concept_rows.load(store, stored), chosen, chosen)
+def _together(rows: concept_rows.Rows, words: Vocabulary, chosen: Sequence[int], n: int) -> list[dict[str, Any]]:
+    both = _overlaps(rows, rows, chosen, chosen)
     found: list[dict[str, Any]] = []
     for a in range(len(chosen)):
         for b in range(a + 1, len(chosen)):
@@ -106,8 +103,9 @@ def _dense(rows: concept_rows.Rows, chosen: Sequence[int], start: int, stop: int
     return out
 
 
-def _near_duplicates(store: Store, stored: StoredConcepts, words: Vocabulary) -> Iterator[dict[str, Any]]:
-    rows = concept_rows.load(store, stored)
+def _near_duplicates(
+    store: Store, stored: StoredConcepts, rows: concept_rows.Rows, words: Vocabulary
+) -> Iterator[dict[str, Any]]:
     for name in concept_sets.names(store.catalog, stored.dataset):
         if name == stored.artifact.name:
             continue

@@ -6,7 +6,6 @@ HTML. commit: the file appears whole or not at all.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from qrp_store import __version__, settings
 from qrp_store.catalog import clusterings, datasets, results
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, near_names
+from qrp_store.execution import available_cores
 from qrp_store.export.story import check_output, whole_file
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Dataset
@@ -190,9 +190,7 @@ def _with_pictures(
     wanted = list(_by_interest(shown, chosen))[:_MOST_PICTURES]
     names = datasets.keys_at(store.catalog, owner, wanted)
     with progress.task("making thumbnails", len(wanted), "images") as task:
-        found, failed = pictures(
-            root, [names[p] for p in wanted], threads=min(4, os.cpu_count() or 1), seen=task.advance
-        )
+        found, failed = pictures(root, [names[p] for p in wanted], threads=min(4, available_cores()), seen=task.advance)
     if failed:
         some = ", ".join(shortened(key) for key in failed[:_NAMED]) + (", …" if len(failed) > _NAMED else "")
         notes.append(f"{_images(len(failed))} could not be read below {root.name}: {some}.")

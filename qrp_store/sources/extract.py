@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.errors import InvalidInput
+from qrp_store.execution import available_cores
 from qrp_store.samples import ImageFile
 from qrp_store.sources.backbone import LoadedBackbone
 from qrp_store.sources.images import decode_bytes, digest_of, read_image
@@ -64,9 +64,8 @@ def extract(
     (default: one a processor, at most 64; 16 with a GPU). Raises InvalidInput for a batch size or number of workers
     below 1.
     """
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers is None:
-        workers = min(processors, _MOST_WORKERS["cpu" if model.device == "cpu" else "cuda"])
+        workers = min(available_cores(), _MOST_WORKERS["cpu" if model.device == "cpu" else "cuda"])
     if batch_size < 1:
         raise InvalidInput(f"batch size {batch_size}: expected at least 1")
     if workers < 1:
