@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import time
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +52,11 @@ class Checkpoint:
         from qrp_store.clustering.kmeans import KMeansState
 
         try:
-            with np.load(io.BytesIO(self._root.get(self._path)), allow_pickle=False) as kept:
+            data = self._root.get(self._path)
+        except NotFound:
+            return None
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as kept:
                 redo, iteration = (int(v) for v in kept["at"])
                 best = kept["best_centroids"]
                 state = KMeansState(
@@ -64,7 +67,7 @@ class Checkpoint:
                     best if best.size else None,
                     tuple(kept["best_objective"].tolist()),
                 )
-        except (NotFound, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # a damaged archive breaks its readers in many ways
             return None
         return state if state.centroids.shape == (k, dim) else None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qrp_store.arrays.directory import Directory
 from qrp_store.catalog import clusterings
 from qrp_store.cluster import ClusterReport, checkpoint, cluster
 from qrp_store.clustering.kmeans import KMeansState
@@ -90,3 +91,21 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_bytes(bytes(data))
     assert kept.load(3, 2) is None
     store.close()
+
+
+def test_a_checkpoint_with_any_bit_flipped_is_itself_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
+    kept = checkpoint.Checkpoint(Directory(tmp_path), "clustering/clu-1/e0")
+    state = KMeansState(1, 3, np.ones((4, 3), np.float32), (3.0, 2.0, 1.0), np.zeros((4, 3), np.float32), (2.0,))
+    kept.save(state)
+    (path,) = tmp_path.rglob(checkpoint.NAME)
+    data = path.read_bytes()
+    at = [*range(60), *range(60, len(data) - 400, 9), *range(len(data) - 400, len(data), 2)]
+    for place in at:
+        for bit in (0, 3):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            found = kept.load(4, 3)
+            assert found is None or (found.iteration, found.objective) == (state.iteration, state.objective)
+            assert found is None or np.array_equal(found.centroids, state.centroids)
