@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,14 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **(more or {})}
 
 
+Crowds = dict[tuple[str, ...], "subprocess.Popen[str]"]
+
+
 class Lab:
     """Arrays and labels of `n` samples, the command lines that take them in, and processes that run those."""
 
-    def __init__(self, folder: Path, n: int = 400, dim: int = 8) -> None:
-        self.folder, self.n = folder, n
+    def __init__(self, folder: Path, crowds: Crowds, n: int = 400, dim: int = 8) -> None:
+        self.folder, self.n, self._crowds = folder, n, crowds
         rng = np.random.default_rng(11)
         self.group = rng.integers(4, size=n)
         self.rows = (rng.normal(size=(4, dim))[self.group] * 3 + rng.normal(size=(n, dim))).astype(np.float32)
@@ -69,12 +72,15 @@ class Lab:
     ) -> list[Any]:
         """Run command lines started at the same moment; each one's code, out and err."""
         words = [[str(word) for word in line] for line in lines]
-        command = [sys.executable, str(HERE / "crowd.py"), *(modules or STORIES)]
-        done = subprocess.run(
-            command, input=json.dumps(words), capture_output=True, text=True, env=environment(env), timeout=600
-        )
-        assert done.returncode == 0, done.stderr
-        return list(json.loads(done.stdout))
+        own = modules or STORIES
+        if own not in self._crowds:
+            program, pipe = [sys.executable, str(HERE / "crowd.py"), *own], subprocess.PIPE
+            self._crowds[own] = subprocess.Popen(program, stdin=pipe, stdout=pipe, text=True, env=environment())
+        running = self._crowds[own]
+        assert running.stdin is not None
+        assert running.stdout is not None
+        print(json.dumps([environment(env), words]), file=running.stdin, flush=True)
+        return list(json.loads(running.stdout.readline()))
 
     def command(self, line: Sequence[object], *, point: str = "-", env: Mapping[str, str] | None = None) -> Any:
         """A command line as a process, started; `point` as crash_driver.py takes it."""
@@ -95,7 +101,16 @@ class Lab:
         return {name: store.sql(query).table.rows for name, query in queries.items()}
 
 
+@pytest.fixture(scope="session")
+def crowds() -> Iterator[Crowds]:
+    """The processes that run crowds, by what they have imported: started once for all tests."""
+    running: Crowds = {}
+    yield running
+    for process in running.values():
+        process.communicate()
+
+
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
+def lab(tmp_path: Path, crowds: Crowds) -> Lab:
     (tmp_path / "data").mkdir()
-    return Lab(tmp_path / "data")
+    return Lab(tmp_path / "data", crowds)

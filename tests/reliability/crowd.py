@@ -1,6 +1,7 @@
-"""Starts many command lines at the same moment, each in a process of its own: `crowd.py MODULE… < lines.json`.
+"""Starts many command lines at the same moment, each in a process of its own: `crowd.py MODULE…`.
 
-Imports cost seconds: they are done once, then the process forks. Nothing of a store is open before that.
+Imports cost seconds: they are done once, then the process forks, crowd after crowd. Nothing of a store is ever open in
+it. A line of JSON asks (environment, command lines), a line answers (what each of them left).
 """
 
 from __future__ import annotations
@@ -30,27 +31,38 @@ def child(argv: list[str], started: int, answer: int) -> None:
     os._exit(0)
 
 
-def main() -> None:
-    for module in sys.argv[1:]:
-        importlib.import_module(module)
-    lines: list[list[str]] = json.load(sys.stdin)
+def crowd(env: dict[str, str], lines: list[list[str]]) -> list[dict[str, Any]]:
+    """Code, out and err of command lines that begin at the same moment."""
     started, start = os.pipe()
     answers = []
     for argv in lines:
         reader, writer = os.pipe()
-        if os.fork() == 0:
+        pid = os.fork()
+        if pid == 0:
             os.close(start)
             os.close(reader)
+            os.environ.clear()
+            os.environ.update(env)
             child(argv, started, writer)
         os.close(writer)
-        answers.append(reader)
+        answers.append((pid, reader))
     os.close(start)
+    os.close(started)
     said: list[dict[str, Any]] = []
-    for reader in answers:
+    for pid, reader in answers:
         with os.fdopen(reader) as file:
             text = file.read()
+        os.waitpid(pid, 0)
         said.append(json.loads(text) if text else {"code": -1, "out": "", "err": "died"})
-    json.dump(said, sys.stdout)
+    return said
+
+
+def main() -> None:
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
+    for asked in sys.stdin:
+        print(json.dumps(crowd(*json.loads(asked))), flush=True)
+    os._exit(0)  # taking torch apart costs seconds
 
 
 if __name__ == "__main__":
