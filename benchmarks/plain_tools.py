@@ -7,6 +7,7 @@ import itertools
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def csv_copied(labels: Path, rows: int) -> float:
     path = labels.with_suffix(".db")
     path.unlink(missing_ok=True)
     began = time.perf_counter()
-    with labels.open(newline="", encoding="utf-8") as file, sqlite3.connect(path) as connection:
+    with labels.open(newline="", encoding="utf-8") as file, closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE label (key TEXT, concept TEXT, concept_group TEXT)")
         read = itertools.islice(csv.reader(file), 1, rows + 1)
         connection.executemany("INSERT INTO label VALUES (?, ?, ?)", read)

@@ -58,16 +58,6 @@ class Score:
     miller_madow: float
     per_cluster: ClusterScores = field(repr=False)
 
-    @property
-    def effective_clusters(self) -> float:
-        """exp(H): how many equally large clusters would have this entropy."""
-        return math.exp(self.entropy_nats)
-
-    @property
-    def balance(self) -> float:
-        """H / ln K: 1 when all clusters are equally large."""
-        return self.entropy_nats / math.log(len(self.per_cluster.n_test))
-
 
 def score(
     fit: ProbeFit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,17 +52,15 @@ def extract(
     *,
     batch_size: int = 64,
     workers: int | None = None,
-    stop: Callable[[], object] = lambda: None,
 ) -> Iterator[ExtractedBlock]:
     """The blocks' vectors, in order, each as soon as it is whole.
 
     Batches start at fixed offsets inside a block and never cross its end, and a bad image leaves its place in the
     batch empty: so a vector depends on its own block alone, and a run that is taken up again gives the same bits,
     with any number of workers.
-    A file that is no image, or whose vector is not finite, becomes a bad row, never an error. `stop` is called before
-    each batch; whatever it raises ends the work. `workers`: threads that decode and, on a CPU, run the network
-    (default: one a processor, at most 64; 16 with a GPU). Raises InvalidInput for a batch size or number of workers
-    below 1.
+    A file that is no image, or whose vector is not finite, becomes a bad row, never an error. `workers`: threads that
+    decode and, on a CPU, run the network (default: one a processor, at most 64; 16 with a GPU). Raises InvalidInput for
+    a batch size or number of workers below 1.
     """
     if workers is None:
         workers = min(available_cores(), _MOST_WORKERS["cpu" if model.device == "cpu" else "cuda"])
@@ -70,7 +68,7 @@ def extract(
         raise InvalidInput(f"batch size {batch_size}: expected at least 1")
     if workers < 1:
         raise InvalidInput(f"{workers} workers: expected at least 1")
-    return _extract(model, blocks, batch_size, workers, stop)
+    return _extract(model, blocks, batch_size, workers)
 
 
 def _extract(
@@ -78,7 +76,6 @@ def _extract(
     blocks: Sequence[Sequence[ImageFile]],
     size: int,
     workers: int,
-    stop: Callable[[], object],
 ) -> Iterator[ExtractedBlock]:
     import torch
 
@@ -92,7 +89,6 @@ def _extract(
         for images in blocks:
             whole = ExtractedBlock(np.full((len(images), model.dim), np.nan, np.float32), {}, [])
             for offset in range(0, len(images), size):
-                stop()
                 _put(model, next(batches).result(), offset, whole)
             yield whole
     finally:

@@ -1,4 +1,4 @@
-"""Images as people see them: listing a folder and decoding files to RGB.
+"""Images as people see them: files decoded to RGB.
 
 What decoding does, always the same way (`DECODING` names it in a backbone's specification): the first frame; turned
 upright by its EXIF orientation; transparent pixels laid over white (opaque pictures are Pillow's `convert("RGB")`,
@@ -11,45 +11,25 @@ import hashlib
 import io
 import threading
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrp_store.errors import InvalidInput
-from qrp_store.samples import IMAGE_ENDINGS, ImageFile, list_images
+from qrp_store.samples import ImageFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-__all__ = ["DECODING", "IMAGE_ENDINGS", "ImageFile", "decode", "decode_bytes", "digest_of", "list_images", "read_image"]
 
 DECODING = "first frame, upright, over white, RGB"
 MAX_PIXELS = 178_956_970  # where Pillow itself stops: a larger picture is taken for a decompression bomb
 _asking = threading.Lock()
 
 
-def decode(path: Path) -> tuple[Image, str]:
-    """The RGB picture in a file and the digest of the file's bytes, from one read.
-
-    Raises InvalidInput, naming the file, when it cannot be read, is no image, is truncated or absurdly large.
-    """
-    data = _bytes(path, path.read_bytes)
-    try:
-        return decode_bytes(data), digest_of(data)
-    except InvalidInput as error:
-        raise InvalidInput(f"{path}: {error.message}") from error
-
-
 def read_image(image: ImageFile) -> bytes:
     """An image's bytes; InvalidInput when they cannot be read."""
-    return _bytes(image.path, image.read)
-
-
-def _bytes(path: Path, read: Callable[[], bytes]) -> bytes:
     try:
-        return read()
+        return image.read()
     except OSError as error:
-        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InvalidInput(f"{image.path}: cannot be read ({error.strerror or error})") from error
 
 
 def digest_of(data: bytes) -> str:
