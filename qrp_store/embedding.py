@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import dask.array
     import torch.utils.data
 
+_FEW = 8  # a slice with less than this part of a block is read in pieces
 Rows = slice | int | Sequence[int] | np.ndarray
 
 
@@ -141,7 +142,12 @@ class Embedding:
         for index in range(start // spec.block_rows, (stop - 1) // spec.block_rows + 1):
             first, rows = spec.rows_of(index)
             low, high = max(start, first), min(stop, first + rows)
-            out[low - start : high - start] = self.block(index)[low - first : high - first]
+            if _FEW * (high - low) <= rows:
+                wanted = np.arange(low - first, high - first)
+                part = arrays.read_rows(self._root, spec, self.stored.blocks[index], wanted)
+            else:
+                part = self.block(index)[low - first : high - first]
+            out[low - start : high - start] = part
         return out
 
     def _gather(self, positions: np.ndarray) -> np.ndarray:

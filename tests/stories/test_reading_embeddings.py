@@ -87,6 +87,9 @@ def test_few_rows_are_read_in_pieces_and_many_as_blocks(x: Embedding, monkeypatc
     seen.clear()
     x[list(range(0, 1000, 5))]
     assert seen == [-1]
+    seen.clear()
+    np.testing.assert_array_equal(x[1195:1210], X[1195:1210])  # the end of a block and the beginning of the next
+    assert seen == [25 * DIM * 4, 42 * DIM * 4]
 
 
 def damage(store: Store, x: Embedding, block: int, row: int) -> None:
