@@ -66,6 +66,11 @@ class Interrupted(QrpStoreError):
         self.signal = signal
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, short enough for a message of ours; its type when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def near_names(asked: str, there: Sequence[str], none: str = "none") -> str:
     """A hint for a name that is not there: the nearest, and what there is; `none` for nothing."""
     if not there:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qrp_store.errors import InvalidInput
+from qrp_store.errors import InvalidInput, first_line
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ def open_foreign(path: Path) -> list[ForeignArray]:
         members = [("", node)] if isinstance(node, zarr.Array) else node.members(None)
         return [_foreign(name, member) for name, member in members if isinstance(member, zarr.Array)]
     except Exception as error:  # damaged metadata break zarr's parser in many ways
-        said = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise InvalidInput(f"{path}: not a Zarr array or group, or damaged ({said})") from error
+        raise InvalidInput(f"{path}: not a Zarr array or group, or damaged ({first_line(error)})") from error
 
 
 def _foreign(name: str, array: Any) -> ForeignArray:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qrp_store.errors import InvalidInput, NotFound, Unavailable
+from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -226,7 +226,7 @@ def _torchvision(name: str, options: ExpertOptions, aux: bool) -> _Built:
             name, weights=published if options.weights == "default" else None, progress=False, **more
         )
     except (ValueError, TypeError, AssertionError) as error:
-        raise InvalidInput(f"torchvision/{name}: cannot be built ({_line(error)})") from error
+        raise InvalidInput(f"torchvision/{name}: cannot be built ({first_line(error)})") from error
     except (OSError, RuntimeError) as error:
         raise _not_downloaded(f"torchvision/{name}", error) from error
 
@@ -253,7 +253,7 @@ def _timm(name: str, options: ExpertOptions, aux: bool) -> _Built:
         model = timm.create_model(name, pretrained=options.weights == "default", **more)
     except Exception as error:  # the download goes through several libraries with errors of their own
         if options.weights != "default":
-            raise InvalidInput(f"timm/{name} cannot be built ({_line(error)})") from error
+            raise InvalidInput(f"timm/{name} cannot be built ({first_line(error)})") from error
         raise _not_downloaded(f"timm/{name}", error) from error
 
     def transform(statistics: Statistics | None) -> Callable[[Image], torch.Tensor]:
@@ -306,10 +306,6 @@ def _unknown(arch: str, known: list[str]) -> NotFound:
 
 def _not_downloaded(arch: str, error: BaseException) -> Unavailable:
     return Unavailable(
-        f"the published weights of {arch} cannot be downloaded ({_line(error)})",
+        f"the published weights of {arch} cannot be downloaded ({first_line(error)})",
         hint="fetch the file elsewhere and name it with --weights FILE",
     )
-
-
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

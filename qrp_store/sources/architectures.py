@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.errors import InvalidInput, NotFound, Unavailable
+from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ def _torchvision(name: str, pretrained: bool, image_size: int | None) -> Archite
     try:
         model = models.get_model(name, weights=weights, progress=False, **options)
     except (ValueError, AssertionError) as error:
-        raise InvalidInput(f"torchvision/{name}: cannot be built ({_line(error)})") from error
+        raise InvalidInput(f"torchvision/{name}: cannot be built ({first_line(error)})") from error
     except (OSError, RuntimeError) as error:
         raise _not_downloaded(f"torchvision/{name}", error) from error
     preprocessing = Preprocessing(image_size or 224, round((image_size or 224) * 256 / 224), "bilinear")
@@ -156,7 +156,7 @@ def _timm(name: str, pretrained: bool, image_size: int | None) -> Architecture:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as error:  # the download goes through several libraries with errors of their own
         if not pretrained:
-            raise InvalidInput(f"timm/{name} cannot be built ({_line(error)})") from error
+            raise InvalidInput(f"timm/{name} cannot be built ({first_line(error)})") from error
         raise _not_downloaded(f"timm/{name}", error) from error
     classifier = config.classifier or ()
     return Architecture(
@@ -244,13 +244,9 @@ def _unknown(arch: str, known: list[str]) -> NotFound:
 
 def _not_downloaded(arch: str, error: BaseException) -> Unavailable:
     return Unavailable(
-        f"the published weights of {arch} cannot be downloaded ({_line(error)})",
+        f"the published weights of {arch} cannot be downloaded ({first_line(error)})",
         hint="fetch the file elsewhere and name it with --weights FILE, or take --weights random",
     )
-
-
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 BUILDERS: Mapping[str, Callable[[str, bool, int | None], Architecture]] = {

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qrp_store.errors import InvalidInput
+from qrp_store.errors import InvalidInput, first_line
 from qrp_store.sources.files import open_array, read_keys
-from qrp_store.sources.matrix import ArraySource, Rows, first_line, key_name
+from qrp_store.sources.matrix import ArraySource, Rows, key_name
 
 _CLIP = ("img_emb", "text_emb")
 _THINGSVISION_KEYS = "file_names.txt"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.errors import InvalidInput, NotFound, Unavailable
+from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 from qrp_store.sources import architectures, checkpoints, images
 from qrp_store.sources.architectures import Architecture, Preprocessing
 
@@ -185,10 +185,10 @@ def _widths(loaded: LoadedBackbone, options: BackboneOptions) -> tuple[int, ...]
     try:
         features = loaded.forward(torch.zeros((1, 3, size, size), dtype=torch.uint8))
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0][:200]
         other = "image-size" if options.precision == "float32" else "image-size or --precision"
         raise InvalidInput(
-            f"{options.arch} cannot embed images of {size} × {size} pixels ({said})", hint=f"choose another --{other}"
+            f"{options.arch} cannot embed images of {size} × {size} pixels ({first_line(error)})",
+            hint=f"choose another --{other}",
         ) from error
     widths: tuple[int, ...] = loaded._model.widths if options.layers else (features.shape[1],)  # type: ignore[assignment]
     return widths

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.errors import InvalidInput, NotFound, first_line
 from qrp_store.sources.recipes import RECIPES, Recipe
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidInput(f"{path}: damaged .safetensors file ({_line(error)})") from error
+        raise InvalidInput(f"{path}: damaged .safetensors file ({first_line(error)})") from error
 
 
 def _read_torch(path: Path) -> object:
@@ -227,17 +227,13 @@ def _read_torch(path: Path) -> object:
             hint="save the tensors alone: torch.save(model.state_dict(), …); convert JAX and TensorFlow weights",
         ) from error
     except Exception as error:  # a damaged file breaks the reader in many ways
-        raise InvalidInput(f"{path}: not a PyTorch file, or damaged ({_line(error)})") from error
+        raise InvalidInput(f"{path}: not a PyTorch file, or damaged ({first_line(error)})") from error
 
 
 def _blocked(error: BaseException) -> str:
     """The line of torch's long message that names what was refused."""
     lines = [line.strip() for line in str(error).splitlines()]
-    return next((line[:200] for line in lines if "GLOBAL" in line or "Unsupported" in line), _line(error))
-
-
-def _line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return next((line[:200] for line in lines if "GLOBAL" in line or "Unsupported" in line), first_line(error))
 
 
 def digest_file(path: Path) -> str:

@@ -16,10 +16,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.errors import InvalidInput, NotFound, first_line
 from qrp_store.samples import IMAGE_ENDINGS, ImageFile, check_keys, list_images, shown
 from qrp_store.sources.files import read_keys
-from qrp_store.sources.matrix import choose, first_line, key_name
+from qrp_store.sources.matrix import choose, key_name
 
 _KEPT_GROUPS = 2  # row groups in memory: threads that decode are at most at the border of two
 

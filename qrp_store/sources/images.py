@@ -13,7 +13,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
-from qrp_store.errors import InvalidInput
+from qrp_store.errors import InvalidInput, first_line
 from qrp_store.samples import ImageFile
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def decode_bytes(data: bytes) -> Image:
     except Image.DecompressionBombError as error:
         raise InvalidInput(f"more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # a damaged file can break its decoder in any way
-        said = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise InvalidInput(f"the image cannot be decoded ({said})") from error
+        raise InvalidInput(f"the image cannot be decoded ({first_line(error)})") from error
 
 
 _ORIENTATION = 0x0112

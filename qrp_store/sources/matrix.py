@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qrp_store.errors import InvalidInput, QrpStoreError
+from qrp_store.errors import InvalidInput, QrpStoreError, first_line
 
 Rows = NDArray[Any]
 ReadRows = Callable[[int, int], Rows]
@@ -89,10 +89,6 @@ def check_size(name: str, found: int, expected: int) -> None:
         raise InvalidInput(f"{name}: truncated, {found} of {expected} bytes of data")
     if found > expected:
         raise InvalidInput(f"{name}: {found - expected} bytes more than its header says")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def key_name(names: Sequence[str]) -> str | None:

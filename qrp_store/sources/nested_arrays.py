@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qrp_store.errors import InvalidInput, Unavailable
-from qrp_store.sources.matrix import ArraySource, Rows, choose, first_line, key_name, matrix, with_keys
+from qrp_store.errors import InvalidInput, Unavailable, first_line
+from qrp_store.sources.matrix import ArraySource, Rows, choose, key_name, matrix, with_keys
 
 
 def read_pt(path: Path, field: str | None) -> ArraySource:

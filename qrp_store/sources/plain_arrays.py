@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from qrp_store.errors import InvalidInput
-from qrp_store.sources.matrix import ArraySource, Rows, check_size, choose, first_line, matrix
+from qrp_store.errors import InvalidInput, first_line
+from qrp_store.sources.matrix import ArraySource, Rows, check_size, choose, matrix
 
 _HEADER_LIMIT = 100 << 20  # what the format allows
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store.errors import InvalidInput
-from qrp_store.sources.matrix import ArraySource, Rows, choose, first_line, key_name, matrix, with_keys
+from qrp_store.errors import InvalidInput, first_line
+from qrp_store.sources.matrix import ArraySource, Rows, choose, key_name, matrix, with_keys
 
 _BATCH_ROWS = 4096
 # Columns of numbers that tools write beside the features.
