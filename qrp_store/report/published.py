@@ -48,16 +48,19 @@ def read_published(path: str) -> dict[str, Figure]:
         raise NotFound(f"{file}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file}: cannot be read as text: {error}") from error
-    rows = csv.DictReader(text.splitlines())
-    if not {"backbone", "top1"} <= set(rows.fieldnames or ()):
-        raise InvalidInput(f"{file}: needs the columns backbone and top1", hint="backbone,top1[,source]")
+    rows = csv.DictReader(text.splitlines(), strict=True)
     found: dict[str, Figure] = {}
-    for row in rows:
-        place = f"{file}, line {rows.line_num}"
-        name = row["backbone"] or ""
-        if name in found:
-            raise InvalidInput(f"{place}: backbone {shown(name)} for the second time")
-        found[name] = (_percent(row["top1"], place), row.get("source") or file.name)
+    try:
+        if not {"backbone", "top1"} <= set(rows.fieldnames or ()):
+            raise InvalidInput(f"{file}: needs the columns backbone and top1", hint="backbone,top1[,source]")
+        for row in rows:
+            place = f"{file}, line {rows.line_num}"
+            name = row["backbone"] or ""
+            if name in found:
+                raise InvalidInput(f"{place}: backbone {shown(name)} for the second time")
+            found[name] = (_percent(row["top1"], place), row.get("source") or file.name)
+    except csv.Error as error:
+        raise InvalidInput(f"{file}, line {rows.reader.line_num}: {error}") from error
     return found
 
 

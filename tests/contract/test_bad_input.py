@@ -254,6 +254,7 @@ OUT_OF_RANGE = {
     "--weight-decay=-1": "weight decay -1",
     "--bootstrap=-1": "--bootstrap -1",
     "--niter=0": "--niter 0",
+    "--niter=1000000000": "at most 100,000",
     "--nredo=0": "--nredo 0",
     "--sample=2": "--sample 2",
     "--memory=lots": "--memory 'lots'",

@@ -221,6 +221,8 @@ def test_published_figures_stand_beside(qrp: Any, world: Any, tmp_path: Path) ->
         (4, "backbone,top1\nsharp,0.753\n", "line 2: top1 is '0.753'"),
         (4, "backbone,top1\nsharp,\n", "line 2"),
         (4, "backbone,top1\nsharp,75\nsharp,76\n", "line 3: backbone 'sharp' for the second time"),
+        (4, "backbone,top1\n" + "x" * 200_000 + ",75\n", "line 2: field larger than field limit"),
+        (4, 'backbone,top1\n"sharp,75\n', "line 2: unexpected end of data"),
         (3, "backbone,top1\nother,75\n", "'sharp', 'dull', 'noise'"),
     ],
 )
