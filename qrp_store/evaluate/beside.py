@@ -28,7 +28,8 @@ from qrp_store.store import Store
 QUERIES = 20_000
 """How many test samples are asked of their nearest neighbours, at most, unless told otherwise."""
 _ALGORITHM = 1
-_KEPT_BYTES = 1 << 30
+KEPT_BYTES = 1 << 30
+"""The most that is kept of an embedding, as it is stored, for going through it again."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class EmbeddingRows:
     def __init__(self, embedding: Embedding) -> None:
         self._embedding = embedding
         self._kept: dict[int, np.ndarray] = {}
-        self._keep = embedding.shape[0] * embedding.shape[1] * embedding.dtype.itemsize <= _KEPT_BYTES
+        self._keep = embedding.shape[0] * embedding.shape[1] * embedding.dtype.itemsize <= KEPT_BYTES
 
     @property
     def dim(self) -> int:

@@ -14,10 +14,11 @@ from typing import Any
 
 from qrp_store.catalog import concept_sets, history
 from qrp_store.cluster.story import ClusterOptions, parse_memory
-from qrp_store.evaluate.beside import Wanted
+from qrp_store.evaluate.beside import KEPT_BYTES, Wanted
 from qrp_store.evaluate.curve import DRAWS, FRACTIONS
 from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest
 from qrp_store.execution import available_cores
+from qrp_store.probing.explain import TOP
 from qrp_store.store import Store
 
 _CLUSTER_RATE = 1e10
@@ -26,11 +27,8 @@ _PROBE_RATE = 3e8
 _LBFGS_EPOCHS = 200
 _LINEAR_PASSES = 150
 """How often the linear probe of --forward reads the training part, more or less."""
-_KEPT_BYTES = 1 << 30
-"""The most that --forward keeps of an embedding."""
 _BASE_BYTES = {"clustering": 200_000_000, "result": 600_000_000}
 """What faiss and torch take before there are any data."""
-_TOP = 10
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def forecast(
         probes, points = _beside_probes(line, wanted)
         if line["result"] == "to make":
             probes += _runs(store, joined, request)
-            rows += line["clusters"] * (1 + min(_TOP, n_concepts))
+            rows += line["clusters"] * (1 + min(TOP, n_concepts))
         if probes:
             seconds += (
                 probes * _probe_work(line, n_concepts, n_labels / max(n_samples, 1), request.document()) / rates.probe
@@ -101,7 +99,7 @@ def forecast(
             memory = max(memory, _BASE_BYTES["result"] + 16 * n_labels + 20 * line["n"] + 4 * weights)
         if line.get("forward") == "to make":
             seconds += _forward_work(line, n_concepts, wanted.queries) / rates.cluster
-            vectors = min(4 * line["n"] * line["dim"], _KEPT_BYTES)
+            vectors = min(4 * line["n"] * line["dim"], KEPT_BYTES)
             memory = max(memory, _BASE_BYTES["result"] + 16 * n_labels + 2 * vectors)
             n_groups = len(_groups(store, joined))
             points += 2 * (1 + (n_groups if n_groups > 1 else 0))

@@ -11,6 +11,8 @@ from qrp_store.errors import InvalidInput
 from qrp_store.probing.reverse import ProbeFit
 from qrp_store.probing.sparse import ConceptMatrix
 
+TOP = 10
+"""How many concepts of each cluster are kept."""
 _CHUNK_CELLS = 1 << 22
 
 
@@ -30,7 +32,7 @@ class Explanation:
     n: NDArray[np.int64]
 
 
-def explain(fit: ProbeFit, x_train: ConceptMatrix, c_train: ArrayLike, *, top: int = 10) -> Explanation:
+def explain(fit: ProbeFit, x_train: ConceptMatrix, c_train: ArrayLike, *, top: int = TOP) -> Explanation:
     """Each cluster's concepts of largest centred weight among those that occur in it; c_train is (n,).
 
     Raises InvalidInput when the part does not fit the probe.
