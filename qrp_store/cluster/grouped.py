@@ -14,11 +14,9 @@ import numpy as np
 from qrp_store.catalog import clusterings, datasets, lease
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.clustering.split import TEST_PERCENT, split_groups
-from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, canonical, derive_seed, fingerprint
-from qrp_store.samples import shown
-from qrp_store.sources.groupings import read_groups
+from qrp_store.sources.groupings import positions_of, read_groups
 from qrp_store.store import Store
 
 ALGORITHM = 1
@@ -42,14 +40,12 @@ class Groups:
 def groups_of(store: Store, dataset: Dataset, source: str) -> Groups:
     """The groups that a file of key,group rows names. Raises NotFound, and InvalidInput for keys not in the dataset."""
     keys, values = read_groups(Path(source).expanduser())
-    position = {key: i for i, key in enumerate(datasets.keys(store.catalog, dataset))}
-    unknown = [key for key in keys if key not in position]
-    if unknown:
-        examples = ", ".join(shown(key) for key in unknown[:5])
-        raise InvalidInput(f"{source}: {len(unknown)} keys are not in dataset {dataset.name!r}, for example {examples}")
-    named = {key: value for key, value in zip(keys, values, strict=True) if value}
     # a tag before each name keeps a key from meeting a group of the same name
-    whose = [f"group {named[key]}" if key in named else f"key {key}" for key in position]
+    there = datasets.keys(store.catalog, dataset)
+    whose = [f"key {key}" for key in there]
+    for at, value in zip(positions_of(keys, there, source, dataset.name), values, strict=True):
+        if value:
+            whose[at] = f"group {value}"
     number = {name: i for i, name in enumerate(dict.fromkeys(whose))}
     digest = hashlib.sha256(canonical(whose).encode("utf-8", "surrogatepass")).hexdigest()
     return Groups(dataset, np.array([number[name] for name in whose], np.int64), tuple(number), digest)

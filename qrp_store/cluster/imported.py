@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,7 @@ from qrp_store.clustering.split import split
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, derive_seed, fingerprint
-from qrp_store.samples import shown
-from qrp_store.sources.groupings import MISSING, read_grouping
+from qrp_store.sources.groupings import MISSING, positions_of, read_grouping
 from qrp_store.store import Store, check_name, split_version
 
 ALGORITHM = 1
@@ -48,7 +46,9 @@ def import_clustering(
     grouping = read_grouping(Path(source).expanduser())
     clusters = grouping.clusters
     if grouping.keys is not None:
-        clusters = _by_position(store, owner, grouping.keys, clusters, source)
+        at = positions_of(grouping.keys, datasets.keys(store.catalog, owner), source, dataset)
+        clusters = np.full(owner.n, MISSING, np.int64)
+        clusters[at] = grouping.clusters
     elif len(clusters) != owner.n:
         raise InvalidInput(f"{source} has {len(clusters)} rows, dataset {dataset!r} has {owner.n} samples")
     read_s = time.perf_counter() - started
@@ -107,17 +107,6 @@ def _clustering_id(store: Store, owner: Dataset, reference: str) -> str:
             hint=f"its centroids can be used: qrp-store cluster --dataset {owner.name} --centroids-of {found.id}",
         )
     return found.id
-
-
-def _by_position(store: Store, owner: Dataset, keys: Sequence[str], clusters: np.ndarray, source: str) -> np.ndarray:
-    position = {key: i for i, key in enumerate(datasets.keys(store.catalog, owner))}
-    unknown = [key for key in keys if key not in position]
-    if unknown:
-        examples = ", ".join(shown(key) for key in unknown[:5])
-        raise InvalidInput(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r}, for example {examples}")
-    out = np.full(owner.n, MISSING, np.int64)
-    out[[position[key] for key in keys]] = clusters
-    return out
 
 
 def _make(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,16 @@ def read_groups(path: Path) -> tuple[list[str], list[str]]:
     if path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
         raise InvalidInput(f"{path}: expected key,group rows in .csv or .parquet")
     return _table(path, "group")
+
+
+def positions_of(keys: Sequence[str], there: Sequence[str], source: str, dataset: str) -> list[int]:
+    """Where each key stands among those of a dataset. Raises InvalidInput, with examples, for keys that it lacks."""
+    position = {key: i for i, key in enumerate(there)}
+    unknown = [key for key in keys if key not in position]
+    if unknown:
+        examples = ", ".join(shown(key) for key in unknown[:5])
+        raise InvalidInput(f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}")
+    return [position[key] for key in keys]
 
 
 def _table(path: Path, column: str) -> tuple[list[str], list[str]]:
