@@ -100,10 +100,9 @@ def _rows(store: Store, what: str, reference: str | None, chosen: dict[str, Any]
         if by is not None:
             where, values = [f"{by} = ?"], [found.id]
         else:
-            # two datasets may have a set of one name
-            own = {row["id"]: (row["dataset"], row["version"]) for row in listing(store.catalog, "concepts").named()}
-            where = ["concepts = ?", "dataset = ?", "version = ?"]
-            values = [found.name, *own.get(found.id, (None, None))]
+            own = ("dataset", "name", "version")  # another dataset may have a set of that name and version
+            sets = {row["id"]: [row[x] for x in own] for row in listing(store.catalog, "concepts").named()}
+            where, values = ["dataset = ?", "concepts = ?", "version = ?"], sets.get(found.id, [None] * len(own))
     elif what != "results":
         where = ["is_newest"]
     for name in filters:

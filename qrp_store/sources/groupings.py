@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.samples import check_keys, shown
 
 MISSING = -1
-_MOST = np.iinfo(np.int32).max
+_WHOLE = re.compile(r"\s*-?[0-9]{1,4000}\s*\Z")  # int() also takes 1_1, which is another word than 11
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read_grouping(path: Path) -> Grouping:
     if ending not in (".csv", ".tsv", ".parquet"):
         raise InvalidInput(f"{path}: expected .npy, or key,cluster rows in .csv or .parquet")
     keys, values = _table(path, "cluster")
-    clusters, names = _numbers(values)
+    clusters, names = _numbers(path, values)
     return Grouping(keys, clusters, names)
 
 
@@ -82,9 +83,7 @@ def _array(path: Path) -> np.ndarray:
         raise InvalidInput(f"{path}: not an array that can be read ({error})") from error
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu" or not values.size:
         raise InvalidInput(f"{path}: expected one integer a sample, a one-dimensional .npy")
-    for at in (int(values.argmin()), int(values.argmax())):
-        if not MISSING <= int(values[at]) <= _MOST:
-            raise InvalidInput(f"{path}: row {at} has cluster {values[at]}, expected whole numbers from 0 (−1: none)")
+    _check_range(path, int(values.min()), int(values.max()))
     return values.astype(np.int64)
 
 
@@ -95,6 +94,8 @@ def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
             header = next(rows, [])
             at = _columns(path, header, column)
             for number, row in enumerate(rows, start=2):
+                if not row:  # a blank line
+                    continue
                 if len(row) != len(header):
                     raise InvalidInput(f"{path}: row {number} has {len(row)} cells, the header {len(header)}")
                 yield row[at[0]], row[at[1]]
@@ -125,13 +126,20 @@ def _columns(path: Path, header: list[str], column: str) -> tuple[int, int]:
     return header.index("key"), header.index(column)
 
 
-def _numbers(values: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    try:
-        numbers = [MISSING if value == "" else int(value) for value in values]
-    except ValueError:
+def _numbers(path: Path, values: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    if not all(value == "" or _WHOLE.match(value) for value in values):
         names = tuple(sorted({value for value in values if value != ""}))
         place = {name: number for number, name in enumerate(names)} | {"": MISSING}
         return np.array([place[value] for value in values], np.int64), names
-    if min(numbers) < MISSING or max(numbers) > _MOST:
-        raise InvalidInput(f"clusters are whole numbers from 0 (−1: none); here from {min(numbers)} to {max(numbers)}")
+    numbers = [MISSING if value == "" else int(value) for value in values]
+    _check_range(path, min(numbers), max(numbers))
     return np.array(numbers, np.int64), None
+
+
+def _check_range(path: Path, low: int, high: int) -> None:
+    """A number that 32 bits do not hold would silently become another cluster's."""
+    if low < MISSING or high > np.iinfo(np.int32).max:
+        raise InvalidInput(
+            f"{path}: clusters from {low} to {high}; expected whole numbers from 0 (−1: none) below 2^31",
+            hint="number them anew from 0, or use names: key,cluster rows with words",
+        )
