@@ -7,10 +7,10 @@ plain   a Dataset of dense multi-hot rows, DataLoader, nn.Linear, cross_entropy,
 ours    qrp_store.probing.train.fit, sgd
 
 Both start from zero and meet the samples in the same order. Also timed: the bootstrap at 256,000 samples.
---imagenet adds one epoch at ImageNet's size (819,947 samples) with the memory it takes beside the labels; --tight the
-protocol tight at a tenth of that, and one of its passes at the whole; --forward the usual probes on 50,000 vectors;
---steps one step of SGD by one and by two threads, from small to large. --device cuda: ours on a GPU, the plain script
-on the CPU as ever.
+All the figures: --imagenet --tight --forward. --imagenet adds one epoch at ImageNet's size (819,947 samples) with the
+memory it takes beside the labels; --tight the protocol tight at a tenth of that, and one of its passes at the whole;
+--forward the usual probes on 50,000 vectors; --steps one step of SGD by one and by two threads, from small to large.
+--device cuda: ours on a GPU, the plain script on the CPU as ever.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from qrp_store.probing.descent import CpuDescent
 from qrp_store.probing.forward import ForwardData, forward
 from qrp_store.probing.metrics import score
-from qrp_store.probing.objective import Gradient, Objective, batches, with_bias
+from qrp_store.probing.objective import Objective
 from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import fit
@@ -142,6 +143,7 @@ def imagenet(device: str) -> None:
     probe = ours(x, clusters, 1000, ProbeOptions(epochs=1), device)
     took = (peak_bytes() - before) / 1e9
     print(f"ImageNet's size, {_IMAGENET:,} x 2,000 x 1,000, {probe.device}: {probe.timings['train_s']:.2f} s an epoch")
+    print(f"  100 epochs at this rate: {probe.timings['train_s'] * 100 / 60:.0f} min, validation not counted")
     print(f"  the last look at the objective {probe.timings['val_s']:.2f} s; {took:.2f} GB beside the labels at most")
 
 
@@ -179,23 +181,14 @@ def forward_probes() -> None:
 
 def steps() -> None:
     """Each size's fastest twentieth by turns: short enough to fall between what else the machine does."""
-    print("one step of 512 samples, ms: 1 thread, 2 threads")
+    print("one step of 512 samples, its preparation included, ms: 1 thread, 2 threads")
     for n_concepts, n_clusters in ((20, 24), (65, 32), (200, 64), (300, 100), (500, 200), (1000, 300), (2000, 1000)):
         x, clusters = generated(4096, n_concepts, n_clusters, 13)
-        cpu = torch.device("cpu")
-        some = list(batches(with_bias(x), clusters, 512, cpu, transposed=True))
-        table = torch.zeros((n_concepts + 1, n_clusters))
-        sgd = torch.optim.SGD([table], lr=0.1, momentum=0.9, fused=True)
-        gradient = Gradient(512, n_clusters, cpu)
+        descent, order = CpuDescent(x, clusters, n_clusters, ProbeOptions()), np.arange(len(x))
         taken: dict[int, list[float]] = {1: [], 2: []}
         for repeat in range(120):
             torch.set_num_threads(1 + repeat % 2)
-            for batch in some:
-                began = time.perf_counter()
-                table.grad = None
-                _, table.grad = gradient(batch, table, 1 / 512)
-                sgd.step()
-                taken[1 + repeat % 2].append(time.perf_counter() - began)
+            taken[1 + repeat % 2].append(_timed(lambda d=descent, o=order: d.epoch(o, 0.1)) / (len(x) / 512))
         one, two = (1e3 * float(np.quantile(seconds, 0.05)) for seconds in taken.values())
         floats = (n_concepts + 1 + 512) * n_clusters
         print(f"  {n_concepts:5,} x {n_clusters:5,} ({floats:9,} floats) {one:7.3f} {two:7.3f}   ratio {one / two:.2f}")

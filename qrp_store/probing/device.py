@@ -28,6 +28,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+@contextmanager
+def current(device: torch.device) -> Iterator[None]:
+    """Make it the one that a GPU's streams and graphs are made on meanwhile; nothing to do for the CPU."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            yield
+    else:
+        yield
+
+
 def threads() -> int:
     """How many threads torch computes with: what the last bits on a CPU depend on."""
     return int(torch.get_num_threads())

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qrp_store.errors import InvalidInput, QrpStoreError
+from qrp_store.probing.descent import CpuDescent, Descent
 from qrp_store.probing.device import resolve_device, torch, using_threads
-from qrp_store.probing.objective import CrossEntropy, Gradient, Objective, batches, square, with_bias
+from qrp_store.probing.objective import CrossEntropy, Objective, square
 from qrp_store.probing.optimum import Optimum, optimum, tightest
+from qrp_store.probing.resident import ResidentDescent
 from qrp_store.probing.reverse import Epoch, ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.progress import Progress, silent
@@ -102,18 +104,12 @@ def _checked(x: ConceptMatrix, clusters: ArrayLike, n_clusters: int, part: str) 
 
 
 def _sgd(parts: _Parts, options: ProbeOptions, seed: int, progress: Progress) -> Optimum:
-    device, n_clusters = parts.device, parts.n_clusters
-    table = torch.zeros((parts.x_train.n_concepts + 1, n_clusters), device=device)
-    # dense: with 13 concepts a sample a batch of 512 touches most rows of a table of thousands, and lazy momentum for
-    # the others would save less than finding them costs
-    steps = torch.optim.SGD(
-        [table], lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
-    )
-    gradient = Gradient(min(options.batch_size, len(parts.c_train)), n_clusters, device)
-    x = with_bias(parts.x_train)
+    device, n_clusters, n = parts.device, parts.n_clusters, len(parts.c_train)
+    given = (parts.x_train, parts.c_train, n_clusters, options)
+    descent: Descent = CpuDescent(*given) if device.type == "cpu" else ResidentDescent(*given, device)
     validation = CrossEntropy(parts.x_val, parts.c_val, n_clusters, device)
     rng = np.random.default_rng(seed)
-    best_table = torch.zeros_like(table)
+    best_table = torch.zeros_like(descent.table)
     best_table[-1] = _frequencies(parts)
     began = time.perf_counter()
     history = [Epoch(0, None, validation(best_table), options.weight_decay)]
@@ -121,15 +117,7 @@ def _sgd(parts: _Parts, options: ProbeOptions, seed: int, progress: Progress) ->
     with progress.task("probe", options.epochs, "epoch") as task:
         for epoch in range(1, options.epochs + 1):
             began = time.perf_counter()
-            steps.param_groups[0]["lr"] = options.lr_at(epoch)
-            order = rng.permutation(len(x))
-            loss = torch.zeros((), dtype=torch.float64, device=device)
-            for batch in batches(x, parts.c_train, options.batch_size, device, order=order, transposed=True):
-                table.grad = None  # let go of before the next is made: two of them do not fit a processor's cache
-                part, table.grad = gradient(batch, table, 1 / len(batch))
-                loss += part
-                steps.step()
-            mean = float(loss) / len(x)
+            mean = descent.epoch(rng.permutation(n), options.lr_at(epoch)) / n
             trained = time.perf_counter()
             train_s += trained - began
             if not mean <= _EXPLODED * (1 + math.log(parts.n_clusters)):
@@ -137,10 +125,10 @@ def _sgd(parts: _Parts, options: ProbeOptions, seed: int, progress: Progress) ->
                     f"training diverged in epoch {epoch}: mean loss {mean:.3g} nats at learning rate {options.lr}",
                     hint="lower the learning rate",
                 )
-            history.append(Epoch(epoch, mean, validation(table), options.weight_decay))
+            history.append(Epoch(epoch, mean, validation(descent.table), options.weight_decay))
             if history[-1].val_cross_entropy < best.val_cross_entropy:
                 best = history[-1]
-                best_table.copy_(table)
+                best_table.copy_(descent.table)
             val_s += time.perf_counter() - trained
             task.advance()
     if best.epoch == 0 and options.epochs:
