@@ -58,7 +58,7 @@ def write_block(
     expect: str | None = None,
 ) -> Block:
     """Store block `index`: `rows` has shape (rows of the block, dim) and the array's dtype. Durable on return, or
-    else after `root.sync`. Nothing is written, and Corrupt raised, when its checksum is not the one to `expect`.
+    else after `sync_block`. Nothing is written, and Corrupt raised, when its checksum is not the one to `expect`.
 
     `bad` are the positions in the whole array that have no vector; their rows are stored as NaN. The same bytes again
     are fine, other bytes are Corrupt unless `replace`, which is only for a block that nobody has recorded yet.
@@ -82,6 +82,11 @@ def write_block(
         raise Corrupt(f"array {spec.path}: block {index} comes out with other bytes (crc32c {own:08x}, not {expect})")
     root.put(_block_path(spec, index), *parts, replace=replace, durable=durable)
     return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{own:08x}", positions, rolling.tobytes())
+
+
+def sync_block(root: Root, spec: ArraySpec, block: Block) -> None:
+    """Make a block durable that was written without."""
+    root.sync(_block_path(spec, block.index))
 
 
 def read_block(root: Root, spec: ArraySpec, block: Block) -> Array:

@@ -47,8 +47,6 @@ class Directory:
                         _write_all(file.fileno(), part)
                     if durable:
                         os.fsync(file.fileno())
-                    elif hasattr(os, "posix_fadvise"):  # begin to write back, so that `sync` waits less
-                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 if replace:
                     os.replace(partial, target)
                 elif not _publish(partial, target):
@@ -62,10 +60,11 @@ class Directory:
     def sync(self, prefix: str) -> None:
         folder = self._at(prefix)
         with _translated("write", folder):
+            if folder.is_file():
+                _sync_file(folder)
             for where, _, names in os.walk(folder, topdown=False):
                 for name in names:
-                    with open(Path(where) / name, "rb") as file:
-                        os.fsync(file.fileno())
+                    _sync_file(Path(where) / name)
                 _sync_folder(Path(where))
             _sync_folder(folder.parent)
 
@@ -179,6 +178,11 @@ def _make_folder(folder: Path, durable: bool) -> None:
     folder.mkdir(exist_ok=True)
     if durable:
         _sync_folder(folder.parent)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

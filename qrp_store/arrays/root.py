@@ -47,7 +47,7 @@ class Root(Protocol):
         ...
 
     def sync(self, prefix: str) -> None:
-        """Make everything below the folder `prefix` durable."""
+        """Make the object `prefix`, or everything below the folder `prefix`, durable."""
         ...
 
     def get(self, path: str) -> bytes:

@@ -23,6 +23,7 @@ from qrp_store.sources.array_folders import is_array_folder, open_array_folder
 from qrp_store.sources.files import open_array, read_keys
 from qrp_store.sources.matrix import ArraySource, choose, matrix
 
+_PIECE_BYTES = 4 << 20
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -94,16 +95,7 @@ class ArrayRows:
         """An array has no images."""
 
     def blocks(self, layout: ArraySpec, numbers: Sequence[int]) -> Iterator[BlockRows]:
-        # One block is read ahead while the caller writes the one before.
-        with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-            ahead = None
-            for number in numbers:
-                coming = reader.submit(self.part(layout, number).rows_of, self._source)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = coming
-            if ahead is not None:
-                yield ahead.result()
+        return (self.part(layout, number).rows_of(self._source) for number in numbers)
 
 
 @dataclass(frozen=True)
@@ -127,15 +119,18 @@ class ArrayPart:
     def rows_of(self, source: ArraySource) -> BlockRows:
         """The rows of an open source, in the stored dtype; what does not fit is bad."""
         wanted = self.wanted
-        raw = source.read(wanted.start, wanted.stop) if isinstance(wanted, range) else _gathered(source, wanted)
-        finite_before = _finite(raw)
-        with np.errstate(over="ignore", invalid="ignore"):
-            rows = raw.astype(self.dtype, copy=False)
-        finite = finite_before if rows is raw else _finite(rows)
-        bad = {
-            int(i): f"does not fit into {self.dtype.name}" if finite_before[i] else "NaN or Inf"
-            for i in np.flatnonzero(~finite)
-        }
+        if source.dtype == self.dtype:
+            rows = _raw(source, wanted)
+            return BlockRows(rows, _cast(rows, rows))
+        rows = np.empty((len(wanted), source.dim), self.dtype)
+        bad: dict[int, str] = {}
+        # In pieces, so that a block is not in memory in both types; rows in another order are gathered at once.
+        step = len(wanted)
+        if isinstance(wanted, range):
+            step = max(1, _PIECE_BYTES // (source.dim * source.dtype.itemsize))
+        for first in range(0, len(wanted), step):
+            found = _cast(_raw(source, wanted[first : first + step]), rows[first : first + step])
+            bad |= {first + i: why for i, why in found.items()}
         return BlockRows(rows, bad)
 
 
@@ -145,6 +140,23 @@ _reading = threading.Lock()  # a source is read by one thread at a time
 @lru_cache(1)
 def _opened(path: Path, member: str | None) -> ArraySource:
     return _open(path, member)
+
+
+def _raw(source: ArraySource, wanted: range | np.ndarray) -> np.ndarray:
+    return source.read(wanted.start, wanted.stop) if isinstance(wanted, range) else _gathered(source, wanted)
+
+
+def _cast(raw: np.ndarray, out: np.ndarray) -> dict[int, str]:
+    """Put rows into `out`, which may be `raw` itself; which are bad, and why."""
+    finite_before = _finite(raw)
+    if out is not raw:
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[...] = raw
+    finite = finite_before if out is raw else _finite(out)
+    return {
+        int(i): f"does not fit into {out.dtype.name}" if finite_before[i] else "NaN or Inf"
+        for i in np.flatnonzero(~finite)
+    }
 
 
 def _gathered(source: ArraySource, wanted: np.ndarray) -> np.ndarray:

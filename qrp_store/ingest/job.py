@@ -54,6 +54,12 @@ class Job:
         block = arrays.write_block(self.store.arrays, self.layout, number, own, positions, replace=True, durable=False)
         recorder.add(_placed(block, made.files))
 
+    def settle(self, placed: Sequence[Placed]) -> None:
+        """Wait until blocks that were written here are on the disk, then say so. Write-back begins with this."""
+        for block, _ in placed:
+            arrays.sync_block(self.store.arrays, self.layout, block)
+        self.record(placed)
+
     def record(self, placed: Sequence[Placed]) -> None:
         embeddings.record_blocks(self.store.catalog, self.claimed, self.dataset, placed)
 
@@ -87,7 +93,8 @@ def make_blocks(jobs: Sequence[Job], scheduler: str | None, progress: Progress) 
         total = sum(same[0].layout.rows_of(number)[1] for number in numbers)
         title = f"ingest {same[0].dataset.name} / {', '.join(job.backbone.name for job in same)}"
         with progress.task(title, total, "rows") as task, ExitStack() as stack:
-            recorders = [stack.enter_context(Recorder(job.record)) for job in same]
+            records = [job.settle if scheduler is None else job.record for job in same]
+            recorders = [stack.enter_context(Recorder(record)) for record in records]
             if scheduler is None:
                 _make_here(same, recorders, numbers, task)
             elif numbers:
