@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,8 +75,8 @@ def width(text: str) -> int:
 def list_images(folder: Path) -> list[ImageFile]:
     """Every image below a folder, sorted by key (code points).
 
-    A file counts by its ending (`IMAGE_ENDINGS`, any case). Hidden files and folders are skipped. Links to files
-    and folders are followed, except into a folder that is being listed already (a cycle); a broken link with an
+    A file counts by its ending (`IMAGE_ENDINGS`, any case). Hidden files and folders are skipped, and pipes. Links to
+    files and folders are followed, except into a folder that is being listed already (a cycle); a broken link with an
     image's ending is listed too, with size 0, so that whoever reads it reports it. Raises NotFound when there is no
     such folder, InvalidInput when it holds no image or a name that is not valid UTF-8.
     """
@@ -105,7 +106,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
         if _is_folder(entry):
             yield from _walk(Path(entry.path), key + "/", (*above, here))
         elif os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS:
-            yield _image(entry, key)
+            yield from _image(entry, key)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -115,9 +116,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _image(entry: os.DirEntry[str], key: str) -> ImageFile:
+def _image(entry: os.DirEntry[str], key: str) -> Iterator[ImageFile]:
     try:
         status = entry.stat()
     except OSError:
-        return ImageFile(key, Path(entry.path), 0, 0)
-    return ImageFile(key, Path(entry.path), status.st_size, status.st_mtime_ns)
+        yield ImageFile(key, Path(entry.path), 0, 0)
+        return
+    if stat.S_ISREG(status.st_mode):  # reading a pipe would wait for somebody who writes
+        yield ImageFile(key, Path(entry.path), status.st_size, status.st_mtime_ns)

@@ -25,7 +25,7 @@ def open_array(path: Path, field: str | None = None) -> ArraySource:
     if not path.exists():
         raise NotFound(f"{path}: no such file")
     reader = READERS.get(path.suffix.lower())
-    if reader is None or path.is_dir():
+    if reader is None or not path.is_file():  # a pipe would be waited for
         raise InvalidInput(
             f"{path}: not a kind of array file that can be read", hint="known endings: " + " ".join(sorted(READERS))
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DECODING = "first frame, upright, over white, RGB"
 MAX_PIXELS = 178_956_970  # where Pillow itself stops: a larger picture is taken for a decompression bomb
+_PROGRAMS = ("EPS", "WMF", "EMF")  # Pillow hands them to other programs (Ghostscript), whatever the file's name says
 _asking = threading.Lock()
 
 
@@ -80,6 +81,8 @@ def _open(data: bytes) -> Image:
     with _asking, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         image = Image.open(io.BytesIO(data))
+    if image.format in _PROGRAMS:
+        raise InvalidInput(f"a drawing ({image.format}), not pixels")
     if image.width * image.height > MAX_PIXELS:
         raise InvalidInput(f"more than {MAX_PIXELS:,} pixels")
     return image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -101,6 +102,7 @@ def read_hdf5(path: Path, field: str | None) -> ArraySource:
             matrices = [name for name, member in found.items() if member.ndim == 2]
             field = choose(path, matrices or list(found), None if field is None else field.strip("/"))
             shape, dtype = tuple(found[field].shape), found[field].dtype
+            unwritten = _unwritten(found[field], path.parent)
             named = key_name([name for name, member in found.items() if h5py.check_string_dtype(member.dtype)])
             keys = None if named is None or field == named else found[named][:].tolist()
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
@@ -114,4 +116,20 @@ def read_hdf5(path: Path, field: str | None) -> ArraySource:
             return part
 
     source = matrix(path, field, shape, dtype, rows)
+    if unwritten is not None:  # it would read as the fill value without a word
+        raise InvalidInput(f"{path}[{field}]: {unwritten}", hint="let what writes it finish, or copy it again")
     return source if named is None or keys is None else with_keys(source, keys, named)
+
+
+def _unwritten(dataset: Any, folder: Path) -> str | None:
+    """Which parts of an HDF5 dataset have no numbers, in words; None when all have."""
+    if dataset.is_virtual:
+        names = {part.file_name for part in dataset.virtual_sources()} - {"."}
+        absent = sorted(name for name in names if "%" not in name and not (folder / name).exists())
+        return f"its part {absent[0]} is not there" if absent else None
+    if dataset.chunks is None or not dataset.size:
+        never = dataset.size and dataset.external is None and not dataset.id.get_storage_size()
+        return "was never written" if never else None
+    expected = math.prod(-(-extent // step) for extent, step in zip(dataset.shape, dataset.chunks, strict=True))
+    missing = expected - int(dataset.id.get_num_chunks())
+    return f"{missing} of its {expected} chunks were never written" if missing else None

@@ -234,6 +234,9 @@ def test_unknown_endings_and_missing_files(tmp_path: Path) -> None:
     assert ".npy" in str(caught.value.hint)
     with pytest.raises(InvalidInput):
         open_array(tmp_path / "d.npy")
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(InvalidInput):
+        open_array(tmp_path / "pipe.npy")
     with pytest.raises(NotFound):
         open_array(tmp_path / "absent.npy")
 

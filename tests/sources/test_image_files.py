@@ -68,6 +68,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "a" / "up").symlink_to(root)
     (root / "self").symlink_to(root / "self")
     (root / "broken.jpg").symlink_to(tmp_path / "absent.jpg")
+    os.mkfifo(root / "pipe.jpg")  # whoever read it would wait
     found = list_images(root)
     assert [image.key for image in found] == ["a/1.jpg", "broken.jpg", "file.jpg", "folder/2.jpg"]
     assert found[1].size == 0
@@ -194,6 +195,13 @@ def floating() -> bytes:
     return buffer.getvalue()
 
 
+def program() -> bytes:
+    """PostScript, which Pillow would let Ghostscript run."""
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "EPS")
+    return buffer.getvalue()
+
+
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "empty"),
     "text": (lambda: b"<html>not found</html>", "not an image"),
@@ -202,6 +210,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "damaged PNG": (lambda: png().replace(b"IDAT", b"IDAX"), "decoded|not an image"),
     "bomb": (lambda: bomb(20_000, 20_000), "178,956,970 pixels"),
     "large header": (lambda: bomb(11_000, 11_000), "cannot be decoded"),  # Pillow only warns about this size
+    "a program": (program, "a drawing"),
     "floating point": (floating, "floating-point"),
 }
 

@@ -121,6 +121,21 @@ def test_a_pt_file_that_needs_code_is_refused_and_never_run(tmp_path: Path, new:
     assert not (tmp_path / "ran").exists()
 
 
+def save_h5_in_part(path: Path, chunks: tuple[int, int] | None, rows: int) -> None:
+    """As a job leaves it that was killed while it wrote."""
+    with h5py.File(path, "w") as file:
+        x = file.create_dataset("x", (len(X), 3), "f4", chunks=chunks)
+        if rows:
+            x[:rows] = X[:rows, :3]
+
+
+def save_virtual_h5(path: Path) -> None:
+    layout = h5py.VirtualLayout((4, 3), "f4")
+    layout[:] = h5py.VirtualSource("there.h5", "x", (4, 3))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("x", layout)
+
+
 def ragged(path: Path) -> None:
     save_parquet(path, {"v": [[1.0, 2.0]] * 20 + [[1.0]]})
 
@@ -136,6 +151,9 @@ BAD: Mapping[str, tuple[str, Callable[[Path], object], str]] = {
     "wrong number of names": ("x.pt", lambda p: torch.save({"keys": KEYS[:5], "x": torch.zeros(3, 2)}, p), "5 keys"),
     "no rows in h5": ("x.h5", lambda p: save_h5(p, x=np.zeros((0, 3))), "empty"),
     "objects in h5": ("x.h5", lambda p: save_h5(p, x=[[b"a", b"b"]]), "texts"),
+    "half of an h5": ("x.h5", lambda p: save_h5_in_part(p, (10, 3), 9), "3 of its 4 chunks were never written"),
+    "an h5 never written": ("x.h5", lambda p: save_h5_in_part(p, None, 0), "was never written"),
+    "an h5 without its parts": ("x.h5", lambda p: save_virtual_h5(p), "part there.h5 is not there"),
     "no h5 file": ("x.h5", lambda p: p.write_bytes(b"hello"), "not an HDF5 file"),
     "nothing in h5": ("x.h5", lambda p: save_h5(p), "0 arrays"),
     "no rows in parquet": (
