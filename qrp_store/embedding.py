@@ -55,6 +55,17 @@ class Embedding:
     def __len__(self) -> int:
         return self.stored.array.n
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The rows in order, each of shape (dim,), read block by block."""
+        for _, rows in self.blocks():
+            yield from rows
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All rows, for whatever takes arrays of numpy's."""
+        if copy is False:
+            raise ValueError("an embedding is read into new memory")
+        return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
+
     def __getitem__(self, rows: Rows) -> np.ndarray:
         """Rows by slice, position or array of positions, as numpy. Raises Corrupt for a missing or damaged block."""
         n = len(self)

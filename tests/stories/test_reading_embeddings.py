@@ -80,6 +80,16 @@ def test_slices_masks_and_single_rows(x: Embedding) -> None:
             x[wrong]  # type: ignore[index]
 
 
+def test_numpy_and_loops_read_block_by_block(x: Embedding, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = read_bytes(monkeypatch)
+    np.testing.assert_array_equal(np.asarray(x), X)
+    assert np.asarray(x, np.float64).dtype == np.float64
+    np.testing.assert_array_equal(np.stack(list(x)), X)
+    assert seen == [-1] * 3 * 5
+    with pytest.raises(ValueError, match="new memory"):
+        np.asarray(x, copy=False)
+
+
 def test_few_rows_are_read_in_pieces_and_many_as_blocks(x: Embedding, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = read_bytes(monkeypatch)
     x[[3, 2500]]
