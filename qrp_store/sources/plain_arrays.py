@@ -17,9 +17,10 @@ from typing import IO, Any
 import numpy as np
 
 from qrp_store.errors import InvalidInput, first_line
-from qrp_store.sources.matrix import ArraySource, Rows, check_size, choose, matrix
+from qrp_store.sources.matrix import ArraySource, Rows, check_size, choose, key_name, matrix, with_keys
 
 _HEADER_LIMIT = 100 << 20  # what the format allows
+_LOOKED_AT = 64  # arrays of an archive; one of more has to be named
 
 
 def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -73,16 +74,39 @@ def read_npz(path: Path, field: str | None) -> ArraySource:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {i.filename.removesuffix(".npy"): i.file_size for i in archive.infolist()}
-            field = choose(path, list(sizes), field)
+            matrices, named = _kinds(archive, path, list(sizes))
+            field = choose(path, list(sizes) if field is not None or not matrices else matrices, field)
+            keys = None
+            if named is not None and named != field:
+                with archive.open(_member(archive, named)) as file:
+                    keys = np.lib.format.read_array(file, allow_pickle=False).tolist()
             with archive.open(_member(archive, field)) as file:
                 shape, fortran, stored = _npy_header(file, f"{path}[{field}]")
                 offset = file.tell()
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
         raise InvalidInput(f"{path}: not a .npz archive, or damaged ({first_line(error)})") from error
     stream = _ZipRows(path, field, shape, stored, fortran, offset)
     source = matrix(path, field, shape, stored, stream.read)
     check_size(f"{path}[{field}]", sizes[field] - offset, math.prod(shape) * stored.itemsize)
-    return source
+    return source if named is None or keys is None else with_keys(source, keys, named)
+
+
+def _kinds(archive: zipfile.ZipFile, path: Path, names: list[str]) -> tuple[list[str], str | None]:
+    """Which of an archive's arrays are matrices, and which one holds the rows' keys."""
+    matrices, texts = [], []
+    for name in names if 1 < len(names) <= _LOOKED_AT else []:
+        with archive.open(_member(archive, name)) as file:
+            try:
+                shape, _, dtype = _npy_header(file, f"{path}[{name}]")
+            except InvalidInput:  # not the one that is meant, or it says so when it is opened
+                continue
+        if dtype.kind in "US":
+            texts += [name] * (len(shape) == 1)
+        else:
+            matrices += [name] * (len(shape) == 2)
+    return matrices, key_name(texts)
 
 
 def _member(archive: zipfile.ZipFile, field: str) -> str:

@@ -54,6 +54,7 @@ WRITERS: Mapping[str, tuple[str, Callable[[Path], None]]] = {
     ),
     "transposed parameter": ("x.pth", lambda p: torch.save(torch.nn.Parameter(torch.from_numpy(X.T.copy()).T), p)),
     "lightly's dictionary": ("x.pt", lambda p: torch.save({"filenames": KEYS, "embeddings": torch.from_numpy(X)}, p)),
+    "npz with keys": ("x.npz", lambda p: np.savez(p, labels=np.arange(37), features=X, filenames=np.array(KEYS))),
     "hdf5": ("x.h5", lambda p: save_h5(p, a__features=X)),
     "hdf5 with keys": ("x.hdf5", lambda p: save_h5(p, features=X, filenames=[k.encode() for k in KEYS], n=3)),
     "list column": ("x.parquet", lambda p: save_parquet(p, {"image_path": KEYS, "v": lists(X), "label": [1] * 37})),
@@ -77,8 +78,8 @@ def test_rows_and_keys_come_back_as_they_were_saved(tmp_path: Path, kind: str, m
         rows = source.read(start, stop)
         assert rows.flags.c_contiguous
         np.testing.assert_array_equal(rows.astype(np.float32), X[start:stop])
-    named = {"lightly's dictionary", "hdf5 with keys", "list column", "columns of numbers", "lightly's csv"}
-    assert source.keys == (KEYS if kind in named else None)
+    without = {"tensor", "tensor of an old file", "transposed parameter", "hdf5", "fixed-size list column"}
+    assert source.keys == (None if kind in without else KEYS)
 
 
 def test_bfloat16_tensors_are_read_as_float32(tmp_path: Path) -> None:
@@ -149,6 +150,8 @@ BAD: Mapping[str, tuple[str, Callable[[Path], object], str]] = {
     "no tensor": ("x.pt", lambda p: torch.save({"a": 1}, p), "0 arrays"),
     "no torch file": ("x.pt", lambda p: p.write_bytes(b"hello"), "not a PyTorch file"),
     "wrong number of names": ("x.pt", lambda p: torch.save({"keys": KEYS[:5], "x": torch.zeros(3, 2)}, p), "5 keys"),
+    "other names in npz": ("x.npz", lambda p: np.savez(p, x=X, keys=np.array(["a"])), "37 rows and 1 keys"),
+    "names alone in npz": ("x.npz", lambda p: np.savez(p, keys=np.array(KEYS), y=np.arange(3)), "2 arrays"),
     "no rows in h5": ("x.h5", lambda p: save_h5(p, x=np.zeros((0, 3))), "empty"),
     "objects in h5": ("x.h5", lambda p: save_h5(p, x=[[b"a", b"b"]]), "texts"),
     "half of an h5": ("x.h5", lambda p: save_h5_in_part(p, (10, 3), 9), "3 of its 4 chunks were never written"),
