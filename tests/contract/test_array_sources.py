@@ -26,6 +26,11 @@ def save_h5(path: Path, **members: object) -> None:
             file[name] = member
 
 
+def save_h5_in_part(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", X.shape, "f4", chunks=(13, 4))[:13] = X[:13]
+
+
 def save_zarr(path: Path, x: np.ndarray, form: int = 3, member: str | None = None) -> None:
     if member is not None:
         zarr.open_group(path, mode="w", zarr_format=form)
@@ -73,7 +78,8 @@ def test_the_files_own_keys_put_the_rows_in_the_datasets_order(qrp: Any, store: 
     mixed = ["/data/photos/" + KEYS[i] for i in order]
     save_clip(files.folder / "clip", X[order] * 2, mixed)
     torch.save({"filenames": mixed, "embeddings": torch.from_numpy(X[order] * 3)}, files.folder / "x.pt")
-    for name, factor in (("clip", 2), ("x.pt", 3)):
+    np.savez(files.folder / "x.npz", filenames=np.array(mixed), embeddings=X[order] * 4)
+    for name, factor in (("clip", 2), ("x.pt", 3), ("x.npz", 4)):
         where = ("--dataset", "d", "--backbone", name)
         assert "/data/photos/a/" in qrp.fails(4, "ingest", files.folder / name, *where, store=store)
         told = qrp.fails(4, "ingest", files.folder / name, *where, "--key-root", "/data/other", store=store)
@@ -97,6 +103,7 @@ BAD: Mapping[str, tuple[str, Callable[[Path], Any], str]] = {
     "empty pt": ("x.pt", lambda p: torch.save(torch.zeros(0, 4), p), "empty"),
     "three dimensions": ("x.pt", lambda p: torch.save(torch.zeros(2, 2, 2), p), "shape"),
     "empty h5": ("x.h5", lambda p: save_h5(p, x=np.zeros((0, 4))), "empty"),
+    "h5 written in part": ("x.h5", lambda p: save_h5_in_part(p), "1 of its 2 chunks were never written"),
     "texts in h5": ("x.h5", lambda p: save_h5(p, x=np.array([[b"a"]])), "x.h5"),
     "vectors of two lengths": (
         "x.parquet",
