@@ -240,6 +240,7 @@ def test_the_database_refuses_to_change_results(own: Path, sql: Any, statement: 
         "SELECT 1; DELETE FROM dataset",
         "SELEC 1",
         "SELECT * FROM no_such_view",
+        "SELECT locked FROM disk",
         "",
     ],
 )

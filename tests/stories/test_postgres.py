@@ -95,6 +95,11 @@ def test_postgres_is_kept_up_like_sqlite(data: Path, new_database: Callable[[], 
     with open_store(url) as store:
         with pytest.raises(InvalidInput, match="refused to write"):
             store.sql("DELETE FROM result")
+        for several in ("SELECT 1; COMMIT; DELETE FROM label", "SET TRANSACTION READ WRITE; DELETE FROM label; COMMIT"):
+            with pytest.raises(InvalidInput, match="multiple commands"):
+                store.sql(several)
+        assert list(store.sql("SELECT count(*) AS n FROM labels")) == [{"n": N}]
+        assert list(store.sql("SELECT '%' AS sign")) == [{"sign": "%"}]
         assert verify(store, deep=True).problems == ()
         retire(store, "b/k6/s0", cascade=True, yes=True)
         assert [row["seed"] for row in store.sql("SELECT seed FROM results")] == [1]
