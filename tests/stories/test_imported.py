@@ -48,10 +48,10 @@ def test_an_array_in_dataset_order(store: Store, tmp_path: Path) -> None:
     assert import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human").cached
 
 
-def test_words_by_key_in_any_order(store: Store, tmp_path: Path) -> None:
-    words = ["cat", "dog", "emu"]
+@pytest.mark.parametrize("words", [["cat", "dog", "emu"], ["11", "1_1", "²"]])
+def test_words_by_key_in_any_order(store: Store, tmp_path: Path, words: list[str]) -> None:
     with (tmp_path / "c.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("cluster", "key"), *((words[i % 3], i) for i in reversed(range(N)))])
+        csv.writer(file).writerows([("cluster", "key"), *((words[i % 3], i) for i in reversed(range(N))), ()])
     made = import_clustering(store, str(tmp_path / "c.csv"), dataset="d", name="human")
     stored = clusterings.by_id(store.catalog, made.id)
     assert stored.artifact.provenance["cluster_names"] == words
@@ -103,6 +103,12 @@ def test_arrays_that_do_not_fit(store: Store, tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(InvalidInput):
             import_clustering(store, str(tmp_path / f"{name}.npy"), dataset="d", name="human")
+    for far in (2**40, 2**63 + 5):  # as 32 bits: another cluster
+        numbers = np.arange(N, dtype=np.uint64) % 3
+        numbers[7] = far
+        np.save(tmp_path / "far.npy", numbers)
+        with pytest.raises(InvalidInput, match=rf"far\.npy: clusters from 0 to {far}"):
+            import_clustering(store, str(tmp_path / "far.npy"), dataset="d", name="human")
     with pytest.raises(NotFound):
         import_clustering(store, str(tmp_path / "none.npy"), dataset="d", name="human")
     with pytest.raises(NotFound):
