@@ -95,10 +95,12 @@ def _engine(location: Location) -> sa.Engine:
                 raise Unavailable("a Postgres store needs psycopg", hint="pip install 'qrp-store[postgres]'") from error
             raise Unavailable(f"not a database URL: {location.name}") from error
     # Pooled, since closing a database's last connection folds its WAL in, which costs as much as a commit.
-    engine = sa.create_engine(location.catalog, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
-    if location.directory is not None and not os.access(location.directory, os.W_OK):
-        path = location.directory / "catalog.db"
-        engine = sa.create_engine(location.catalog, creator=lambda: connect_to_look(path), poolclass=sa.NullPool)
+    assert location.directory is not None
+    path = location.directory / "catalog.db"
+    url = sa.URL.create("sqlite", database=str(path))  # not from a text, in which ? and % of a folder's name mean more
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    if not os.access(location.directory, os.W_OK):
+        engine = sa.create_engine(url, creator=lambda: connect_to_look(path), poolclass=sa.NullPool)
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine

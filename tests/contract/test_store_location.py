@@ -101,7 +101,7 @@ def test_looking_creates_nothing_in_a_store(qrp: Any, own: Path) -> None:
 
 
 def test_a_directory_store_may_be_moved(qrp: Any, world: Any, own: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "some where" / "else #1"
+    moved = tmp_path / "some where" / "else? #1 is 100%41"
     moved.parent.mkdir()
     own.rename(moved)
     qrp.ok("export", "embedding", "--dataset", "photos", "--backbone", "sharp", "-o", tmp_path / "x.npy", store=moved)
