@@ -33,7 +33,9 @@ def resolve(catalog: Catalog, text: str) -> Reference:
     """The one ready thing that a text names; a retired artifact only by its id. Raises NotFound, or InvalidInput
     when several things go by that name."""
     with catalog.read() as connection:
-        found = _by_id(connection, text) if _ID.match(text) else _by_name(connection, text)
+        found = _by_id(connection, text) if _ID.match(text) else []
+        if not any(thing.id == text for thing in found):  # a name may look like the start of an id
+            found += [thing for thing in _by_name(connection, text) if thing not in found]
         if not found:
             near = difflib.get_close_matches(text, _names(connection), n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "qrp-store ls"

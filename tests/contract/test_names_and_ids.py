@@ -92,6 +92,13 @@ def test_any_other_name_will_do(qrp: Any, store: Any, files: Any, sql: Any, name
     assert {p.name for p in store.iterdir()} <= {"catalog.db", "catalog.db-wal", "catalog.db-shm", "arrays"}
 
 
+def test_a_name_may_look_like_an_id(qrp: Any, store: Any, files: Any) -> None:
+    qrp.ok("ingest", files.array(np.eye(4, dtype=np.float32)), "--dataset", "ds-50", "--backbone", "bb-8", store=store)
+    assert qrp.ok("show", "bb-8", store=store)["kind"] == "backbone"
+    qrp.ok("rm", "ds-50", "--cascade", "--yes", store=store)
+    assert qrp.rows("ls", "datasets", store=store) == []
+
+
 def test_the_same_backbone_name_with_another_layout_is_exit_4_with_the_difference(
     qrp: Any, own: Any, files: Any
 ) -> None:
