@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from typing import Any
 
 from qrp_store.catalog import listing as lists
@@ -115,7 +116,7 @@ def _clustering(store: Store, identifier: str) -> dict[str, Any]:
     sizes = sorted(stored.sizes)
     return {
         "objective_per_iteration": stored.row.objective_per_iteration,
-        "sizes": {"min": sizes[0], "median": sizes[len(sizes) // 2], "max": sizes[-1], "empty": sizes.count(0)},
+        "sizes": {"min": sizes[0], "median": statistics.median(sizes), "max": sizes[-1], "empty": sizes.count(0)},
         "options": stored.artifact.spec.get("options"),
         "provenance": stored.artifact.provenance,
     }
