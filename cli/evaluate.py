@@ -26,7 +26,7 @@ class _Lists(TyperCommand):
         option = None
         for i, word in enumerate(args):
             if word.startswith("-"):
-                option = word if word in repeatable else None
+                option = name if (name := word.partition("=")[0]) in repeatable else None
             elif option is not None and args[i - 1] != option:
                 spread.append(option)
             spread.append(word)

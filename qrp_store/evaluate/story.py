@@ -8,7 +8,7 @@ in one short transaction.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,10 +124,13 @@ def evaluate(
     )
     wanted = Wanted(forward, knn_queries, curve, tuple(sorted(set(thresholds))))
     owner = datasets.get_dataset(store.catalog, dataset)
-    names = list(dict.fromkeys(backbones)) or ([] if imported else embeddings.backbones(store.catalog, dataset))
+    names = _each_once(backbones, lambda name: embeddings.get(store.catalog, dataset, *split_version(name)).artifact.id)
+    if not names and not imported:
+        names = embeddings.backbones(store.catalog, dataset)
     if not names and not imported:
         raise NotFound(f"dataset {dataset!r} has no embeddings", hint="qrp-store ingest")
-    vocabularies = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, concepts)]
+    asked_sets = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, concepts)]
+    vocabularies = list({joined.name: joined for joined in asked_sets}.values())
     base = ClusterOptions.of(**clustering)
     groups = groups_of(store, owner, group_by) if group_by is not None else None
     job = _Evaluation(store, owner, request, groups, wanted, force, wait, progress)
@@ -137,7 +140,7 @@ def evaluate(
     # what is named twice is done once
     seeds, sizes = tuple(dict.fromkeys(seeds or ())), dict.fromkeys(k)
     todo = [(name, seed, replace(base, k=n, seed=seed)) for name in names for n in sizes for seed in seeds or (0,)]
-    there = dict.fromkeys(imported)
+    there = _each_once(imported, lambda reference: _grouping(store, dataset, reference))
     for name, seed, asked in [*todo, *((name, seed, None) for name in there for seed in seeds or (None,))]:
         try:
             if dry_run:
@@ -158,6 +161,22 @@ def evaluate(
     kind = errors[0]["kind"] if errors else None
     first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None
     return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, lines, estimate, flips, kind, first)
+
+
+def _each_once(names: Sequence[str], meaning: Callable[[str], str]) -> list[str]:
+    """Names without those that mean the same as one before; what is not there is told when its turn comes."""
+    once: dict[str, str] = {}
+    for name in names:
+        try:
+            once.setdefault(meaning(name), name)
+        except (NotFound, InvalidInput):
+            once.setdefault(name, name)
+    return list(once.values())
+
+
+def _grouping(store: Store, dataset: str, reference: str) -> str:
+    stored, seed = named(store, dataset, reference, None)
+    return f"{stored.artifact.id} {seed}"
 
 
 def _nothing_to_explain(result: Result) -> dict[str, Any]:

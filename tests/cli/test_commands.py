@@ -48,6 +48,8 @@ def test_listed_options_take_several_values_at_once() -> None:
         assert context.params["seed"] == [0, 1, 2]
         assert context.params["k"] == [8, 16]
         assert context.params["backbone"] == ["a", "b", "c"]
+    with ROOT.commands["evaluate"].make_context("evaluate", ["--dataset=d", "--seed=0", "1", "--quiet"]) as context:
+        assert context.params["seed"] == [0, 1]
 
 
 def test_the_list_of_commands_breaks_off_nowhere(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,11 @@ def test_verify_and_repair_say_what_is_damaged(qrp: Any, own: Path) -> None:
 def test_what_is_named_twice_is_done_once(qrp: Any, world: Any) -> None:
     asked = ("evaluate", "--dataset", "photos", "--epochs", 4, "--bootstrap", 50)
     twice = ("-k", 6, 6, "--seed", 0, 0, "--backbone", "sharp", "sharp", "--concepts", "objects", "objects")
-    assert len(qrp.ok(*asked, *twice, store=world.store)["results"]) == 1
+    (result,) = qrp.ok(*asked, *twice, store=world.store)["results"]
+    versions = ("-k", 6, "--backbone", "sharp", "sharp@1", "--concepts", "objects", "objects@1")
+    clusterings = ("--clustering", result["clustering_id"], result["clustering_id"][:12], "--concepts", "objects")
+    for words in (versions, clusterings):
+        assert [r["id"] for r in qrp.ok(*asked, *words, store=world.store)["results"]] == [result["id"]]
 
 
 @pytest.mark.parametrize("command", ["cluster", "evaluate"])
@@ -92,6 +96,16 @@ def test_a_full_disk_under_stdout_is_exit_8_without_a_traceback(qrp: Any, world:
             ran = plainly(qrp, *words, "--store", world.store, stdout=full)
             assert ran.returncode == (3 if "nothing" in words else 8)
             assert "Traceback" not in ran.stderr
+
+
+def test_a_closed_stdout_is_exit_8_and_a_closed_stderr_changes_nothing(qrp: Any, world: Any) -> None:
+    shell = ("sh", "-c", '"$@" --store "$0" ls datasets >&-', world.store, qrp.script)
+    ran = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (8, "")
+    assert "error: stdout cannot be written" in ran.stderr
+    shell = ("sh", "-c", '"$@" --store "$0" show nothing 2>&-', world.store, qrp.script)
+    ran = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "", "")
 
 
 def test_a_bare_environment_will_do(qrp: Any, world: Any) -> None:
