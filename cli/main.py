@@ -56,11 +56,23 @@ def main() -> None:
     # Threads of torch and faiss that wait go to sleep soon: by default they spin for milliseconds, and on cores that
     # others use too a step of the probe then takes ten times as long. Read when torch or faiss is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # JSON is UTF-8 whatever the locale; a lone surrogate in a key prints as its escape
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.exit(call(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Whoever started us may have closed stdout or stderr (`>&-`): writing to the first fails, as on a full disk."""
+    while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
+        pass  # no file of ours shall get the number of a stream
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _version(wanted: bool) -> None:
