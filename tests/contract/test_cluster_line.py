@@ -18,14 +18,14 @@ def assignments(sql: Any, store: Path, identifier: str) -> dict[str, int]:
 
 
 def test_every_row_has_a_cluster_from_0_and_sizes_agree(qrp: Any, own: Path, world: Any, sql: Any) -> None:
-    report = qrp.ok(*WHERE, "-k", 9, store=own)
+    report = qrp.ok(*WHERE, "-k", 10, store=own)
     found = assignments(sql, own, report["id"])
     assert set(found) == set(world.keys)
-    sizes = np.bincount(list(found.values()), minlength=9)
-    assert len(sizes) == 9
+    sizes = np.bincount(list(found.values()), minlength=10)
+    assert len(sizes) == 10
     told = {"min": sizes.min(), "median": np.median(sizes), "max": sizes.max(), "empty": (sizes == 0).sum()}
-    assert report["sizes"] == told
-    assert (report["clusters"], report["seed"], report["n"], report["dim"]) == (9, 0, 400, 8)
+    assert report["sizes"] == told == qrp.ok("show", report["id"], store=own)["sizes"]
+    assert (report["clusters"], report["seed"], report["n"], report["dim"]) == (10, 0, 400, 8)
 
 
 def test_the_objective_is_the_sum_of_squared_distances_to_the_nearest_centroid(
