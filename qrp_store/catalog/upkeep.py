@@ -79,19 +79,23 @@ def condemn(catalog: Catalog, kept: Kept) -> bool:
         return connection.execute(t.artifact.update().where(mine).values(gone)).rowcount == 1
 
 
+def count_rows(catalog: Catalog, kept: Kept) -> int:
+    """How many rows `remove_rows` would delete."""
+    with catalog.read() as connection:
+        held = sum(_count(connection, table, owner, kept.pk) for table, owner in CHILDREN[kept.kind])
+    return held + (kept.fate == "forget")
+
+
 def remove_rows(catalog: Catalog, kept: Kept) -> int:
     """Delete the rows of an artifact that gc collects or forgets; returns how many."""
-    removed = 0
+    removed = count_rows(catalog, kept)
     for table, owner in CHILDREN[kept.kind]:
-        with catalog.read() as connection:
-            removed += _count(connection, table, owner, kept.pk)
         clear(catalog, table, owner, kept.pk)
     if kept.fate == "forget":
         with catalog.write() as connection:
             own = OWN[kept.kind]
             connection.execute(own.delete().where(own.c.artifact_pk == kept.pk))
             connection.execute(t.artifact.delete().where(_a.pk == kept.pk, _a.state.in_(("writing", "failed"))))
-        removed += 1
     return removed
 
 

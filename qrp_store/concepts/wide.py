@@ -68,7 +68,7 @@ def read_wide_parquet(source: Source) -> Iterator[LabelRows]:
 
 
 def _key_column(source: Source, columns: Sequence[str]) -> int:
-    if KEY not in columns or len(columns) < 2:
+    if KEY not in columns or set(columns) <= {KEY, "score", "group"}:  # or a long table that lacks its concepts
         check_columns(source, columns)
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:

@@ -73,8 +73,7 @@ def gc(store: Store, *, dry_run: bool = False) -> GcReport:
             continue
         if kept.fate == "forget" or any(path.startswith(f"{kept.kind}/{kept.id}/") for path in present):
             gone.append(kept.id)
-        if not dry_run:
-            rows += upkeep.remove_rows(store.catalog, kept)
+        rows += (upkeep.count_rows if dry_run else upkeep.remove_rows)(store.catalog, kept)
     for path in present:
         owner = "/".join(path.split("/")[:2])
         if path.count("/") < 2 or owner in owned:

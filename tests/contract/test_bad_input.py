@@ -175,6 +175,7 @@ BAD_LABELS = {
     "without rows": ("l.csv", b"key,concept\n"),
     "empty": ("l.csv", b""),
     "without concept column": ("l.csv", b"key,thing\nphotos/000.jpg,x\n"),
+    "with scores of no concept": ("l.csv", b"key,score\nphotos/000.jpg,0.9\n"),
     "without key column": ("l.csv", b"image,concept\nphotos/000.jpg,x\n"),
     "empty concept": ("l.csv", b"key,concept\nphotos/000.jpg,\n"),
     "NUL in a concept": ("l.jsonl", b'{"key": "photos/000.jpg", "concept": "a\\u0000b"}\n'),

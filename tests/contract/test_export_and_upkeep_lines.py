@@ -176,6 +176,7 @@ def test_gc_deletes_what_no_ready_artifact_needs_and_dry_run_only_says_so(
     assert would["dry_run"]
     assert size(own / "arrays") == before
     did = qrp.ok("gc", store=own)
+    assert did["rows"] == would["rows"] > 0
     assert did["objects"] == would["objects"] == len(before) - len(size(own / "arrays"))
     assert did["bytes"] == would["bytes"] == sum(before.values()) - sum(size(own / "arrays").values())
     assert qrp.ok("verify", "--deep", store=own)["problems"] == []
