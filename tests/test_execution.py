@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -179,6 +180,27 @@ def test_shared_values_kept_results_and_errors_of_workers(address: str) -> None:
             list(cluster.run(refuse, [()]))
         assert caught.value.message == str(caught.value)
         assert all(isinstance(e, InvalidInput) for e in cluster.everywhere(refuse).values())
+
+
+def test_workers_use_their_scratch_memory_again() -> None:
+    from distributed import LocalCluster
+
+    def faults(times: int) -> int:
+        """How many pages the kernel had to give for an array of 8 MB, made and left `times` times."""
+        import resource
+
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for _ in range(times):
+            bytes(bytearray(8 << 20))
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as running,
+        Cluster(running.scheduler_address) as cluster,
+    ):
+        assert list(cluster.run(os.environ.get, [("MALLOC_TRIM_THRESHOLD_",)])) == ["65536"]
+        _, often = cluster.run(faults, [(3,), (20,)], 1)
+    assert often < 20  # that is less than one each time, however large the pages are
 
 
 def refuse() -> None:
