@@ -159,7 +159,7 @@ class Place:
             workers=asked.workers,
             name=name,
         )
-        if self.chosen.device == "cpu" or self.chosen.engine == "faiss":
+        if not self.chosen.sums_there:
             return streamed
         from qrp_store.clustering.torch_points import TorchPoints
 

@@ -12,8 +12,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice, repeat
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -30,11 +31,15 @@ from qrp_store.clustering.passes import (
     subtrees_pass,
     total,
 )
-from qrp_store.clustering.points import DEFAULT_MEMORY, Blocks, Points, Rows, Selection, row_number, unit
+from qrp_store.clustering.points import DEFAULT_MEMORY, Blocks, MemoryPoints, Points, Rows, Selection, row_number, unit
 from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
 from qrp_store.execution import Cluster, LostData
 
+if TYPE_CHECKING:
+    from qrp_store.clustering.torch_points import TorchPoints
+
 R = TypeVar("R")
+Held: TypeAlias = "Float32 | TorchPoints"
 _TRIES = 4
 _PARTS_A_THREAD = 2  # so that the work of a worker that dies is shared; each costs some milliseconds
 _SUMS_JOINED = 8  # by one task on a worker
@@ -55,8 +60,9 @@ class DistributedPoints:
     """Streamed points whose passes run on the workers of a cluster.
 
     Parts stay in the memory of the worker that read them as far as `memory` (bytes a worker) and half of the
-    workers' own limit allow; the others are read in every pass. `k`: how many centroids to expect. `where` names the
-    arrays in messages. Raises Unavailable for workers that cannot read them or have no such engine.
+    workers' own limit allow, and with torch on its GPU, too, as far as that has room; the others are read in every
+    pass. `k`: how many centroids to expect; `name` names a row in messages. Raises Unavailable for workers that cannot
+    read the blocks or have no such engine.
     """
 
     def __init__(
@@ -168,10 +174,10 @@ class DistributedPoints:
             part = self._parts[index]
             where = (self._shared, self._normalize, part.first, part.last)
             if index >= self._n_kept:
-                yield self._cluster.keep(_read_and, function, *where, *given)
+                yield self._cluster.keep(_read_and, function, *where, self._chosen, *given)
                 continue
             if index not in self._kept:
-                self._kept[index] = self._cluster.keep(read_rows, *where, thread=part.thread)
+                self._kept[index] = self._cluster.keep(_read, *where, self._chosen, thread=part.thread)
             yield self._cluster.keep(function, part.first, self._kept[index], *given, thread=part.thread)
 
     def _joined(self, sums: Iterator[Any]) -> Iterator[Any]:
@@ -240,15 +246,42 @@ def read_rows(source: Blocks, normalize: bool, first: int, last: int) -> Float32
     return unit(out, first, row_number) if normalize else out
 
 
-def _read_and(function: Callable[..., R], source: Blocks, normalize: bool, first: int, last: int, *arguments: Any) -> R:
-    return function(first, read_rows(source, normalize, first, last), *arguments)
+def _read(source: Blocks, normalize: bool, first: int, last: int, chosen: Chosen) -> Held:
+    """Rows [first, last), as a worker keeps them: where they are summed on a device, as points that may stay there."""
+    rows = read_rows(source, normalize, first, last)
+    return on_device(first, rows, chosen.device) if chosen.sums_there else rows
 
 
-def _pick(first: int, rows: Float32, wanted: Rows) -> Float32:
-    return rows[wanted]
+def on_device(first: int, rows: Float32, device: str) -> TorchPoints:
+    """Rows from number `first` on, as points whose passes run on a torch device."""
+    from qrp_store.clustering.torch_points import TorchPoints
+
+    return TorchPoints(MemoryPoints(rows), device=device, name=partial(_row_after, first))
 
 
-def _step(first: int, rows: Float32, centroids: Float32, chosen: Chosen, size: int) -> list[Subtree[Step]]:
+def _row_after(first: int, row: int) -> str:
+    return row_number(first + row)
+
+
+def _read_and(
+    function: Callable[..., R],
+    source: Blocks,
+    normalize: bool,
+    first: int,
+    last: int,
+    chosen: Chosen,
+    *arguments: Any,
+) -> R:
+    return function(first, _read(source, normalize, first, last, chosen), *arguments)
+
+
+def _pick(first: int, rows: Held, wanted: Rows) -> Float32:
+    return rows[wanted] if isinstance(rows, np.ndarray) else rows.sample(wanted)
+
+
+def _step(first: int, rows: Held, centroids: Float32, chosen: Chosen, size: int) -> list[Subtree[Step]]:
+    if not isinstance(rows, np.ndarray):
+        return rows.subtrees(centroids, first // size)
     groups = (Group(first + i, rows[i : i + size]) for i in range(0, len(rows), size))
     return subtrees_pass(groups, centroids, Engine(chosen.nearest()), row_number, first // size)
 
@@ -257,7 +290,9 @@ def _join(*parts: list[Subtree[Step]]) -> list[Subtree[Step]]:
     return joined(chain.from_iterable(parts))
 
 
-def _assign(first: int, rows: Float32, centroids: Float32, chosen: Chosen, size: int) -> tuple[Labels, Float32]:
+def _assign(first: int, rows: Held, centroids: Float32, chosen: Chosen, size: int) -> tuple[Labels, Float32]:
+    if not isinstance(rows, np.ndarray):
+        return rows.assign(centroids)
     groups = (Group(i, rows[i : i + size]) for i in range(0, len(rows), size))
     engine = Engine(chosen.nearest())
     return assign_pass(groups, len(rows), centroids, engine, lambda row: row_number(first + row))

@@ -22,6 +22,11 @@ class Chosen:
     engine: str
     device: str
 
+    @property
+    def sums_there(self) -> bool:
+        """Whether rows are held and summed on the device too, instead of only searched there."""
+        return self.engine == "torch" and self.device != "cpu"
+
     def nearest(self) -> Nearest:
         """The engine itself. Raises Unavailable when it cannot be loaded."""
         if self.engine == "faiss":

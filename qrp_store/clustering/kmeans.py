@@ -266,8 +266,9 @@ def _squares(rows: Float32, point: Float32) -> Float32:
 def _update(step: Step, n: int, spherical: bool) -> Float32:
     """The means of a step's clusters; an empty one takes half of another, as faiss does it."""
     counts = step.counts.astype(np.float32)
-    centroids = np.divide(step.sums, step.counts[:, None], where=step.counts[:, None] > 0, out=np.zeros_like(step.sums))
-    centroids = _split_empty(centroids.astype(np.float32), counts, n)
+    centroids = np.empty(step.sums.shape, np.float32)
+    np.divide(step.sums, np.maximum(step.counts, 1)[:, None], out=centroids, casting="same_kind")  # in float64
+    centroids = _split_empty(centroids, counts, n)
     return _unit_length(centroids) if spherical else centroids
 
 

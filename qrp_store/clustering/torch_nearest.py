@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ except ImportError as error:
 _ALIGNED = 64  # bytes; MKL's sums depend on whether its operands are
 _exact_lock = threading.Lock()
 _exact_users = 0
-_exact_before = "highest"
+_undo: Callable[[], None]
 
 
 class TorchNearest:
@@ -41,7 +42,8 @@ class TorchNearest:
 
         def search(rows: Float32) -> tuple[Labels, Float32]:
             with _one_thread(threads), exact_products():
-                labels, distances = nearest(on_device(rows, self.device), own, norms)
+                there = on_device(rows, self.device)
+                labels, distances = nearest(there, squared(there), own, norms)
             found = labels.to("cpu", torch.int32).numpy()
             apart: Float32 = distances.cpu().numpy()
             found[~np.isfinite(apart)] = -1
@@ -60,7 +62,7 @@ def sees_cuda() -> bool:
 def prepared(centroids: Float32, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The centroids (k, d) and their squared norms (k,) on the device."""
     own = torch.tensor(centroids, dtype=torch.float32, device=device)
-    return own, own.square().sum(dim=1)
+    return own, squared(own)
 
 
 def on_device(rows: Float32, device: torch.device) -> torch.Tensor:
@@ -72,25 +74,32 @@ def on_device(rows: Float32, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(rows)
 
 
-def nearest(rows: torch.Tensor, centroids: torch.Tensor, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def squared(rows: torch.Tensor) -> torch.Tensor:
+    """The squared norms of rows (m, d): (m,)."""
+    return rows.square().sum(dim=1)
+
+
+def nearest(
+    rows: torch.Tensor, squares: torch.Tensor, centroids: torch.Tensor, norms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The number (int64) of each row's nearest centroid, the lowest among equals, and the squared distance to it.
 
-    A row that is not finite, or whose square is not, has a distance that is not.
+    `squares` and `norms` are the squared norms of rows and centroids. A row that is not finite, or whose square is not,
+    has a distance that is not.
     """
     apart = torch.addmm(norms, rows, centroids.T, alpha=-2)
     labels = apart.argmin(dim=1)
-    distances = apart.gather(1, labels[:, None])[:, 0] + rows.square().sum(dim=1)
+    distances = apart.gather(1, labels[:, None])[:, 0] + squares
     return labels, distances.clamp_(min=0)
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
     """Float32 products are float32 products while anybody is in here, whatever the program has set for its own."""
-    global _exact_users, _exact_before
+    global _exact_users, _undo
     with _exact_lock:
         if _exact_users == 0:
-            _exact_before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("highest")
+            _undo = _made_exact()
         _exact_users += 1
     try:
         yield
@@ -98,7 +107,26 @@ def exact_products() -> Iterator[None]:
         with _exact_lock:
             _exact_users -= 1
             if _exact_users == 0:
-                torch.set_float32_matmul_precision(_exact_before)
+                _undo()
+
+
+def _made_exact() -> Callable[[], None]:
+    """Sets float32 for products; what is given back sets what was there before."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # so torch answers a program that has set each backend's `fp32_precision`
+        mkldnn: Any = torch.backends.mkldnn  # whose types do not tell of its `matmul`
+        backends: tuple[Any, ...] = torch.backends.cuda.matmul, mkldnn.matmul
+        set_before = [backend.fp32_precision for backend in backends]
+
+        def set_backends(precisions: list[str]) -> None:
+            for backend, precision in zip(backends, precisions, strict=True):
+                backend.fp32_precision = precision
+
+        set_backends(["ieee", "ieee"])
+        return lambda: set_backends(set_before)
+    torch.set_float32_matmul_precision("highest")
+    return lambda: torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

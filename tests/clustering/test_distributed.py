@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from distributed import LocalCluster
 
 from qrp_store import execution
@@ -21,6 +22,7 @@ from qrp_store.cluster.quantize import UsableBlocks
 from qrp_store.clustering import Chosen, KMeansOptions, MemoryPoints, Points, kmeans
 from qrp_store.clustering.distributed import DistributedPoints, choose_on_workers, require_readable
 from qrp_store.clustering.passes import group_rows
+from qrp_store.clustering.torch_points import TorchPoints
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, Unavailable
 from qrp_store.execution import Cluster
@@ -29,6 +31,7 @@ from qrp_store.store import Store, create_store, open_store
 
 N, DIM, K = 60_000, 16, 50
 FAISS = Chosen("faiss", "cpu")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 HUGE, ZERO = 41_234, 52_345
 
 
@@ -116,7 +119,7 @@ def test_kept_rows_are_read_once(address: str, store: Store, monkeypatch: pytest
         reads = []
         for _ in range(3):
             points.step(centroids)
-            reads.append(kept.count("read_rows"))
+            reads.append(kept.count("_read"))
     assert reads[0] == reads[1] == reads[2] == 4
 
 
@@ -262,11 +265,16 @@ def test_workers_choose_the_engine(address: str) -> None:
             choose_on_workers(connected, "faiss", "cuda")
 
 
-def test_torch_on_the_workers_has_the_bits_of_torch_here(address: str, store: Store) -> None:
-    chosen, array = Chosen("torch", "cpu"), rows_of(store)
+@pytest.mark.parametrize("device", DEVICES)
+def test_torch_on_the_workers_has_the_bits_of_torch_here(address: str, store: Store, device: str) -> None:
+    chosen, array = Chosen("torch", device), rows_of(store)
+    here = TorchPoints(MemoryPoints(array)) if chosen.sums_there else MemoryPoints(array, nearest=chosen.nearest())
     with Cluster(address) as connected:
-        points = DistributedPoints(blocks_of(store), connected, chosen, k=K)
-        assert bits(points, array[:K]) == bits(MemoryPoints(array, nearest=chosen.nearest()), array[:K])
+        for memory in (1, 10**9):
+            points = DistributedPoints(blocks_of(store), connected, chosen, k=K, memory=memory)
+            np.testing.assert_array_equal(points.sample(np.array([N - 1, 0])), array[[N - 1, 0]])
+            for _ in range(2):
+                assert bits(points, array[:K]) == bits(here, array[:K])
 
 
 def test_the_story_records_where_it_ran_and_finds_the_same(address: str, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ import torch
 
 from qrp_store.clustering import KMeansOptions, MemoryPoints, Nearest, StreamedPoints, kmeans
 from qrp_store.clustering import engines as engines_module
+from qrp_store.clustering.distributed import on_device
 from qrp_store.clustering.engines import Chosen, choose
 from qrp_store.clustering.nearest import faiss_sees_cuda
+from qrp_store.clustering.passes import group_rows, total
 from qrp_store.clustering.torch_nearest import TorchNearest, exact_products
 from qrp_store.clustering.torch_points import TorchPoints
 from qrp_store.errors import InvalidInput, Unavailable
@@ -167,6 +170,38 @@ class TestTorchPoints:
             with pytest.raises(InvalidInput, match="img-5000 holds values"):
                 search(data()[:K])
 
+    @pytest.mark.parametrize("k", [2, K, 1500])
+    def test_blocks_of_distances_and_of_columns_change_no_sum(
+        self, device: str, k: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        points, centroids = TorchPoints(MemoryPoints(data(dim=130)), device=device), data(dim=130)[:k]
+        whole, labels = points.step(centroids), points.assign(centroids)
+        monkeypatch.setattr("qrp_store.clustering.torch_points._SCRATCH", 1 << 18)  # 32 columns, some rows
+        monkeypatch.setattr("qrp_store.clustering.torch_points._LATE", 2)
+        parts, found = points.step(centroids), points.assign(centroids)
+        np.testing.assert_array_equal(parts.counts, whole.counts)
+        np.testing.assert_array_equal(parts.sums, whole.sums)
+        assert parts.inertia == pytest.approx(whole.inertia, rel=1e-6)
+        for ours, wanted in zip(found, labels, strict=True):
+            np.testing.assert_array_equal(ours, wanted)
+
+    def test_parts_on_workers_add_up_to_the_same_bits(self, device: str) -> None:
+        array, centroids = data(), data(seed=1)[:K]
+        array[7001] = np.nan
+        size = group_rows(K, DIM)
+        whole = TorchPoints(MemoryPoints(array[:7000]), device=device).step(centroids)
+        subtrees = []
+        for first in range(0, 7000, size):  # kept by a worker, and moved to another one
+            part = pickle.loads(pickle.dumps(on_device(first, array[first : min(first + size, 7000)], device)))
+            subtrees += part.subtrees(centroids, first // size)
+        parts = total(subtrees)
+        assert parts.sums.tobytes() == whole.sums.tobytes()
+        assert (parts.counts.tolist(), parts.inertia) == (whole.counts.tolist(), whole.inertia)
+        last = on_device(3 * size, array[3 * size :], device)
+        for search in (lambda: last.subtrees(centroids, 3), lambda: last.assign(centroids)):
+            with pytest.raises(InvalidInput, match="row 7001 holds values"):
+                search()
+
     def test_the_default_budget_asks_the_device(self, device: str) -> None:
         points = TorchPoints(MemoryPoints(data()), device=device)
         assert points.step(data()[:K]).counts.sum() == N
@@ -183,6 +218,19 @@ def test_products_stay_exact_whatever_the_program_has_set() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_products_stay_exact_where_the_program_has_set_each_backend() -> None:
+    code = (
+        "import torch\n"
+        "from qrp_store.clustering.torch_nearest import exact_products\n"
+        "backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul\n"
+        "backends[0].fp32_precision, backends[1].fp32_precision = 'tf32', 'bf16'\n"
+        "with exact_products():\n"
+        "    assert [b.fp32_precision for b in backends] == ['ieee', 'ieee']\n"
+        "assert [b.fp32_precision for b in backends] == ['tf32', 'bf16']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_torch_keeps_the_threads_that_the_program_has_set() -> None:

@@ -116,9 +116,15 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("memory", [0, 10**9])
-def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(memory: int) -> None:
-    array, options = data(4000), KMeansOptions(K, seed=5, niter=4, nredo=3, sample=3000)
+@pytest.mark.parametrize(
+    ("memory", "options"),
+    [
+        (10**9, KMeansOptions(K, seed=5, niter=4, nredo=3, sample=3000)),
+        (0, KMeansOptions(K, seed=5, niter=4, nredo=3, sample="all", init="kmeans++")),
+    ],
+)
+def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(memory: int, options: KMeansOptions) -> None:
+    array = data(4000)
     expected = bits(kmeans(MemoryPoints(array), options))
     saved: list[KMeansState | None] = [None]
     for stop_at in range(13):
