@@ -3,11 +3,11 @@
     python benchmarks/kmeans.py [--quick | --paper] [--memory BYTES] [-n N] [-d DIM] [-k K] [--niter I] [--repeat R]
                                 [--alone]
 
-Each run is a process of its own, the two sides by turns; the files are in the page cache for both. Printed are the
-medians of wall seconds (reading, training on all rows, assigning all rows) and of peak memory, the ratios of ours to
-the peer's, and the ratio of the objectives from the same initial centroids. `--paper` is the size of Laina et al. 2022
-(256,000 x 2,048, K 1,000, 25 iterations) within 1 GB of rows; `--alone` leaves the peer out. The third side, `seeded`,
-begins with kmeans++ instead: how soon is it as good as the peer ends?
+Each run is a process of its own, the sides by turns, each of the R times from the initial centroids of another seed;
+the files are in the page cache for both. Printed are the medians of wall seconds (reading, training on all rows,
+assigning all rows) and of peak memory, and the ratios of ours to the peer's, the objectives' among them. `--paper` is
+the size of Laina et al. 2022 (256,000 x 2,048, K 1,000, 25 iterations) within 1 GB of rows; `--alone` leaves the peer
+out. The third side, `seeded`, begins with kmeans++ instead: how soon is it as good as the peer ends?
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,28 +50,30 @@ class StoredBlocks:
         return arrays.read_block(self._root, self._spec, self._blocks[index])
 
 
-def prepare(folder: Path, n: int, dim: int, k: int, peer: bool = True) -> None:
-    """The same clustered rows as stored blocks and (for a peer) as one .npy file, and initial centroids."""
+def prepare(folder: Path, n: int, dim: int, k: int, peer: bool = True, seeds: int = 1) -> None:
+    """The same clustered rows as stored blocks and (for a peer) as one .npy file, and initial centroids by seed."""
     rng = np.random.default_rng(0)
     spec = ArraySpec("embeddings/bench/vectors", n, dim, "float32", arrays.default_block_rows(dim, 4, n))
     root = open_root(str(folder / "arrays"))
     arrays.create(root, spec)
     whole = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (n, dim)) if peer else None
-    picked = np.sort(np.random.default_rng(1).permutation(n)[:k])
-    start = np.empty((k, dim), np.float32)
+    picked = [np.sort(np.random.default_rng(1 + seed).permutation(n)[:k]) for seed in range(seeds)]
+    starts = np.empty((seeds, k, dim), np.float32)
     middles = rng.standard_normal((2 * k, dim), dtype=np.float32)
     blocks = []
     for index in range(spec.n_blocks):
         first, count = spec.rows_of(index)
         rows = rng.standard_normal((count, dim), dtype=np.float32) + middles[rng.integers(0, 2 * k, count)]
-        inside = (picked >= first) & (picked < first + count)
-        start[inside] = rows[picked[inside] - first]
+        for start, those in zip(starts, picked, strict=True):
+            inside = (those >= first) & (those < first + count)
+            start[inside] = rows[those[inside] - first]
         if whole is not None:
             whole[first : first + count] = rows
         blocks.append(arrays.write_block(root, spec, index, rows))
     if whole is not None:
         whole.flush()
-    np.save(folder / "start.npy", start)
+    for seed, start in enumerate(starts):
+        np.save(folder / f"start{seed}.npy", start)
     (folder / "blocks.pickle").write_bytes(pickle.dumps((spec, blocks)))
 
 
@@ -81,10 +83,10 @@ def stored(folder: Path) -> StoredBlocks:
     return StoredBlocks(open_root(str(folder / "arrays")), spec, blocks)
 
 
-def peer(folder: Path, niter: int) -> dict[str, Any]:
+def peer(folder: Path, seed: int, niter: int) -> dict[str, Any]:
     import faiss
 
-    start = np.load(folder / "start.npy")
+    start = np.load(folder / f"start{seed}.npy")
     began = time.perf_counter()
     array = np.load(folder / "x.npy")
     read = time.perf_counter()
@@ -97,13 +99,14 @@ def peer(folder: Path, niter: int) -> dict[str, Any]:
     return {**parts, "objective": float(distances.sum(dtype=np.float64))}
 
 
-def ours(folder: Path, niter: int, memory: int, seeded: bool = False) -> dict[str, Any]:
+def ours(folder: Path, seed: int, niter: int, memory: int, seeded: bool = False) -> dict[str, Any]:
     """Our K-means from the peer's start, or (`seeded`) from kmeans++; when it had which objective."""
-    start = np.load(folder / "start.npy")
+    start = np.load(folder / f"start{seed}.npy")
     # Loading faiss is no part of the peer's time either.
     kmeans(MemoryPoints(start), KMeansOptions(2, niter=1))
     points = StreamedPoints(stored(folder), memory=memory)
-    options = KMeansOptions(len(start), niter=niter, sample="all", init="kmeans++" if seeded else "random")
+    init: Literal["kmeans++", "random"] = "kmeans++" if seeded else "random"
+    options = KMeansOptions(len(start), seed=seed, niter=niter, sample="all", init=init)
     began, times = time.perf_counter(), [0.0]
     result = kmeans(
         points,
@@ -116,8 +119,8 @@ def ours(folder: Path, niter: int, memory: int, seeded: bool = False) -> dict[st
     return {**result.timings, "objective": result.objective, "course": course}
 
 
-def measure(side: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
+def measure(side: str, folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--seed", str(seed)]
     command += ["--niter", str(options.niter), "--memory", str(options.memory)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -158,12 +161,13 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="without the peer")
     parser.add_argument("--side", choices=("peer", "ours", "seeded"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         if options.side == "peer":
-            run = peer(options.folder, options.niter)
+            run = peer(options.folder, options.seed, options.niter)
         else:
-            run = ours(options.folder, options.niter, options.memory, options.side == "seeded")
+            run = ours(options.folder, options.seed, options.niter, options.memory, options.side == "seeded")
         run |= {"peak_rss_mb": peak_mb(), "cpu_s": time.process_time()}
         print(json.dumps(run))
         return
@@ -176,13 +180,13 @@ def main() -> None:
     print(f"{options.n:,} x {options.d} float32, K {options.k}, {options.niter} iterations, memory {options.memory:,}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, options.n, options.d, options.k, peer=not options.alone)
+        prepare(folder, options.n, options.d, options.k, peer=not options.alone, seeds=options.repeat)
         runs: dict[str, list[dict[str, Any]]] = {
             side: [] for side in (["ours"] if options.alone else ["peer", "ours", "seeded"])
         }
-        for _ in range(options.repeat):
+        for seed in range(options.repeat):
             for side, found in runs.items():
-                found.append(measure(side, folder, options))
+                found.append(measure(side, folder, seed, options))
     courses = [run.pop("course") for side in ("ours", "seeded") for run in runs.get(side, [])][-options.repeat :]
     medians = {s: {k: statistics.median(r[k] for r in found) for k in found[0]} for s, found in runs.items()}
     for side, row in medians.items():
@@ -190,10 +194,16 @@ def main() -> None:
         print(f"{side:6} {seconds} s   cpu {row['cpu_s']:7.2f} s   peak {row['peak_rss_mb']:6.0f} MB")
     if options.alone:
         return
-    for key, what in (("total_s", "totals"), ("cpu_s", "CPU time, which a busy machine disturbs less")):
+    for key, what, digits in (
+        ("total_s", "totals", 2),
+        ("cpu_s", "CPU time, which a busy machine disturbs less", 2),
+        ("peak_rss_mb", "peak memory", 2),
+        ("objective", "objectives", 6),
+    ):
         pairs = sorted(o[key] / p[key] for o, p in zip(runs["ours"], runs["peer"], strict=True))
-        print(f"ratio of {what}: {statistics.median(pairs):.2f} (from {pairs[0]:.2f} to {pairs[-1]:.2f})")
-    print(f"ratio of objectives: {medians['ours']['objective'] / medians['peer']['objective']:.6f}")
+        print(
+            f"ratio of {what}: {statistics.median(pairs):.{digits}f} ({pairs[0]:.{digits}f} to {pairs[-1]:.{digits}f})"
+        )
     print(reached(courses, runs["peer"]))
 
 

@@ -2,10 +2,12 @@
 
     python benchmarks/kmeans_dask.py [--quick] [-n N] [-d DIM] [-k K] [--niter I] [--repeat R] [--memory BYTES]
 
-Both sides take turns on one machine. A bare process searches its half of the rows in batches of 2048 on one thread
-and does nothing else; a Dask worker reads its blocks verified (once, when --memory allows), searches them the same
-way, sums, and sends its sums to the client, which combines them. Start-up, imports and the first pass are not timed.
-Two processes do not reach twice the speed of one where they share caches, memory and clock: hence the peer.
+The four runs (one and two, bare and Dask) take turns on one machine, each round in another order. Printed are medians
+with their range, and beside the seconds those of the processor, which other work on the machine disturbs less. A bare
+process searches its share of the rows in batches of 2048 on one thread and does nothing else; a Dask worker reads its
+blocks verified (once, when --memory allows), searches them the same way, sums, and sends its sums to the client, which
+combines them and holds the scheduler, on the same cores. Start-up, imports and the first pass are not timed. Two
+processes do not reach twice the speed of one where they share caches, memory and clock: hence the peer.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,52 +33,78 @@ from qrp_store.execution import Cluster
 BATCH = 2048
 
 
+@dataclass(frozen=True)
+class Run:
+    """Seconds of all timed passes: by the clock, and of the processor in all workers, and in the client."""
+
+    wall: float
+    cpu: float
+    client: float = 0.0
+
+
 def search(folder: Path, first: int, last: int, niter: int, ready: Any, seconds: Any) -> None:
     import faiss
 
     faiss.omp_set_num_threads(1)
     rows = np.ascontiguousarray(np.load(folder / "x.npy", mmap_mode="r")[first:last])
-    centroids = np.load(folder / "start.npy")
-    ready.wait()
-    began = time.perf_counter()
-    for _ in range(niter):
+    centroids = np.load(folder / "start0.npy")
+
+    def once() -> None:
         index = faiss.IndexFlatL2(rows.shape[1])
         index.add(centroids)
         for start in range(0, len(rows), BATCH):
             index.search(rows[start : start + BATCH], 1)
-    seconds.put(time.perf_counter() - began)
+
+    once()
+    ready.wait()
+    began, cpu = time.perf_counter(), time.process_time()
+    for _ in range(niter):
+        once()
+    seconds.put((time.perf_counter() - began, time.process_time() - cpu))
 
 
-def bare(folder: Path, processes: int, n: int, niter: int) -> float:
+def bare(folder: Path, processes: int, options: argparse.Namespace) -> Run:
     spawn = multiprocessing.get_context("spawn")
     ready, seconds = spawn.Barrier(processes), spawn.Queue()
-    edges = [n * i // processes for i in range(processes + 1)]
+    edges = [options.n * i // processes for i in range(processes + 1)]
     running = [
-        spawn.Process(target=search, args=(folder, first, last, niter, ready, seconds))
+        spawn.Process(target=search, args=(folder, first, last, options.niter, ready, seconds))
         for first, last in itertools.pairwise(edges)
     ]
     for process in running:
         process.start()
-    took = max(seconds.get() for _ in running)
+    took = [seconds.get() for _ in running]
     for process in running:
         process.join()
-    return float(took)
+    return Run(max(wall for wall, _ in took), sum(cpu for _, cpu in took))
 
 
-def dask(folder: Path, workers: int, niter: int, memory: int) -> float:
+def dask(folder: Path, workers: int, options: argparse.Namespace) -> Run:
     from distributed import LocalCluster
 
-    centroids = np.load(folder / "start.npy")
+    centroids = np.load(folder / "start0.npy")
     with (
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as local,
         Cluster(local.scheduler_address) as cluster,
     ):
-        points = DistributedPoints(stored(folder), cluster, Chosen("faiss", "cpu"), k=len(centroids), memory=memory)
+
+        def used() -> float:
+            found = [value for value in cluster.everywhere(time.process_time).values() if isinstance(value, float)]
+            return sum(found)
+
+        points = DistributedPoints(
+            stored(folder), cluster, Chosen("faiss", "cpu"), k=len(centroids), memory=options.memory
+        )
         points.step(centroids)
-        began = time.perf_counter()
-        for _ in range(niter):
+        cpu, began, client = used(), time.perf_counter(), time.process_time()
+        for _ in range(options.niter):
             points.step(centroids)
-        return time.perf_counter() - began
+        wall, client = time.perf_counter() - began, time.process_time() - client
+        return Run(wall, used() - cpu, client)
+
+
+def middle(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> None:
@@ -85,7 +114,7 @@ def main() -> None:
     parser.add_argument("-d", type=int, default=512)
     parser.add_argument("-k", type=int, default=500)
     parser.add_argument("--niter", type=int, default=5)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--memory", type=int, default=2_000_000_000, help="bytes a worker may hold of the data")
     options = parser.parse_args()
     if options.quick:
@@ -97,17 +126,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, options.n, options.d, options.k)
-        runs: dict[str, list[tuple[float, float]]] = {"bare": [], "dask": []}
-        for _ in range(options.repeat):
-            runs["bare"].append((bare(folder, 1, options.n, options.niter), bare(folder, 2, options.n, options.niter)))
-            one, two = (dask(folder, workers, options.niter, options.memory) for workers in (1, 2))
-            runs["dask"].append((one, two))
+        sides = {"bare": bare, "dask": dask}
+        turns = [(side, count) for side in sides for count in (1, 2)]
+        runs: dict[tuple[str, int], list[Run]] = {turn: [] for turn in turns}
+        for number in range(options.repeat):
+            for side, count in turns[number % 4 :] + turns[: number % 4]:
+                runs[side, count].append(sides[side](folder, count, options))
     gains = {}
-    for side, pairs in runs.items():
-        one, two = (statistics.median(times) for times in zip(*pairs, strict=True))
-        gains[side] = statistics.median(a / b for a, b in pairs)
-        print(f"{side}: one {one:.2f} s, two {two:.2f} s, {gains[side]:.2f} times faster")
-    print(f"Dask's gain is {gains['dask'] / gains['bare']:.2f} of the bare processes' gain")
+    for side in sides:
+        one, two = runs[side, 1], runs[side, 2]
+        gains[side] = [a.wall / b.wall for a, b in zip(one, two, strict=True)]
+        for count, found in ((1, one), (2, two)):
+            cpu = f"processor {middle([r.cpu for r in found])} s"
+            client = f", client and scheduler {middle([r.client for r in found])} s" if side == "dask" else ""
+            print(f"{side}, {count}: {middle([r.wall for r in found])} s; {cpu}{client}")
+        print(f"{side}: two are {middle(gains[side])} times as fast as one")
+    of_bare = [a / b for a, b in zip(gains["dask"], gains["bare"], strict=True)]
+    print(f"Dask's gain is {middle(of_bare)} of the bare processes' gain; load at the end {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
