@@ -118,7 +118,8 @@ def _show(session: Session, report: Any) -> None:
     wide = f" × {report.dim:,}" if report.dim else ""
     text = (
         f"{report.id}  {report.dataset} under {report.backbone}: {report.n:,}{wide} in {report.clusters:,} clusters of "
-        f"{output.cell(report.sizes['min'])} to {output.cell(report.sizes['max'])} rows"
+        f"{output.cell(report.sizes['min'])} to {output.cell(report.sizes['max'])} rows, "
+        f"imbalance {report.imbalance:.2f}"
         + (f", objective {output.cell(report.objective)}" if report.objective is not None else "")
     )
     borrowed = f", by the centroids of {report.centroids_of}" if report.centroids_of else ""

@@ -117,6 +117,7 @@ def _clustering(store: Store, identifier: str) -> dict[str, Any]:
     return {
         "objective_per_iteration": stored.row.objective_per_iteration,
         "sizes": {"min": sizes[0], "median": statistics.median(sizes), "max": sizes[-1], "empty": sizes.count(0)},
+        "imbalance": stored.imbalance,
         "options": stored.artifact.spec.get("options"),
         "provenance": stored.artifact.provenance,
     }

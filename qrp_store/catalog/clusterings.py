@@ -53,6 +53,11 @@ class StoredClustering:
     row: ClusteringRow
     sizes: tuple[int, ...]
 
+    @property
+    def imbalance(self) -> float:
+        """K times the sum of the squared shares of the rows: 1 when all clusters are as large, K when one has all."""
+        return len(self.sizes) * sum(size * size for size in self.sizes) / sum(self.sizes) ** 2
+
 
 def write(
     catalog: Catalog,

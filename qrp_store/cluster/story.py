@@ -88,6 +88,7 @@ TIMINGS = ("read_s", "train_s", "assign_s", "total_s")
 @dataclass(frozen=True)
 class ClusterReport:
     """A clustering. `objective`: sum of squared distances of all usable rows to their centroid; times in seconds.
+    `imbalance`: from 1, when all clusters are as large, to K, when one has all rows.
 
     `centroids_of` is the clustering whose centroids it has, when they are not its own.
     """
@@ -114,6 +115,7 @@ class ClusterReport:
     cached: bool
     timings: dict[str, float]
     peak_rss_bytes: int
+    imbalance: float
     centroids_of: str | None = None
 
 
@@ -174,6 +176,8 @@ def found_or_made(
     `make` gets the claim, where to run, and the memory in bytes.
     """
     memory, dataset = parse_memory(asked.memory), stored.dataset.name
+    if asked.workers is not None and asked.workers < 1:
+        raise InvalidInput(f"--workers {asked.workers}: at least 1, or leave it out for all cores")
     found = None if force else lease.find(store.catalog, spec)
     if found is not None:
         return report_of(store, found, dataset, cached=True)
@@ -358,5 +362,6 @@ def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> C
         cached=cached,
         timings={**dict.fromkeys(TIMINGS, 0.0), **found.provenance.get("timings", {})},
         peak_rss_bytes=int(found.provenance.get("peak_rss_bytes", 0)),
+        imbalance=done.imbalance,
         centroids_of=row.centroids_of,
     )

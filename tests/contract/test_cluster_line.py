@@ -25,6 +25,8 @@ def test_every_row_has_a_cluster_from_0_and_sizes_agree(qrp: Any, own: Path, wor
     assert len(sizes) == 10
     told = {"min": sizes.min(), "median": np.median(sizes), "max": sizes.max(), "empty": (sizes == 0).sum()}
     assert report["sizes"] == told == qrp.ok("show", report["id"], store=own)["sizes"]
+    assert report["imbalance"] == pytest.approx(10 * np.square(sizes / sizes.sum()).sum())
+    assert qrp.ok("show", report["id"], store=own)["imbalance"] == report["imbalance"]
     assert (report["clusters"], report["seed"], report["n"], report["dim"]) == (10, 0, 400, 8)
 
 
@@ -158,6 +160,10 @@ def test_memory_that_no_block_fits_in_is_refused_at_once(qrp: Any, own: Path) ->
         assert ran.code == 4
         assert "one block of photos/dull alone is 3,200 bytes" in ran.out
     assert qrp.ok(*WHERE, "-k", 11, "--memory", "4KB", store=own)["clusters"] == 11
+
+
+def test_workers_are_at_least_1(qrp: Any, own: Path) -> None:
+    assert "--workers 0: at least 1" in qrp.fails(4, *WHERE, "-k", 11, "--workers", 0, store=own)
 
 
 def test_no_scheduler_is_told_at_once(qrp: Any, own: Path) -> None:
