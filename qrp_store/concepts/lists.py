@@ -119,8 +119,9 @@ def read_broden(source: Source) -> Iterator[LabelRows]:
             for number in sorted(_broden_numbers(folder, cells[category])):
                 if number not in labels:
                     raise InvalidInput(f"{index}: {place}: label {number} is not in label.csv")
-                # one word may be a scene and an object: Broden tells them apart by category
-                batch.add(place, cells["image"], f"{labels[number]}-{category[0]}", None, category)
+                # one word may be a scene and an object: Broden tells colors (red-c) and scenes apart by their letter
+                name = labels[number].removesuffix(f"-{category[0]}")
+                batch.add(place, cells["image"], f"{name}-{category[0]}", None, category)
         if batch.full:
             yield batch.take()
     yield batch.take()
@@ -172,5 +173,8 @@ def first_line(path: Path) -> str:
 
 
 def columns_of(line: str) -> set[str]:
-    """The comma-separated words of a line."""
-    return {name.strip() for name in next(csv.reader([line]), [])}
+    """The comma-separated words of a line; none when they are too long."""
+    try:
+        return {name.strip() for name in next(csv.reader([line]), [])}
+    except csv.Error:
+        return set()

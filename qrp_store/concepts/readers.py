@@ -33,7 +33,8 @@ def _read_long(source: Source) -> Iterator[LabelRows]:
 
 
 def _read_wide(source: Source) -> Iterator[LabelRows]:
-    return _by_ending(source, {".parquet": wide.read_wide_parquet}, wide.read_wide_csv)
+    lines = dict.fromkeys(_JSON_LINES, wide.read_wide_json_lines)
+    return _by_ending(source, {".parquet": wide.read_wide_parquet, **lines}, wide.read_wide_csv)
 
 
 def _by_ending(
@@ -47,7 +48,7 @@ def _by_ending(
 _JSON_LINES = {".jsonl": tables.read_json_lines, ".ndjson": tables.read_json_lines}
 FORMATS: Mapping[str, Format] = {
     "long": Format(_read_long, "CSV, Parquet, JSONL: key,concept[,score][,group]"),
-    "wide": Format(_read_wide, "CSV, Parquet: key and one 0/1 column a concept"),
+    "wide": Format(_read_wide, "CSV, Parquet, JSONL: key and one 0/1 column a concept"),
     "coco": Format(coco.read_coco, "COCO instances, stuff or panoptic JSON"),
     "open-images": Format(tables.read_open_images, "Open Images CSV: ImageID,Source,LabelName,Confidence", ids=True),
     "visual-genome": Format(coco.read_visual_genome, "Visual Genome objects.json, attributes.json", ids=True),
@@ -129,7 +130,9 @@ def _text(source: Source) -> str:
 
 def _json_lines(source: Source) -> str:
     first = next((found for _, found in tables.json_lines(source)), {})
-    return "imagenet-x" if "file_name" in first and "key" not in first else "long"
+    if "file_name" in first and "key" not in first:
+        return "imagenet-x"
+    return "wide" if _is_wide(list(first)) else "long"
 
 
 def _is_wide(columns: Sequence[str]) -> bool:

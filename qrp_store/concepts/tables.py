@@ -57,7 +57,12 @@ def csv_header(source: Source) -> tuple[list[str], str]:
         raise not_utf8(source) from error
     if not line.strip():
         raise InvalidInput(f"{source}: holds no header line", hint="the first line names the columns: key,concept")
-    split = {d: [name.strip() for name in next(csv.reader([line], delimiter=d), [])] for d in DELIMITERS}
+    if "\0" in line:  # UTF-16 without its mark
+        raise not_utf8(source)
+    try:
+        split = {d: [name.strip() for name in next(csv.reader([line], delimiter=d), [])] for d in DELIMITERS}
+    except csv.Error as error:
+        raise InvalidInput(f"{source}: line 1: {error}") from error
     for layout in (LONG, OPEN_IMAGES):
         for delimiter, columns in split.items():
             if set(layout.required) <= set(columns):
@@ -148,9 +153,13 @@ def fast(batch: pyarrow.RecordBatch, source: Source, layout: Long) -> LabelRows 
 
     def text(name: str) -> pyarrow.Array | None:
         column = batch.column(name)
-        if column.null_count or not (pyarrow.types.is_string(column.type) or pyarrow.types.is_integer(column.type)):
+        if pyarrow.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        kinds = pyarrow.types
+        known = (kinds.is_string, kinds.is_large_string, kinds.is_string_view, kinds.is_integer)
+        if column.null_count or not any(is_kind(column.type) for is_kind in known):
             return None
-        return column if pyarrow.types.is_string(column.type) else column.cast(pyarrow.string())
+        return column if kinds.is_string(column.type) else column.cast(pyarrow.string())
 
     def storable(column: pyarrow.Array | None) -> bool:
         if column is None or not len(column):
@@ -227,11 +236,13 @@ def csv_rows(source: Source, columns: Sequence[str], delimiter: str) -> Iterator
 
 
 def not_utf8(source: Source) -> InvalidInput:
-    """The error for a file that is not UTF-8, naming the line where it stops being so."""
+    """The error for a file that is not UTF-8, naming the line where it stops being so (1 when it is UTF-16)."""
     number = 0
     with source.path.open("rb") as file:
-        for number, line in enumerate(file, start=1):  # noqa: B007
+        for number, line in enumerate(file, start=1):
             try:
+                if number == 1 and b"\0" in line:
+                    break
                 line.decode("utf-8")
             except UnicodeDecodeError:
                 break

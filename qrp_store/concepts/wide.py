@@ -1,4 +1,4 @@
-"""Labels in wide tables: `key` and a column of 0 and 1 for each concept, as CSV or Parquet; or a matrix in a .npy.
+"""Labels in wide tables: `key` and a column of 0 and 1 for each concept, as CSV, Parquet or JSON lines; or a .npy.
 
 An empty cell says that nobody looked: it is unknown, not absent. A number between 0 and 1 is a score.
 """
@@ -6,13 +6,22 @@ An empty cell says that nobody looked: it is unknown, not absent. A number betwe
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qrp_store.concepts.rows import Batch, LabelRows, Source, Term
-from qrp_store.concepts.tables import check_columns, csv_header, csv_rows, no_parquet, parquet_batches, parquet_columns
+from qrp_store.concepts.tables import (
+    check_columns,
+    csv_header,
+    csv_rows,
+    json_lines,
+    no_parquet,
+    parquet_batches,
+    parquet_columns,
+)
 from qrp_store.errors import InvalidInput
 from qrp_store.samples import shown
 
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
 
 KEY = "key"
 _MATRIX_ROWS = 4096
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def read_wide_csv(source: Source) -> Iterator[LabelRows]:
@@ -47,13 +57,13 @@ def read_wide_parquet(source: Source) -> Iterator[LabelRows]:
     """Wide Parquet, a batch of rows at a time."""
     import pyarrow
 
-    columns = parquet_columns(source)
+    columns = [name for name in parquet_columns(source) if not _PANDAS_INDEX.fullmatch(name)]
     _key_column(source, columns)
     terms = _vocabulary(source, columns)
     names = [name for name in columns if name != KEY]
     batch, row = Batch(source, scored=True), 0
     try:
-        for record in parquet_batches(source, None):
+        for record in parquet_batches(source, columns):
             lists = [record.column(name).to_pylist() for name in names]
             for key, *cells in zip(record.column(KEY).to_pylist(), *lists, strict=True):
                 row += 1
@@ -67,9 +77,38 @@ def read_wide_parquet(source: Source) -> Iterator[LabelRows]:
     yield batch.take(terms)
 
 
+def read_wide_json_lines(source: Source) -> Iterator[LabelRows]:
+    """Wide JSON lines: the first object names the concepts; what a later one leaves out is unknown."""
+    batch = Batch(source, scored=True)
+    names: list[str] = []
+    terms: list[Term] = []
+    for place, row in json_lines(source):
+        if not terms:
+            names = [name for name in row if name != KEY]
+            terms = _vocabulary(source, names)
+        other = next((name for name in row if name != KEY and name not in names), None)
+        if other is not None or KEY not in row:
+            raise InvalidInput(
+                f"{source}: {place}: "
+                + (f"no {KEY}" if other is None else f"{shown(other, 40)} is not in the first line"),
+                hint="each line has a key and the first line's concepts; null, or nothing, where nobody looked",
+            )
+        cells = ((name, row.get(name)) for name in names)
+        values = [(name, 0.0 if value == 0 else cell(source, place, name, value)) for name, value in cells]
+        _add(batch, place, batch.text(place, KEY, row[KEY]), values)
+        if batch.full:
+            yield batch.take(terms)
+    yield batch.take(terms)
+
+
 def _key_column(source: Source, columns: Sequence[str]) -> int:
     if KEY not in columns or set(columns) <= {KEY, "score", "group"}:  # or a long table that lacks its concepts
         check_columns(source, columns)
+    if "" in columns:
+        raise InvalidInput(
+            f"{source}: column {list(columns).index('') + 1} has no name",
+            hint="an index that pandas wrote? to_csv(…, index=False) leaves it out",
+        )
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
         raise InvalidInput(f"{source}: column {shown(twice)} stands twice in the header")
@@ -114,7 +153,7 @@ def _open_matrix(source: Source) -> NDArray[Any]:
         matrix: NDArray[Any] = np.load(source.path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise InvalidInput(f"{source}: not a .npy file, or damaged ({str(error).splitlines()[0]})") from error
-    if matrix.ndim != 2 or matrix.dtype.kind not in "biuf":
+    if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "biuf":
         raise InvalidInput(f"{source}: {matrix.shape} of {matrix.dtype}, expected (samples, concepts) of numbers")
     return matrix
 

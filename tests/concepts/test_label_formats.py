@@ -71,6 +71,37 @@ def test_wide_parquet_gives_what_wide_csv_gives(tmp_path: Path, dtype: str) -> N
     assert (list(rows.seen), known(rows)) == (["a", "b"], {("c", "dog")})
 
 
+def test_wide_json_lines_take_their_concepts_from_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "w.jsonl"
+    path.write_text('{"key": "a", "cat": 1, "dog": false}\n{"dog": 0.75, "key": "b", "cat": null}\n{"key": "c"}\n')
+    assert detect(path) == "wide"
+    labels, rows = read(path, group="g")
+    assert labels == {("a", "cat", 1.0, "g"), ("b", "dog", 0.75, "g")}
+    assert (list(rows.seen), known(rows)) == (["a"], {("b", "dog")})
+    assert rows.vocabulary == [("cat", "g"), ("dog", "g")]
+
+
+def test_the_index_that_pandas_writes_is_no_concept(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": ["a"], "cat": [1], "__index_level_0__": [1]}), tmp_path / "w.parquet")
+    assert read(tmp_path / "w.parquet")[0] == {("a", "cat", 1.0, None)}
+    (tmp_path / "w.csv").write_text(",key,cat\n0,a,1\n")
+    with pytest.raises(InvalidInput, match="column 1 has no name") as caught:
+        read(tmp_path / "w.csv")
+    assert "index=False" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_text_in_parquet_is_text_however_it_is_stored(tmp_path: Path, kind: pa.DataType) -> None:
+    columns = {name: pa.array(values).cast(kind) for name, values in {"key": ["a", "b"], "concept": ["x", "x"]}.items()}
+    columns["group"] = pa.array(["g", "g"]).cast(kind)
+    pq.write_table(pa.table(columns), tmp_path / "l.parquet")
+    assert read(tmp_path / "l.parquet")[0] == {("a", "x", 1.0, "g"), ("b", "x", 1.0, "g")}
+    columns["key"] = pa.array(["a", None]).cast(kind)
+    pq.write_table(pa.table(columns), tmp_path / "l.parquet")
+    with pytest.raises(InvalidInput, match="row 2: key is missing"):
+        read(tmp_path / "l.parquet")
+
+
 def coco(path: Path, **changed: Any) -> Path:
     document = {
         "info": {"description": "tiny"},
@@ -124,6 +155,11 @@ BAD_COCO: Mapping[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown image": ({"annotations": [{"image_id": 8, "category_id": 1}]}, "annotation 1 is of image 8"),
     "unknown category": ({"annotations": [{"image_id": 7, "category_id": 2}]}, "annotation 1 is of category 2"),
+    "no annotations": ({"annotations": []}, "has no annotations"),
+    "no segments": (
+        {"annotations": [{"image_id": 7, "segments_info": None}]},
+        "annotation 1: segments_info is missing",
+    ),
     "no category": ({"annotations": [{"image_id": 7}]}, "annotation 1 has no category_id"),
     "no file": ({"images": [{"id": 7}]}, "file_name is missing"),
 }
@@ -145,6 +181,17 @@ def test_a_cut_json_document_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("")
     with pytest.raises(InvalidInput, match="not JSON"):
         read(tmp_path / "empty.json")
+
+
+def test_a_json_document_may_begin_with_a_mark_and_must_be_utf_8(tmp_path: Path) -> None:
+    path = coco(tmp_path / "instances.json")
+    text = path.read_text()
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert (detect(path), read(path)[0]) == ("coco", COCO_LABELS)
+    for encoding in ("utf-16", "utf-16-le"):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(InvalidInput, match="line 1 is not UTF-8"):
+            read(path)
 
 
 OPEN_IMAGES = """ImageID,Source,LabelName,Confidence
@@ -174,9 +221,29 @@ def test_names_replace_codes(tmp_path: Path) -> None:
         ("Box (/m/01)", "things"),
         ("Box (/m/02)", "things"),
     }
+    for text in ("/m/01,Red box\n/m/02,Green box\n", "code;name\n/m/01;Red box\n/m/02;Green box\n"):
+        names.write_text(text)
+        assert {label[1] for label in read(tmp_path / "l.csv", names=names)[0]} == {"Red box", "Green box"}
     names.write_text("/m/01,Tortoise\n")
     with pytest.raises(InvalidInput, match="no name for concept '/m/02'"):
         read(tmp_path / "l.csv", names=names)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("/m/01,Box\n/m/01,Bag\n", "the name of '/m/01' is the second of its code"),
+        ("/m/01,Box\n/m/02,\n", "the name of '/m/02' is empty"),
+        ("", "holds no names"),
+        ("/m/01,Bücher\n".encode("latin-1"), "line 1 is not UTF-8"),
+    ],
+)
+def test_bad_names_are_named(tmp_path: Path, content: str | bytes, said: str) -> None:
+    (tmp_path / "l.csv").write_text(OPEN_IMAGES)
+    (tmp_path / "names.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InvalidInput, match=said) as caught:
+        read(tmp_path / "l.csv", names=tmp_path / "names.csv")
+    assert "names.csv" in caught.value.message
 
 
 def test_visual_genome_objects_and_attributes(tmp_path: Path) -> None:
@@ -190,6 +257,13 @@ def test_visual_genome_objects_and_attributes(tmp_path: Path) -> None:
     labels, rows = read(tmp_path / "attributes.json")
     assert labels == {("1", "green", 1.0, "attribute"), ("1", "tall", 1.0, "attribute")}
     assert not rows.verified.any()  # type: ignore[union-attr]
+    (tmp_path / "attributes.json").write_text('[{"image_id": 1, "attributes": [{"attributes": "Green"}]}]')
+    assert read(tmp_path / "attributes.json")[0] == {("1", "green", 1.0, "attribute")}
+    for content in ('["x"]', '[{"key": "a", "concept": "b"}]', '[{"image_id": 1, "objects": ["tree"]}]'):
+        (tmp_path / "objects.json").write_text(content)
+        with pytest.raises(InvalidInput, match=r"image 1 has no (image_id|list of objects)") as caught:
+            read(tmp_path / "objects.json")
+        assert "Visual Genome" in (caught.value.hint or "")
 
 
 def test_image_lists_of_places_and_imagenet(tmp_path: Path) -> None:
@@ -251,12 +325,12 @@ def broden(folder: Path) -> Path:
     (folder / "images" / "ade").mkdir(parents=True)
     (folder / "index.csv").write_text(
         "image,split,ih,iw,sh,sw,color,object,texture,scene\n"
-        "ade/1.jpg,train,4,4,2,2,,ade/1_object.png;ade/1_more.png,,12\n"
+        "ade/1.jpg,train,4,4,2,2,,ade/1_object.png;ade/1_more.png,,12;13\n"
         "dtd/2.jpg,val,4,4,2,2,,,5;6,\n"
     )
     (folder / "label.csv").write_text("number,name,category\n5,banded,texture\n6,dotted,texture\n12,street,scene\n")
     with (folder / "label.csv").open("a") as file:
-        file.write("300,wall,object\n7,tree,object\n")
+        file.write("300,wall,object\n7,tree,object\n13,alley-s,scene\n")
     pixels = np.zeros((2, 2, 3), np.uint8)
     pixels[0, 1] = 300 % 256, 300 // 256, 0
     Image.fromarray(pixels).save(folder / "images" / "ade" / "1_object.png")
@@ -271,6 +345,7 @@ def test_broden_reads_numbers_and_label_pictures(tmp_path: Path) -> None:
         ("ade/1.jpg", "wall-o", 1.0, "object"),
         ("ade/1.jpg", "tree-o", 1.0, "object"),
         ("ade/1.jpg", "street-s", 1.0, "scene"),
+        ("ade/1.jpg", "alley-s", 1.0, "scene"),
         ("dtd/2.jpg", "banded-t", 1.0, "texture"),
         ("dtd/2.jpg", "dotted-t", 1.0, "texture"),
     }
@@ -288,6 +363,11 @@ BAD_TABLES: Sequence[tuple[str, bytes, str]] = [
     ("w.csv", b"key:concept\na:b\n", "no column key and no column concept"),
     ("l.csv", b"key,concept,score\na,b,-3.2\n", "score -3.2 is outside"),
     ("l.txt", "key,concept\na,b\n".encode("utf-16"), "line 1 is not UTF-8"),
+    ("l.csv", "key,concept\na,b\n".encode("utf-16-be"), "line 1 is not UTF-8"),
+    ("l.csv", b"key,concept," + b"x" * 200_000 + b"\n", "line 1: field larger than"),
+    ("w.jsonl", b'{"key": "a", "cat": 1}\n{"key": "b", "dog": 1}\n', "line 2: 'dog' is not in the first line"),
+    ("w.jsonl", b'{"key": "a", "cat": 1}\n{"cat": 1}\n', "line 2: no key"),
+    ("w.jsonl", b'{"key": "a", "cat": {"is": 1}}\n', "in line 1 column 'cat' holds"),
     ("f.jsonl", b'{"file_name": "a.jpg", "class": 1, "pose": 2}\n', "factor pose is 2"),
 ]
 
