@@ -7,7 +7,6 @@ set; what is above the threshold. commit: rows, then `ready`.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,7 +20,7 @@ from qrp_store.execution import available_cores
 from qrp_store.label import expert_scores
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
 from qrp_store.label.story import LabelReport, check_options, label_report, write
-from qrp_store.label.table import ALL, Match, Numbers, Positions, check_exclusive, numbered, refuse_unknown
+from qrp_store.label.table import ALL, Match, Numbers, Positions, Unknown, check_exclusive, numbered, refuse_unknown
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Artifact, Dataset, Spec, fingerprint
 from qrp_store.samples import ImageFile, list_images
@@ -94,7 +93,7 @@ def label_by_expert(
             for at, concept, scores, there in expert_scores.above(store, layout, blocks, threshold, top_k):
                 labels.add(at, concept, scores)
                 seen.add(there, np.full(len(there), ALL, np.int32))
-            table = numbered(numbers, labels, seen, keys, ())
+            table = numbered(numbers, labels, seen, keys, Unknown())
         if exclusive:
             check_exclusive(table, expert)
         provenance = {
@@ -138,10 +137,11 @@ def _files(
     """The image of each position that has one. Raises InvalidInput for images that are not of the dataset."""
     listed = list_images(folder)
     at = Positions(keys, match).of([file.key for file in listed], str(folder))
-    unknown = Counter(listed[i].key for i in np.flatnonzero(at < 0).tolist())
+    unknown = Unknown()
+    unknown.add([listed[i].key for i in np.flatnonzero(at < 0).tolist()])
     refuse_unknown(str(folder), owner.name, unknown, len(listed), keys, ignore=ignore_unknown)
     files = {position: file for position, file in zip(at.tolist(), listed, strict=True) if position >= 0}
-    if unknown:
+    if unknown.n_rows:
         progress.warn(f"{folder}: {len(unknown)} images are not in dataset {owner.name!r} and are left out")
     if len(files) < owner.n:
         progress.warn(f"{folder}: {owner.n - len(files)} samples of {owner.name!r} have no image here")

@@ -148,9 +148,12 @@ class _Reading:
         with Piles(len(keys), LABEL) as labels, Piles(len(keys), LOOKED_AT) as looked_at:
             unknown, n_rows = gather(batches, numbers, positions, self.threshold, labels, looked_at, progress)
             refuse_unknown(source, owner.name, unknown, n_rows, keys, ignore=ignore_unknown)
-            if unknown:
+            if unknown.n_rows:
                 progress.warn(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r} and are left out")
-            return numbered(numbers, labels, looked_at, keys, unknown)
+            table = numbered(numbers, labels, looked_at, keys, unknown)
+        if not len(table.positions):
+            progress.warn(f"{source}: no score is greater than --threshold {self.threshold}: the set has no labels")
+        return table
 
 
 def _spec(owner: Dataset, concepts: str, reading: _Reading, *, exclusive: bool, ignore_unknown_keys: bool) -> Spec:
@@ -180,7 +183,10 @@ def write(
     )
     rows = concept_rows.compress(table.positions, table.concepts, owner.n)
     provenance = {**provenance, concept_rows.MEMBER: concept_rows.save(store, claimed.path, rows)}
-    unknown = {"n_unknown_keys": len(table.unknown), "unknown_keys": [key[:200] for key in table.unknown[:_EXAMPLES]]}
+    unknown = {
+        "n_unknown_keys": len(table.unknown),
+        "unknown_keys": [key[:200] for key in list(table.unknown.first)[:_EXAMPLES]],
+    }
     concept_sets.commit(store.catalog, claimed, {**provenance, **unknown})
 
 

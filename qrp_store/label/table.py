@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -20,6 +18,7 @@ from qrp_store.samples import shown
 
 Match = Literal["key", "basename", "stem"]
 _EXAMPLES = 5
+_FIRST = 1000
 _AMBIGUOUS = -2
 
 
@@ -37,11 +36,41 @@ class LabelTable:
     scores: np.ndarray
     keys: Sequence[str] = field(repr=False)
     verified: tuple[np.ndarray, np.ndarray] | None
-    unknown: tuple[str, ...]
+    unknown: Unknown
 
 
 ALL = -1
 """In place of a concept's number: all of them."""
+
+
+@dataclass
+class Unknown:
+    """Keys that the dataset does not have: on how many rows they stand, the first thousand, and how many differ.
+
+    They may be more than fit in memory as text, so 64 bits of each are kept: two of ten million agree once in 400,000
+    files.
+    """
+
+    n_rows: int = 0
+    first: dict[str, None] = field(default_factory=dict)
+    _known: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    _recent: list[np.ndarray] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        self._merge()
+        return len(self._known)
+
+    def add(self, keys: Sequence[str]) -> None:
+        """Count the keys of some rows."""
+        self.n_rows += len(keys)
+        if len(self.first) < _FIRST:
+            self.first.update(dict.fromkeys(keys[: _FIRST - len(self.first)]))
+        self._recent.append(np.unique(np.fromiter(map(hash, keys), np.int64, len(keys))))
+        if sum(map(len, self._recent)) > max(len(self._known), _FIRST):
+            self._merge()
+
+    def _merge(self) -> None:
+        self._known, self._recent = np.unique(np.concatenate([self._known, *self._recent])), []
 
 
 @dataclass
@@ -78,7 +107,8 @@ class Numbers:
 class Positions:
     """From the keys of a source to positions in the dataset, by the whole key, its basename or its stem.
 
-    `ids`: a key that is none of the dataset's may be the stem of one.
+    `ids`: a key that is none of the dataset's may be the stem of one. By basename or stem, a sample has one key
+    throughout.
     """
 
     def __init__(self, keys: Sequence[str], match: Match = "key", *, ids: bool = False) -> None:
@@ -91,9 +121,11 @@ class Positions:
                 self._position[name] = _AMBIGUOUS if name in self._position else i
         if match == "key":
             self._position.update((key, i) for i, key in enumerate(keys))
+        self._called = np.zeros(0 if match == "key" else len(keys), np.int64)
 
     def of(self, keys: Sequence[str], source: str) -> np.ndarray:
-        """Positions (int64), -1 for a key that is not there. Raises InvalidInput for one that means several."""
+        """Positions (int64), -1 for a key that is not there. Raises InvalidInput for one that means several samples,
+        and for two that mean one."""
         names = keys if self._match == "key" else [reduced(key, self._match) for key in keys]
         found = np.fromiter(map(self._position.get, names, repeat(-1)), np.int64, len(names))
         several = np.flatnonzero(found == _AMBIGUOUS)
@@ -105,13 +137,34 @@ class Positions:
                 f"{source}: {shown(keys[several[0]])} means several samples: {', '.join(meant)}",
                 hint="--match key tells them apart",
             )
+        if self._match != "key":
+            self._refuse_two(keys, found, source)
         return found
+
+    def _refuse_two(self, keys: Sequence[str], found: np.ndarray, source: str) -> None:
+        own = np.fromiter(map(hash, keys), np.int64, len(keys)) | 1
+        here = np.flatnonzero(found >= 0)
+        new = here[self._called[found[here]] == 0]
+        self._called[found[new]] = own[new]
+        other = here[self._called[found[here]] != own[here]]
+        if len(other):
+            at = found[other[0]]
+            both = [key for key, position in zip(keys, found.tolist(), strict=True) if position == at]
+            named = " and ".join(shown(key) for key in list(dict.fromkeys(both))[:2])
+            raise InvalidInput(
+                f"{source}: {named if len(set(both)) > 1 else f'{named} and a key before it'} both mean the sample "
+                f"{shown(self._keys[at])} by --match {self._match}",
+                hint="--match key tells them apart, or leave one of them out",
+            )
 
 
 def reduced(key: str, match: Match) -> str:
     """What of a key is compared."""
-    path = PurePosixPath(key)
-    return key if match == "key" else path.name if match == "basename" else path.stem
+    if match == "key":
+        return key
+    name = key.rstrip("/").rpartition("/")[2]
+    stem, _, ending = name.rpartition(".")
+    return stem if match == "stem" and stem and ending else name
 
 
 def gather(
@@ -122,18 +175,17 @@ def gather(
     labels: Piles,
     looked_at: Piles,
     progress: Progress,
-) -> tuple[Counter[str], int]:
-    """Put aside the `labels` above the threshold and what was `looked_at`; unknown keys with their rows, and the
-    number of rows."""
-    unknown, n_rows = Counter[str](), 0
+) -> tuple[Unknown, int]:
+    """Put aside the `labels` above the threshold and what was `looked_at`; unknown keys, and the number of rows."""
+    unknown, n_rows = Unknown(), 0
     with progress.task(f"read {numbers.source}", None, "labels") as task:
         for rows in batches:
             numbers.learn(rows.vocabulary)
             numbers.learn(zip(rows.concepts, rows.groups, strict=True))
             at = positions.of(rows.keys, numbers.source)
             seen = positions.of(rows.seen, numbers.source)
-            unknown.update(rows.keys[i] for i in np.flatnonzero(at < 0).tolist())
-            unknown.update(rows.seen[i] for i in np.flatnonzero(seen < 0).tolist())
+            unknown.add([rows.keys[i] for i in np.flatnonzero(at < 0).tolist()])
+            unknown.add([rows.seen[i] for i in np.flatnonzero(seen < 0).tolist()])
             concept = np.fromiter(map(numbers.number.__getitem__, rows.concepts), np.int32, len(at))
             scores = np.full(len(at), np.nan) if rows.scores is None else rows.scores
             kept = (at >= 0) & ~(scores <= threshold)
@@ -149,39 +201,36 @@ def gather(
 
 
 def refuse_unknown(
-    source: str, dataset: str, unknown: Counter[str], n_rows: int, keys: Sequence[str], *, ignore: bool
+    source: str, dataset: str, unknown: Unknown, n_rows: int, keys: Sequence[str], *, ignore: bool
 ) -> None:
     """Raise InvalidInput for keys that the dataset does not have (with examples, and whether another match would do),
     unless they are to be left out and some are known."""
-    if not unknown:
+    if not unknown.n_rows:
         return
-    examples = ", ".join(shown(key) for key in list(unknown)[:_EXAMPLES])
-    better = _better_match(unknown, keys)
+    examples = ", ".join(shown(key) for key in list(unknown.first)[:_EXAMPLES])
+    better = _better_match(unknown.first, keys)
     if not ignore:
         raise InvalidInput(
             f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}",
             hint=f"{better}--ignore-unknown-keys leaves them out",
         )
-    if n_rows == sum(unknown.values()):
+    if n_rows == unknown.n_rows:
         raise InvalidInput(
             f"{source}: none of its {n_rows} labels is of dataset {dataset!r}; keys are like {examples}",
             hint=better.removesuffix("; ") or None,
         )
 
 
-def _better_match(unknown: Counter[str], keys: Sequence[str]) -> str:
-    some = list(unknown)[:1000]
+def _better_match(unknown: Iterable[str], keys: Sequence[str]) -> str:
     matches: tuple[Match, ...] = ("basename", "stem")
     for match in matches:
         known = {reduced(key, match) for key in keys}
-        if any(reduced(key, match) in known for key in some):
+        if any(reduced(key, match) in known for key in unknown):
             return f"--match {match} would find them; "
     return ""
 
 
-def numbered(
-    numbers: Numbers, labels: Piles, looked_at: Piles, keys: Sequence[str], unknown: Iterable[str]
-) -> LabelTable:
+def numbered(numbers: Numbers, labels: Piles, looked_at: Piles, keys: Sequence[str], unknown: Unknown) -> LabelTable:
     """Number the concepts by group and name, sort the labels, keep the highest score of repeated ones."""
     names = list(numbers.number)
     order = sorted(range(len(names)), key=lambda i: (numbers.group[i] is None, numbers.group[i] or "", names[i]))
@@ -198,7 +247,7 @@ def numbered(
     vocabulary = Vocabulary(
         tuple(names[i] for i in order), tuple(numbers.group[i] for i in order), tuple(int(c) for c in counts)
     )
-    return LabelTable(vocabulary, at, concept, scores, keys, _known(looked_at, rank, len(keys)), tuple(unknown))
+    return LabelTable(vocabulary, at, concept, scores, keys, _known(looked_at, rank, len(keys)), unknown)
 
 
 def _known(looked_at: Piles, rank: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray] | None:

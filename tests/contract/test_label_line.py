@@ -105,7 +105,7 @@ def test_exclusive_is_checked_after_the_threshold(qrp: Any, store: Path, files: 
 
 
 def test_ignore_unknown_keys_leaves_them_out(qrp: Any, store: Path, files: Any, sql: Any) -> None:
-    table = files.labels([("a/1.png", "x"), ("no/such.png", "x"), ("other.png", "z")])
+    table = files.labels([("a/1.png", "x"), ("no/such.png", "x"), ("other.png", "z"), ("other.png", "x")])
     told = qrp.fails(4, "label", table, *WHERE, store=store)
     assert "2 keys" in told
     assert "no/such.png" in told
@@ -113,6 +113,7 @@ def test_ignore_unknown_keys_leaves_them_out(qrp: Any, store: Path, files: Any, 
     assert labels(sql, store) == {}
     ran = qrp.run("label", table, *WHERE, "--ignore-unknown-keys", "--json", store=store)
     assert ran.json["n_labels"] == 1
+    assert (ran.json["n_unknown_keys"], ran.json["unknown_keys"]) == (2, ["no/such.png", "other.png"])
     assert "2 keys" in ran.err
     assert set(labels(sql, store)) == {("a/1.png", "x")}
 
@@ -169,6 +170,22 @@ def test_coco_by_the_names_of_its_files(qrp: Any, store: Path, files: Any, sql: 
     assert "--match basename would find them" in told
     told = qrp.fails(4, "label", path, *WHERE, "--match", "basename", store=store)
     assert "'1.png' means several samples: 'a/1.png', 'b/1.png'" in told
+
+
+@pytest.mark.parametrize(("match", "second"), [("basename", "v/b/3.png"), ("stem", "b/3.jpg")])
+def test_two_keys_that_mean_one_sample_are_refused(qrp: Any, store: Path, files: Any, match: str, second: str) -> None:
+    table = files.labels([("u/3.png", "x"), ("u/3.png", "y"), (second, "z")])
+    told = qrp.fails(4, "label", table, *WHERE, "--match", match, store=store)
+    assert f"'u/3.png' and '{second}' both mean the sample 'b/3.png' by --match {match}" in told
+    whole = files.labels([("u/3.png", "x"), ("u/3.png", "y")])
+    assert qrp.ok("label", whole, *WHERE, "--match", match, store=store)["n_labels"] == 2
+
+
+def test_a_set_in_which_nothing_counts_is_made_and_said(qrp: Any, store: Path, files: Any) -> None:
+    table = files.labels([("a/1.png", "x", 0.2)], ("key", "concept", "score"))
+    ran = qrp.run("label", table, *WHERE, "--json", store=store)
+    assert (ran.code, ran.json["n_labels"]) == (0, 0)
+    assert "no score is greater than --threshold 0.5" in ran.err
 
 
 def test_coco_takes_its_groups_from_the_supercategories(qrp: Any, store: Path, files: Any, sql: Any) -> None:
