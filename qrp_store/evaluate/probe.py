@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -365,7 +366,8 @@ def _concepts(
     names: list[str] = []
     groups: list[str | None] = []
     sets: list[str] = []
-    for part in joined.parts:
+    origin: list[str] = []
+    for part, called in zip(joined.parts, joined.name.split("+"), strict=True):
         whole = _matrix(store, part.dataset, part.artifact.name, part.artifact.version or 0)
         if request.soft:
             whole = replace(whole, values=_scores(store.catalog, part))
@@ -374,6 +376,9 @@ def _concepts(
         names += vocabulary.names
         groups += vocabulary.groups
         sets += [part.artifact.name if len(joined.parts) > 1 else NO_GROUP] * len(vocabulary.names)
+        origin += [called] * len(vocabulary.names)
+    shared = Counter(zip(names, groups, strict=True))
+    names = [f"{n} ({o})" if shared[n, g] > 1 else n for n, g, o in zip(names, groups, origin, strict=True)]
     matrix = matrices[0].hstack(matrices[1:]) if len(matrices) > 1 else matrices[0]
     kept = np.flatnonzero((matrix.counts() >= min_count) & (True if known is None else known))
     if len(kept) == 0 and min_count > 0:

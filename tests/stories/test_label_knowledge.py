@@ -95,6 +95,21 @@ def test_only_verified_leaves_out_the_least_known_until_all_is_known(store: Stor
     assert load(store, clustering, JoinedConcepts("w+l", parts), request()).concepts.matrix.shape == (N, 4)
 
 
+def test_a_concept_that_stands_in_two_joined_sets_says_of_which_it_is(store: Store, tmp_path: Path) -> None:
+    from qrp_store.catalog import clusterings
+
+    label(store, wide(tmp_path / "w.csv", np.nan_to_num(cells())), dataset="d", concepts="w")
+    for content in ("0,a\n", "1,a\n2,else\n"):
+        (tmp_path / "l.csv").write_text("key,concept\n" + content)
+        label(store, str(tmp_path / "l.csv"), dataset="d", concepts="l")
+    parts = tuple(
+        concept_sets.get(store.catalog, "d", name, version) for name, version in (("w", 1), ("l", 1), ("l", 2))
+    )
+    ready = store.sql("SELECT DISTINCT clustering_id FROM assignments")[0]["clustering_id"]
+    data = load(store, clusterings.by_id(store.catalog, ready), JoinedConcepts("w+l@1+l", parts), request())
+    assert data.concepts.names == ("a (w)", "b", "c", "a (l@1)", "a (l)", "else")
+
+
 def test_nothing_known_together_is_refused(store: Store, tmp_path: Path) -> None:
     only = np.full((1, 3), np.nan)
     only[0, 0] = 1
