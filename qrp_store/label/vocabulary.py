@@ -28,7 +28,8 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
     `n_rare`: concepts that hold for fewer than 10 samples; `n_constant`: for none or for every labelled sample.
     `together`: the most frequent concepts pair by pair, with lift P(both) / (P(one) P(other)). `near_duplicates`:
     concepts of other sets with the same name but for case, plural and synonyms, or with a Jaccard index of the
-    samples of at least 0.8 among each set's 50 most frequent.
+    samples of at least 0.8 among each set's 50 most frequent. `options` and `provenance`: what it was made from and
+    how (a file's sha256, or the expert with its weights' digest and preprocessing; threshold, group).
     """
     words = concept_sets.vocabulary(store.catalog, identifier)
     stored = concept_sets.by_id(store.catalog, identifier)
@@ -55,7 +56,17 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
         "most_frequent": common,
         "together": [] if rows is None else _together(rows, words, order[:_TOP], n),
         "near_duplicates": [] if rows is None else list(_near_duplicates(store, stored, rows, words))[:_SHOWN],
+        **_origin(stored),
     }
+
+
+def _origin(stored: StoredConcepts) -> dict[str, Any]:
+    """Without what only the store needs, and without an expert's categories, which are the concepts."""
+    options = {k: v for k, v in stored.artifact.spec.items() if k not in ("algorithm", "dataset", "scores")}
+    if "expert" in options:
+        options["expert"] = {k: v for k, v in options["expert"].items() if k != "names"}
+    own = {k: v for k, v in stored.artifact.provenance.items() if k not in (concept_rows.MEMBER, "scores")}
+    return {"options": options, "provenance": own}
 
 
 def frequent(words: Vocabulary) -> list[int]:

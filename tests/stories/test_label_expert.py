@@ -20,6 +20,7 @@ from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.ingest import ingest
 from qrp_store.label import expert_scores
 from qrp_store.label.expert import label_by_expert
+from qrp_store.look import show
 from qrp_store.store import Store, create_store, open_store
 
 EMOJI = ["1F570", "1F4FA", "2602", "1F34C", "1F34E", "1F697", "1F6B2", "1F981"]
@@ -109,6 +110,10 @@ def test_real_weights_name_what_is_drawn_and_another_threshold_needs_no_new_run(
         assert sum(counted) == 10
         assert labels(store) == {pair: s for pair, s in seen.items() if s > 0.5}
         assert sure.version == 2
+        first, second = (show(store, f"seen@{version}")["options"] for version in (1, 2))
+        assert (first["top_k"], first["threshold"], second["threshold"]) == (5, None, 0.5)
+        assert set(first["expert"]) == {"arch", "kind", "weights", "activation", "preprocessing"}
+        assert first["expert"] == second["expert"]
 
 
 def test_the_probabilities_are_those_of_timm_called_directly(tmp_path: Path) -> None:
@@ -140,6 +145,38 @@ def test_the_probabilities_are_those_of_timm_called_directly(tmp_path: Path) -> 
     assert len(mine) == 1000
     assert mine["analog clock"] == pytest.approx(float(wanted[409]), rel=1e-3)
     np.testing.assert_allclose(sorted(mine.values()), np.sort(wanted), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_probabilities_are_those_of_torchvision_called_directly(tmp_path: Path, activation: Any) -> None:
+    import torch
+    from torchvision.models import MobileNet_V3_Small_Weights as Weights
+    from torchvision.models import mobilenet_v3_small
+
+    noise(tmp_path / "images", [(20, 30), (16, 16)])
+    torch.manual_seed(2)
+    model = mobilenet_v3_small(num_classes=3).eval()
+    torch.save(model.state_dict(), tmp_path / "small.pth")
+    (tmp_path / "names.txt").write_text("cat\ndog\nmouse\n")
+    wanted: dict[tuple[str, str], float] = {}
+    for path in sorted((tmp_path / "images").glob("*.png")):
+        with torch.inference_mode(), Image.open(path) as picture:
+            logits = model(Weights.DEFAULT.transforms()(picture)[None])[0]
+        found = logits.softmax(0) if activation == "softmax" else logits.sigmoid()
+        wanted |= {(path.name, name): float(found[i]) for i, name in enumerate(("cat", "dog", "mouse"))}
+    with store_of(tmp_path / "store", tmp_path / "images") as store:
+        label_by_expert(
+            store,
+            "torchvision/mobilenet_v3_small",
+            images=str(tmp_path / "images"),
+            dataset="d",
+            concepts="seen",
+            weights=str(tmp_path / "small.pth"),
+            names=str(tmp_path / "names.txt"),
+            activation=activation,
+            threshold=0.0,
+        )
+        assert labels(store) == pytest.approx(wanted, abs=1e-5)
 
 
 def ssdlite(path: Path) -> Any:
@@ -194,16 +231,23 @@ def test_a_detector_gives_the_surest_box_of_each_category(tmp_path: Path) -> Non
         assert labels(store) == pytest.approx(wanted, abs=1e-4)
 
 
-def test_a_segmenters_category_counts_from_a_share_of_the_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "more"),
+    # published segmenters but LRASPP keep a second head from their training
+    [("lraspp_mobilenet_v3_large", {}), ("deeplabv3_mobilenet_v3_large", {"aux_loss": True})],
+)
+def test_a_segmenters_category_counts_from_a_share_of_the_pixels(
+    tmp_path: Path, name: str, more: dict[str, bool]
+) -> None:
     import torch
-    from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights as Weights
-    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+    from torchvision.models import get_model, get_model_weights
 
     noise(tmp_path / "images", [(20, 30), (16, 16)])
     torch.manual_seed(1)
-    model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    model = get_model(name, weights=None, weights_backbone=None, **more).eval()
     torch.save(model.state_dict(), tmp_path / "seg.pth")
-    names, transform = Weights.DEFAULT.meta["categories"], Weights.DEFAULT.transforms()
+    published = get_model_weights(name).DEFAULT
+    names, transform = published.meta["categories"], published.transforms()
     wanted: dict[tuple[str, str], float] = {}
     for path in sorted((tmp_path / "images").glob("*.png")):
         with torch.inference_mode(), Image.open(path) as picture:
@@ -216,7 +260,7 @@ def test_a_segmenters_category_counts_from_a_share_of_the_pixels(tmp_path: Path)
     with store_of(tmp_path / "store", tmp_path / "images") as store:
         label_by_expert(
             store,
-            "torchvision/lraspp_mobilenet_v3_large",
+            f"torchvision/{name}",
             images=str(tmp_path / "images"),
             dataset="d",
             concepts="seen",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,15 @@ def test_a_concept_set_is_described(tmp_path: Path) -> None:
     }
     assert near == {("Persons", "person"): ("b", True, 20 / 60), ("car", "vehicle"): ("b", False, 59 / 60)}
     assert {row["other"] for row in other["near_duplicates"]} == {"Persons", "car"}
+    assert told["options"] == {
+        "source": hashlib.sha256((tmp_path / "a.csv").read_bytes()).hexdigest(),
+        "threshold": 0.5,
+        "group": None,
+        "exclusive": False,
+        "ignore_unknown_keys": False,
+    }
+    assert (told["provenance"]["source"], told["provenance"]["format"]) == (str(tmp_path / "a.csv"), "long")
+    assert "rows" not in told["provenance"]
 
 
 def test_a_set_without_labels_is_described_too(tmp_path: Path) -> None:
