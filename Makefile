@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 EXTRAS := cpu,postgres,s3,demo,test
-BENCHMARKS := startup ingest kmeans kmeans_dask probe report leaderboard
+BENCHMARKS := startup ingest labels kmeans kmeans_dask probe report leaderboard
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
