@@ -62,6 +62,8 @@ class Unknown:
 
     def add(self, keys: Sequence[str]) -> None:
         """Count the keys of some rows."""
+        if not keys:
+            return
         self.n_rows += len(keys)
         if len(self.first) < _FIRST:
             self.first.update(dict.fromkeys(keys[: _FIRST - len(self.first)]))

@@ -46,6 +46,7 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
     ]
     # of a retired set the rows may be gone
     rows = concept_rows.load(store, stored) if stored.artifact.state == "ready" else None
+    near = () if rows is None else _near_duplicates(store, stored, rows, words)
     return {
         "groups": sorted({g for g in words.groups if g is not None}),
         "n_without_positives": sum(count == 0 for count in words.n_positive),
@@ -55,7 +56,7 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
         "n_verified": stored.n_verified,
         "most_frequent": common,
         "together": [] if rows is None else _together(rows, words, order[:_TOP], n),
-        "near_duplicates": [] if rows is None else list(_near_duplicates(store, stored, rows, words))[:_SHOWN],
+        "near_duplicates": sorted(near, key=_closest)[:_SHOWN],
         **_origin(stored),
     }
 
@@ -136,6 +137,10 @@ def _near_duplicates(
                 if (i, j) in called or jaccard >= _SAME:
                     same = {"concept": words.names[i], "concepts": name, "other": theirs.names[j]}
                     yield {**same, "same_name": (i, j) in called, "jaccard": jaccard}
+
+
+def _closest(row: dict[str, Any]) -> tuple[Any, ...]:
+    return not row["same_name"], -row["jaccard"], row["concept"], row["concepts"], row["other"]
 
 
 def _forms(name: str) -> set[str]:

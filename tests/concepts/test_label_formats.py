@@ -92,11 +92,11 @@ def test_the_index_that_pandas_writes_is_no_concept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
 def test_text_in_parquet_is_text_however_it_is_stored(tmp_path: Path, kind: pa.DataType) -> None:
-    columns = {name: pa.array(values).cast(kind) for name, values in {"key": ["a", "b"], "concept": ["x", "x"]}.items()}
-    columns["group"] = pa.array(["g", "g"]).cast(kind)
+    texts = {"key": ["a", "b"], "concept": ["x", "x"], "group": ["g", "g"]}
+    columns = {name: pa.array(values, kind) for name, values in texts.items()}
     pq.write_table(pa.table(columns), tmp_path / "l.parquet")
     assert read(tmp_path / "l.parquet")[0] == {("a", "x", 1.0, "g"), ("b", "x", 1.0, "g")}
-    columns["key"] = pa.array(["a", None]).cast(kind)
+    columns["key"] = pa.array(["a", None], kind)
     pq.write_table(pa.table(columns), tmp_path / "l.parquet")
     with pytest.raises(InvalidInput, match="row 2: key is missing"):
         read(tmp_path / "l.parquet")

@@ -16,6 +16,7 @@ from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest, load
 from qrp_store.evaluate.verified import known_block
 from qrp_store.ingest import ingest
 from qrp_store.label import concept_rows, label
+from qrp_store.label.table import Unknown
 from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.store import Store, create_store, open_store
 
@@ -108,6 +109,13 @@ def test_a_concept_that_stands_in_two_joined_sets_says_of_which_it_is(store: Sto
     ready = store.sql("SELECT DISTINCT clustering_id FROM assignments")[0]["clustering_id"]
     data = load(store, clusterings.by_id(store.catalog, ready), JoinedConcepts("w+l@1+l", parts), request())
     assert data.concepts.names == ("a (w)", "b", "c", "a (l@1)", "a (l)", "else")
+
+
+def test_unknown_keys_are_counted_once_and_not_all_kept() -> None:
+    unknown = Unknown()
+    for start in range(0, 50_000, 5_000):
+        unknown.add([str(i) for i in range(start, start + 10_000)])
+    assert (len(unknown), unknown.n_rows, list(unknown.first)) == (55_000, 100_000, [str(i) for i in range(1000)])
 
 
 def test_nothing_known_together_is_refused(store: Store, tmp_path: Path) -> None:

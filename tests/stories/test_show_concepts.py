@@ -45,6 +45,7 @@ def test_a_concept_set_is_described(tmp_path: Path) -> None:
         for row in told["near_duplicates"]
     }
     assert near == {("Persons", "person"): ("b", True, 20 / 60), ("car", "vehicle"): ("b", False, 59 / 60)}
+    assert [row["other"] for row in told["near_duplicates"]] == ["person", "vehicle"]
     assert {row["other"] for row in other["near_duplicates"]} == {"Persons", "car"}
     assert told["options"] == {
         "source": hashlib.sha256((tmp_path / "a.csv").read_bytes()).hexdigest(),
