@@ -5,7 +5,6 @@ docs/tour.md and docs/python.md are run by test_tour.py, docs/sql.md's questions
 
 from __future__ import annotations
 
-import json
 import os
 import pkgutil
 import re
@@ -273,72 +272,6 @@ def test_the_lines_of_backbones_run(qrp: Any, files: Any) -> None:
     assert typist.failed == []
     made = {row["backbone"] for row in qrp.rows("ls", "embeddings", "--store", "qrp-data", cwd=files.folder)}
     assert {"dino-r50", "swav", "mae", "solo", "mine", "clip-b32"} <= made
-
-
-# the files of docs/concepts.md, each in its own format and as small as can be
-COCO = {
-    "images": [{"id": 7, "file_name": "7.jpg"}, {"id": 9, "file_name": "9.jpg"}],
-    "annotations": [{"id": 1, "image_id": 7, "category_id": 1}],
-    "categories": [{"id": 1, "name": "person", "supercategory": "human"}],
-}
-SEGMENTS = [{"image_id": 7, "file_name": "7.png", "segments_info": [{"id": 5, "category_id": 1}]}]
-FACTOR = {"file_name": "val_1", "class": 1, "pose": 1, "background": 0}
-LABEL_FILES = {
-    "objects.csv": "key,concept\na.jpg,dog\nb.jpg,cat\n",
-    "scores.jsonl": '{"key": "a.jpg", "concept": "dog", "score": 0.4}\n',
-    "instances_val2017.json": json.dumps(COCO),
-    "stuff_val2017.json": json.dumps(COCO),
-    "panoptic_val2017.json": json.dumps({**COCO, "annotations": SEGMENTS}),
-    "oidv7-val-annotations-human-imagelabels.csv": "ImageID,Source,LabelName,Confidence\n000a,verification,/m/01,1\n",
-    "oidv7-class-descriptions.csv": "LabelName,DisplayName\n/m/01,Tortoise\n",
-    "objects.json": json.dumps([{"image_id": 1, "objects": [{"names": ["tree"], "synsets": ["tree.n.01"]}]}]),
-    "attributes.json": json.dumps([{"image_id": 1, "attributes": [{"names": ["tree"], "attributes": ["green"]}]}]),
-    "broden1_224/index.csv": "image,split,ih,iw,sh,sw,texture,scene\nade/1.jpg,train,4,4,2,2,5,12\n",
-    "broden1_224/label.csv": "number,name,category\n5,banded,texture\n12,street,scene\n",
-    "places365_val.txt": "Places365_val_00000001.jpg 1\n",
-    "categories_places365.txt": "/a/airfield 0\n/a/airplane_cabin 1\n",
-    "LOC_val_solution.csv": "ImageId,PredictionString\nval_1,n03995372 85 1 499 272\n",
-    "LOC_synset_mapping.txt": "n03995372 power drill\n",
-    "imagenet_x_val_multi_factor.jsonl": json.dumps(FACTOR) + "\n",
-    "names.txt": "cat\ndog\n",
-    "train/n03995372/1.jpg": "",
-}
-LABELLED = {
-    "photos": ["a.jpg", "b.jpg"],
-    "coco": ["7.jpg", "9.jpg"],
-    "open-images": ["000a"],
-    "vg": ["1"],
-    "broden": ["ade/1.jpg"],
-    "places": ["Places365_val_00000001.jpg"],
-    "imagenet-val": ["val_1"],
-    "imagenet": ["n03995372/1.jpg"],
-}
-
-
-def test_the_lines_of_concepts_that_read_files_run(qrp: Any, files: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for name, text in LABEL_FILES.items():
-        (files.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (files.folder / name).write_text(text)
-    pq.write_table(pa.table({"key": ["a.jpg", "b.jpg"], "red": [1, 0], "round": [0, 1]}), files.folder / "wide.parquet")
-    np.save(files.folder / "hot.npy", np.eye(2, dtype=np.float32))
-    typist = Typist(qrp, files.folder, "")
-    typist.type("qrp-store init", {})
-    for dataset, keys in LABELLED.items():
-        files.array(np.eye(len(keys)), f"{dataset}.npy")
-        files.keys(keys, f"{dataset}.txt")
-        typist.type(f"qrp-store ingest {dataset}.npy --keys {dataset}.txt --dataset {dataset} --backbone {dataset}", {})
-    read, experts = blocks("concepts", "sh")  # test_label_expert.py runs models of each kind
-    for line in filter(None, read.splitlines()):
-        typist.type(line, {})
-    assert typist.failed == []
-    made = {
-        (row["dataset"], row["name"]) for row in qrp.rows("ls", "concepts", "--store", "qrp-data", cwd=files.folder)
-    }
-    assert len(made) == len(re.findall("^qrp-store", read, flags=re.M)) == 15
-    assert "--expert" in experts
 
 
 def test_the_lines_of_extending_run(qrp: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
