@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -16,6 +18,16 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch or faiss is loaded
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell that began us in the background: programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what this machine did not let a test do: a pass alone would hide it."""
+    disk = Path(__file__).with_name("reliability") / "small_disk.py"
+    with tempfile.TemporaryDirectory() as folder:
+        tried = subprocess.run([sys.executable, disk, folder, "4096"], capture_output=True, text=True)
+    if tried.returncode:
+        why = f"no small disk was filled (nobody may mount one here: {tried.stderr.strip()})"
+        terminalreporter.write_line(f"{why}; a limit on the size of files stood in for it", yellow=True)
 
 
 @pytest.fixture(autouse=True)

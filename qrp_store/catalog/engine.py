@@ -10,7 +10,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +18,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from qrp_store.errors import Corrupt, QrpStoreError, SchemaMismatch, Unavailable
+from qrp_store.errors import Corrupt, InvalidInput, QrpStoreError, SchemaMismatch, Unavailable
 from qrp_store.settings import Location
 
 BUSY_SECONDS = 60.0
@@ -69,11 +69,18 @@ class Catalog:
         """SQLAlchemy's errors as ours, for what is no plain transaction."""
         try:
             yield
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
             stopped = _signal_behind(error)
             if stopped is not None:
                 raise stopped from None
-            raise _translate(error, self.name) from error
+            raise self._told(error) from error
+
+    def _told(self, error: Exception) -> QrpStoreError:
+        told = _translate(error, self.name)
+        mine = self.directory is not None and os.access(self.directory / "catalog.db", os.W_OK)
+        if mine and "readonly" in told.message and os.access(str(self.directory), os.W_OK):  # see `_can_meet`
+            return Unavailable(f"the disk under the catalog of {self.name} is full", hint=ROOM)
+        return told
 
 
 def _signal_behind(error: BaseException) -> KeyboardInterrupt | None:
@@ -90,32 +97,61 @@ def _engine(location: Location) -> sa.Engine:
             # A pooler gives a connection's transactions to several backends: none knows what another one prepared.
             connecting = {"prepare_threshold": None, **_patience(location.catalog)}
             return sa.create_engine(location.catalog, pool_pre_ping=True, connect_args=connecting)
-        except (ImportError, sa.exc.ArgumentError) as error:
-            if isinstance(error, ImportError):
-                raise Unavailable("a Postgres store needs psycopg", hint="pip install 'qrp-store[postgres]'") from error
-            raise Unavailable(f"not a database URL: {location.name}") from error
+        except ImportError as error:
+            raise Unavailable("a Postgres store needs psycopg", hint="pip install 'qrp-store[postgres]'") from error
+        except (sa.exc.ArgumentError, ValueError):
+            said = "--store is no database URL (not shown, since it may hold a password)"
+            hint = "like postgresql://USER@HOST:5432/DATABASE; the password: PGPASSWORD or ~/.pgpass"
+            raise InvalidInput(said, hint=hint) from None
     # Pooled, since closing a database's last connection folds its WAL in, which costs as much as a commit.
     assert location.directory is not None
     path = location.directory / "catalog.db"
     url = sa.URL.create("sqlite", database=str(path))  # not from a text, in which ? and % of a folder's name mean more
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
-    if not os.access(location.directory, os.W_OK):
-        engine = sa.create_engine(url, creator=lambda: connect_to_look(path), poolclass=sa.NullPool)
+    if not (os.access(path.parent, os.W_OK) and _can_meet(path)):
+        engine = sa.create_engine(url, creator=lambda: _connect_as_it_goes(path), poolclass=sa.NullPool)
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
 
 
 def connect_to_look(path: Path) -> sqlite3.Connection:
-    """A connection that only reads, also in a folder where we may not write.
-
-    There SQLite cannot make the memory that WAL's users share. While somebody writes it is there to be read; without
-    it nobody is writing, and the file can be taken as it is.
-    """
-    alone = not os.access(path.parent, os.W_OK) and not path.with_name("catalog.db-shm").exists()
+    """A connection that only reads, also where WAL's users cannot meet: without them nobody is writing, and the file
+    can be taken as it is, unless commits wait beside it."""
+    alone = not _can_meet(path) and not _bytes(path.with_name("catalog.db-wal"))
     # quoted, since a directory may hold ? or # or %
     uri = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if alone else ''}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+
+
+def _connect_as_it_goes(path: Path) -> sqlite3.Connection:
+    """A connection that only looks, until there is room again (gc makes some)."""
+    if os.access(path.parent, os.W_OK) and _can_meet(path):
+        return sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+    return connect_to_look(path)
+
+
+def _can_meet(path: Path) -> bool:
+    """Whether the memory that WAL's users share is there or can be made: not in a folder where one may not write, and
+    not on a disk without any room left."""
+    if _bytes(path.with_name("catalog.db-shm")) >= 32 << 10:  # what a try without room leaves is smaller
+        return True
+    if not os.access(path.parent, os.W_OK):
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        return getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_FULL)
+    return True
+
+
+def _bytes(path: Path) -> int:
+    """A file's size; 0 when it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _patience(url: str) -> dict[str, int]:
@@ -176,7 +212,10 @@ def filesystem(path: Path) -> str:
     return kind
 
 
-def _translate(error: sa.exc.SQLAlchemyError, name: str) -> QrpStoreError:
+ROOM = "free some room there (`qrp-store gc`, or what else is on that disk), then run the same command again"
+
+
+def _translate(error: Exception, name: str) -> QrpStoreError:
     text = str(getattr(error, "orig", None) or error).strip().splitlines()
     what = text[0] if text else type(error).__name__
     low = what.lower()
@@ -190,6 +229,8 @@ def _translate(error: sa.exc.SQLAlchemyError, name: str) -> QrpStoreError:
         return Unavailable(f"the catalog of {name}: {what}", hint="this takes another role: docs/roles.sql")
     if "readonly" in low or "read-only" in low:
         return Unavailable(f"the catalog of {name} cannot be written: {what}", hint="it is yours to look at only")
-    if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
+    if "is full" in low or "disk i/o" in low or "no space left" in low:
+        return Unavailable(f"the catalog of {name} cannot be used: {what}", hint=ROOM)
+    if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError, sqlite3.OperationalError)):
         return Unavailable(f"the catalog of {name} cannot be used: {what}", hint="check the database and try again")
     return QrpStoreError(f"the catalog of {name}: {what}")

@@ -79,19 +79,15 @@ def condemn(catalog: Catalog, kept: Kept) -> bool:
         return connection.execute(t.artifact.update().where(mine).values(gone)).rowcount == 1
 
 
-def count_rows(catalog: Catalog, kept: Kept) -> int:
-    """How many rows `remove_rows` would delete."""
-    with catalog.read() as connection:
-        held = sum(_count(connection, table, owner, kept.pk) for table, owner in CHILDREN[kept.kind])
-    return held + (kept.fate == "forget")
-
-
-def remove_rows(catalog: Catalog, kept: Kept) -> int:
-    """Delete the rows of an artifact that gc collects or forgets; returns how many."""
-    removed = count_rows(catalog, kept)
+def remove_rows(catalog: Catalog, kept: Kept, *, dry_run: bool = False) -> int:
+    """Delete the rows of an artifact that gc collects or forgets; returns how many (a dry run only counts)."""
+    removed = int(kept.fate == "forget")
     for table, owner in CHILDREN[kept.kind]:
-        clear(catalog, table, owner, kept.pk)
-    if kept.fate == "forget":
+        with catalog.read() as connection:
+            removed += _count(connection, table, owner, kept.pk)
+        if not dry_run:
+            clear(catalog, table, owner, kept.pk)
+    if kept.fate == "forget" and not dry_run:
         with catalog.write() as connection:
             own = OWN[kept.kind]
             connection.execute(own.delete().where(own.c.artifact_pk == kept.pk))
@@ -149,6 +145,12 @@ def ready(catalog: Catalog) -> Iterator[dict[str, Any]]:
         query = sa.select(_a.pk, _a.id, _a.kind, _a.name).where(_a.state == "ready").order_by(_a.pk)
         rows = connection.execute(query).mappings().all()
     return (dict(row) for row in rows)
+
+
+def is_ready(catalog: Catalog, pk: int) -> bool:
+    """Whether an artifact (still) is."""
+    with catalog.read() as connection:
+        return connection.execute(sa.select(_a.pk).where(_a.pk == pk, _a.state == "ready")).first() is not None
 
 
 def counts(catalog: Catalog, pk: int, kind: str) -> list[Count]:

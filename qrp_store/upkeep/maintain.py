@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qrp_store.catalog import references, schema, upkeep
-from qrp_store.errors import InvalidInput
+from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.progress import Progress, silent
 from qrp_store.settings import resolve
 from qrp_store.store import Store
@@ -59,33 +60,58 @@ def verify(store: Store, *, deep: bool = False, progress: Progress = silent) -> 
 def gc(store: Store, *, dry_run: bool = False) -> GcReport:
     """Delete what no ready artifact needs: the content of retired artifacts (results leave a tombstone), what failed
     or was abandoned more than a day ago, and objects that no artifact owns. What a live lease writes stays."""
-    rows = objects = size = 0
-    gone: list[str] = []
     # Objects first: an artifact's row is there before its first object, so none of a newcomer's can be taken.
-    present = list(store.arrays.list(""))
+    present: dict[str, list[str]] = {}
+    for path in store.arrays.list(""):
+        if path.count("/") >= 2:
+            present.setdefault(_owner(path), []).append(path)
     survey = upkeep.survey(store.catalog)
-    owned = {f"{kept.kind}/{kept.id}" for kept in survey if kept.fate == "keep"}
+    at = {f"{kept.kind}/{kept.id}": kept.fate for kept in survey}
+    going = _Going(store, dry_run)
+    # First what nobody can take up again: where a disk is full, the catalog needs its room to write anything.
+    for owner, paths in present.items():
+        if at.get(owner) in (None, "collect"):
+            going.drop(paths)
+    rows, gone = 0, []
     for kept in survey:
         if kept.fate == "keep":
             continue
-        if kept.fate == "forget" and not dry_run and not upkeep.condemn(store.catalog, kept):
-            owned.add(f"{kept.kind}/{kept.id}")
-            continue
-        if kept.fate == "forget" or any(path.startswith(f"{kept.kind}/{kept.id}/") for path in present):
+        own = present.get(f"{kept.kind}/{kept.id}", [])
+        if kept.fate == "forget":
+            if not dry_run and not upkeep.condemn(store.catalog, kept):
+                continue
+            going.drop(own)
+        if kept.fate == "forget" or own:
             gone.append(kept.id)
-        rows += (upkeep.count_rows if dry_run else upkeep.remove_rows)(store.catalog, kept)
-    for path in present:
-        owner = "/".join(path.split("/")[:2])
-        if path.count("/") < 2 or owner in owned:
-            continue
-        objects += 1
-        size += store.arrays.size(path)
-        if not dry_run:
-            store.arrays.delete(path)
-    if not dry_run:
-        size += store.arrays.sweep(upkeep.GRACE_SECONDS)
+        rows += upkeep.remove_rows(store.catalog, kept, dry_run=dry_run)
+    size = going.bytes + (0 if dry_run else store.arrays.sweep(upkeep.GRACE_SECONDS))
     rows += upkeep.remove_staged(store.catalog, dry_run=dry_run)
-    return GcReport(dry_run, tuple(gone), rows, objects, size)
+    return GcReport(dry_run, tuple(gone), rows, going.objects, size)
+
+
+def _owner(path: str) -> str:
+    """KIND/ID of the artifact that an object would belong to."""
+    return "/".join(path.split("/")[:2])
+
+
+@dataclass
+class _Going:
+    """Objects that gc deletes (or, in a dry run, would), counted."""
+
+    store: Store
+    dry_run: bool
+    objects: int = 0
+    bytes: int = 0
+
+    def drop(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            try:
+                self.bytes += self.store.arrays.size(path)
+            except NotFound:  # another gc was faster
+                continue
+            self.objects += 1
+            if not self.dry_run:
+                self.store.arrays.delete(path)
 
 
 def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = False) -> RetireReport:
