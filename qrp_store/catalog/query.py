@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from qrp_store.catalog.engine import Catalog, add_functions, connect_to_look
+from qrp_store.catalog.engine import ROOM, Catalog, add_functions, connect_to_look
 from qrp_store.errors import Corrupt, InvalidInput, QrpStoreError, Unavailable
 from qrp_store.records import Table
 
@@ -67,7 +67,7 @@ def _by_code(catalog: Catalog, error: Exception) -> QrpStoreError:
     if code in _WRITES:
         return _refused(str(error))
     if code in _AWAY:
-        return Unavailable(f"the catalog cannot be read: {error}")
+        return Unavailable(f"the catalog cannot be read: {error}", hint=ROOM if code == sqlite3.SQLITE_FULL else None)
     if code in _DAMAGED:
         return Corrupt(f"the catalog of {catalog.name} is damaged: {error}", hint="restore it from a backup")
     return _wrong(str(error))

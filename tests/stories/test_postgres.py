@@ -110,3 +110,19 @@ def test_postgres_is_kept_up_like_sqlite(data: Path, new_database: Callable[[], 
         assert verify(store, deep=True).problems == ()
         again = evaluate(store, dataset="d", k=(6,), seeds=(0,), epochs=5, bootstrap=50).results[0]
         assert (again.version, again.nmi) == (2, first.nmi)
+
+
+@pytest.mark.parametrize("kind", ["directory", "postgres"])
+def test_sql_takes_one_statement_so_that_none_ends_the_transaction_that_only_reads(
+    tmp_path: Path, new_database: Callable[[], str], kind: str
+) -> None:
+    url = new_database() if kind == "postgres" else str(tmp_path / "store")
+    create_store(url, str(tmp_path / "arrays"))
+    with open_store(url) as store:
+        ends = "COMMIT; DELETE FROM store; SELECT 1"
+        for statement in (ends, "SELECT 1; DELETE FROM store", f"BEGIN; {ends}", "COMMIT", "DELETE FROM store"):
+            with pytest.raises(InvalidInput):
+                store.sql(statement)
+            assert len(store.sql("SELECT uuid FROM store;")) == 1
+        assert store.sql("SELECT '5 %', '?', 1 AS a, 2 AS a WHERE 1 = 0").columns[2:] == ("a", "a")
+        assert store.sql("SELECT '5 %', uuid FROM store WHERE 'x' <> ?", ("%",)).table.rows[0][0] == "5 %"
