@@ -62,7 +62,9 @@ def test_services_find_each_other_under_the_names_and_ports_that_are_served() ->
     }
     for url in (environment["QRP_STORE"], environment["AWS_ENDPOINT_URL"], SERVICES["worker"]["command"][2]):
         assert host_and_port(url) in served
-    bucket = SERVICES["arrays"]["environment"]["S3_BUCKET"]
+    (bucket,) = (w.removeprefix("-bucket=") for w in SERVICES["arrays"]["command"] if w.startswith("-bucket="))
+    major, minor = SERVICES["arrays"]["image"].rpartition(":")[2].split(".")
+    assert (int(major), int(minor)) >= (4, 30)  # the option is of May 2026
     assert SERVICES["init"]["command"][3].startswith(f"s3://{bucket}/")
     assert SERVICES["arrays"]["environment"]["AWS_ACCESS_KEY_ID"] == environment["AWS_ACCESS_KEY_ID"]
     user = SERVICES["catalog"]["environment"]["POSTGRES_USER"]
