@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from qrp_store.errors import InvalidInput
 
@@ -60,22 +59,27 @@ def images_root(option: str | None, recorded: str | None, env: Mapping[str, str]
 
 def _psycopg(url: str) -> str:
     scheme, rest = url.split("://", 1)
-    return url if "+" in scheme else f"postgresql+psycopg://{rest}"
+    whole = url if "+" in scheme else f"postgresql+psycopg://{rest}"
+    secret = _password(whole)
+    # SQLAlchemy ends a password at its first @
+    return whole if secret is None else secret[0] + secret[1].replace("@", "%40") + secret[2]
+
+
+def _password(url: str) -> tuple[str, str, str] | None:
+    """What is before, in and behind a URL's password. It may hold anything: the last @ before the query ends it."""
+    found = re.match(r"([a-z][a-z0-9+.-]*://[^:/@]*:)([^@]*)(@.*)", url, re.I | re.S)
+    if found is None:
+        return None
+    before, secret, behind = found.groups()
+    place, mark, query = behind.partition("?")
+    last = place.rindex("@")
+    return before, secret + place[:last], place[last:] + mark + query
 
 
 def redact(url: str) -> str:
     """The URL with its password, if any, replaced by ***. Text that is no URL comes back as it is."""
     if not _URL.match(url):
         return url
-    try:
-        parts = urlsplit(url)
-        if parts.password is None and "password=" not in parts.query.lower():
-            return url
-        netloc = parts.netloc
-        if parts.password is not None:
-            user, host = parts.netloc.rsplit("@", 1)
-            netloc = f"{user.split(':', 1)[0]}:***@{host}"
-        query = re.sub(r"(?i)(password=)[^&]*", r"\1***", parts.query)
-        return parts._replace(netloc=netloc, query=query).geturl()
-    except ValueError:
-        return url.split("://", 1)[0] + "://***"
+    secret = _password(url)
+    shown = url if secret is None else f"{secret[0]}***{secret[2]}"
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", shown)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qrp_store.arrays.root import PIECE, Bytes, checked_path, read_name, write_name
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
+from qrp_store.settings import redact
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -31,11 +32,13 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        self._bucket, self._prefix = bucket, prefix.strip("/")
         if not bucket or any(c in bucket for c in "@:?#"):
             raise InvalidInput(
-                f"arrays root {url!r}: expected s3://bucket/prefix", hint="keys belong into AWS_* variables"
+                f"arrays root {redact(url)!r}: expected s3://bucket/prefix", hint="keys belong into AWS_* variables"
             )
-        self._bucket, self._prefix = bucket, prefix.strip("/")
+        if self._prefix:
+            checked_path(self._prefix)
         self._store: S3Store | None = None
 
     def __repr__(self) -> str:

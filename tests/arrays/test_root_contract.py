@@ -232,7 +232,14 @@ class TestBucket(RootContract):
                 ask()
             assert "sEcReT" not in f"{caught.value} {caught.value.hint} {caught.value.__cause__}"
 
-    @pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://key:secret@bucket/x"])
+    @pytest.mark.parametrize("url", ["s3://", "s3:///x", "s3://key:secret@bucket/x", "s3://b/a//b", "s3://b/../x"])
     def test_an_address_that_is_none(self, url: str) -> None:
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInput) as caught:
             open_root(url)
+        assert "secret" not in str(caught.value)
+
+    def test_a_prefix_may_hold_any_text(self, new_bucket: Callable[[], str]) -> None:
+        bucket = new_bucket()
+        root = open_root(f"{bucket}/labör 1/a%20b#c")
+        root.put("x/y", b"data")
+        assert list(open_root(bucket).list("")) == ["labör 1/a%20b#c/x/y"]

@@ -146,13 +146,22 @@ def test_arrays_that_are_gone_are_exit_3(qrp: Any, own: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--verbose",)])
-def test_passwords_never_appear(qrp: Any, tmp_path: Path, more: tuple[str, ...]) -> None:
-    url = "postgresql://me:s3cret@127.0.0.1:1/x"
+@pytest.mark.parametrize("password", ["s3cret", "s3cret@s3cret", "s3cret%40/s3cret", "#s3cret?%s3cret"])
+def test_passwords_never_appear(qrp: Any, tmp_path: Path, password: str, more: tuple[str, ...]) -> None:
+    url = f"postgresql://me:{password}@127.0.0.1:1/x"
     for words in (("init", "--arrays", str(tmp_path / "a")), ("ls",)):
         ran = qrp.run(*words, "--store", url, *more)
         assert ran.code == 8
-        assert "127.0.0.1" in ran.out + ran.err
+        assert "me:***@127.0.0.1:1/x" in ran.out + ran.err
         assert "s3cret" not in ran.out + ran.err
+
+
+def test_a_url_that_is_none_is_exit_4_and_not_shown(qrp: Any) -> None:
+    for url in ("postgresql://me:s3cret", "postgresql://me:s3cret@h:port/x", "postgres://h1:1,h2:2/x"):
+        ran = qrp.run("ls", "--store", url)
+        assert ran.code == 4
+        assert "PGPASSWORD" in ran.err
+        assert "s3cret" not in ran.err
 
 
 @pytest.mark.parametrize("command", ["init", "ls", "leaderboard", "verify", "gc"])
