@@ -97,8 +97,10 @@ def write(
 
 
 def commit(catalog: Catalog, claimed: Claim, provenance: Mapping[str, Any]) -> int:
-    """Make the clustering ready; returns its version."""
+    """Make the clustering ready; returns its version. NotFound when its embedding was retired meanwhile."""
     with catalog.write() as connection:
+        of = connection.execute(sa.select(_k.embedding_pk).where(_k.artifact_pk == claimed.pk)).scalar()
+        lease.require_inputs(connection, [] if of is None else [of])
         return lease.commit(connection, claimed, provenance)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,7 +21,7 @@ from qrp_store.catalog import tables as t
 from qrp_store.catalog.clock import now_seconds, now_text
 from qrp_store.catalog.engine import Catalog
 from qrp_store.catalog.owner import Owner, created_by, is_gone, this_process
-from qrp_store.errors import Busy, Interrupted, QrpStoreError
+from qrp_store.errors import Busy, Interrupted, NotFound, QrpStoreError
 from qrp_store.progress import Progress, silent
 from qrp_store.records import PREFIX, Artifact, Spec
 
@@ -315,6 +315,14 @@ def fence(connection: sa.Connection, claimed: Claim) -> None:
     query = sa.select(_a.pk).where(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")
     if connection.execute(query.with_for_update()).first() is None:
         raise lost(claimed)
+
+
+def require_inputs(connection: sa.Connection, pks: Iterable[int]) -> None:
+    """Inside a write transaction: raise NotFound when something that this is made from was retired meanwhile."""
+    gone = sa.select(_a.kind, _a.name, _a.id).where(_a.pk.in_(list(pks)), _a.state != "ready").limit(1)
+    found = connection.execute(gone).first()
+    if found is not None:
+        raise NotFound(f"{found.kind} {found.name!r} ({found.id}), which this is made from, was retired meanwhile")
 
 
 def commit(connection: sa.Connection, claimed: Claim, provenance: Mapping[str, Any]) -> int:

@@ -41,7 +41,7 @@ def commit(
     alone: Sequence[tuple[int, str, str | None, int, int, float | None, float]],
     provenance: Mapping[str, Any],
 ) -> int:
-    """Write a result and make it ready; returns its version.
+    """Write a result and make it ready; returns its version. NotFound when what it is made from was retired meanwhile.
 
     `scores`: cluster, n_test, cross-entropy (nats), top-1, share of MI (nats), best concept and its share.
     `concepts`: cluster, rank, concept,
@@ -54,6 +54,7 @@ def commit(
             identifier: connection.execute(sa.select(_a.pk).where(_a.id == identifier)).scalar_one()
             for identifier in (clustering_id, *concept_ids)
         }
+        lease.require_inputs(connection, pks.values())
         connection.execute(
             t.result.insert().values(
                 artifact_pk=claimed.pk,

@@ -8,7 +8,7 @@ from typing import Any
 
 from qrp_store.arrays import arrays
 from qrp_store.catalog import embeddings, upkeep
-from qrp_store.errors import Corrupt
+from qrp_store.errors import Corrupt, NotFound
 from qrp_store.progress import Progress
 from qrp_store.store import Store
 
@@ -40,9 +40,16 @@ def examine(store: Store, deep: bool, progress: Progress) -> tuple[dict[str, int
     with progress.task("verify", len(ready), "artifacts") as task:
         for row in ready:
             checked[row["kind"]] = checked.get(row["kind"], 0) + 1
-            problems = [*_rows(store, row), *_arrays(store, row)]
-            if row["kind"] == "embedding":
-                problems += _blocks(store, row["id"], deep, checked)
+            try:
+                problems = [*_rows(store, row), *_arrays(store, row)]
+                if row["kind"] == "embedding":
+                    problems += _blocks(store, row["id"], deep, checked)
+            except NotFound:
+                if upkeep.is_ready(store.catalog, row["pk"]):
+                    raise
+                problems = []
+            if problems and not upkeep.is_ready(store.catalog, row["pk"]):
+                problems = []  # retired meanwhile, and collected
             found += [Damage(row["id"], row["kind"], row["name"], part, problem) for part, problem in problems]
             task.advance()
     return checked, found

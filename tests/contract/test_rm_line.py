@@ -65,6 +65,67 @@ def test_what_was_being_made_of_a_retired_dataset_is_refused(qrp: Any, own: Path
     assert sql(own, "SELECT * FROM labels") == []
 
 
+def test_a_clustering_whose_embedding_is_retired_meanwhile_is_refused(
+    qrp: Any, own: Path, world: Any, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qrp_store.catalog import clusterings, upkeep
+    from qrp_store.catalog.references import resolve
+
+    write = clusterings.write
+
+    def retiring(catalog: Any, *args: Any) -> None:
+        write(catalog, *args)
+        upkeep.retire(catalog, [world.ingested["sharp"]["id"]], resolve(catalog, world.ingested["sharp"]["id"]))
+
+    monkeypatch.setattr(clusterings, "write", retiring)
+    words = ("cluster", "--dataset", "photos", "--backbone", "sharp", "-k", 3, "--workers", 1)
+    assert "was retired meanwhile" in qrp.fails(3, *words, store=own)
+    assert sql(own, "SELECT * FROM assignments WHERE clusters = 3") == []
+    qrp.ok("gc", store=own)
+    assert qrp.ok("verify", "--deep", store=own)["problems"] == []
+
+
+def test_verify_beside_rm_and_gc_reports_nothing_that_is_gone(
+    qrp: Any, own: Path, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qrp_store.catalog import upkeep
+    from qrp_store.store import open_store
+    from qrp_store.upkeep.maintain import gc, retire, verify
+
+    ready = upkeep.ready
+    with open_store(str(own)) as store, open_store(str(own)) as other:
+
+        def then(catalog: Any) -> Any:
+            rows = list(ready(catalog))
+            retire(other, "photos", cascade=True, yes=True)
+            gc(other)
+            return iter(rows)
+
+        monkeypatch.setattr(upkeep, "ready", then)
+        assert verify(store, deep=True).problems == ()
+
+
+def test_two_gc_at_once_delete_everything_once(qrp: Any, own: Path, world: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from qrp_store.store import open_store
+    from qrp_store.upkeep.maintain import gc
+
+    qrp.ok("rm", "photos", "--cascade", "--yes", store=own)
+    would = qrp.ok("gc", "--dry-run", store=own)
+    assert would["rows"] > 400 * 9
+
+    def collect(_: int) -> Any:
+        with open_store(str(own)) as store:
+            return gc(store)
+
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(collect, range(2)))
+    assert would["objects"] <= sum(report.objects for report in done)
+    assert qrp.ok("gc", store=own) == {"dry_run": False, "artifacts": [], "rows": 0, "objects": 0, "bytes": 0}
+    assert qrp.ok("verify", "--deep", store=own)["problems"] == []
+
+
 def _none() -> Any:
     import numpy as np
 
