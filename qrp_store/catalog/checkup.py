@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,6 +27,14 @@ def examine(catalog: Catalog) -> Iterator[Finding]:
     yield from _sqlite(catalog) if catalog.sqlite else _postgres(catalog)
     yield _clock(catalog)
     yield _jobs(catalog)
+
+
+def may_write(catalog: Catalog) -> bool:
+    """Whether who asks may make something here; others only look."""
+    if catalog.directory is not None:
+        return all(os.access(path, os.W_OK) for path in (catalog.directory, catalog.directory / "catalog.db"))
+    with catalog.read() as connection:
+        return bool(connection.exec_driver_sql("SELECT has_table_privilege('artifact', 'INSERT')").scalar_one())
 
 
 def free_space(path: Path, what: str) -> Finding:

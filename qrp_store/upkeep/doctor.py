@@ -14,7 +14,7 @@ from qrp_store import __version__
 from qrp_store.arrays import checkup as arrays_checkup
 from qrp_store.catalog import checkup as catalog_checkup
 from qrp_store.catalog.engine import filesystem
-from qrp_store.errors import QrpStoreError
+from qrp_store.errors import QrpStoreError, Unavailable
 from qrp_store.execution import available_cores
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Finding
@@ -64,7 +64,12 @@ def _arrays(store: Store) -> Iterator[Finding]:
     if not root.url.startswith("s3://"):
         yield Finding("arrays: file system", "ok", filesystem(Path(root.url)) or "unknown")
         yield catalog_checkup.free_space(Path(root.url), "arrays")
-    yield from arrays_checkup.examine(root)
+    try:
+        yield from arrays_checkup.examine(root)
+    except Unavailable as refused:  # that it can be read was seen when it was opened
+        status = "problem" if catalog_checkup.may_write(store.catalog) else "warning"
+        advice = f"who only looks needs no more; to write: {refused.hint}"
+        yield Finding("arrays: write", status, refused.message, advice)  # type: ignore[arg-type]
 
 
 def _machine() -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from qrp_store.arrays import checkup as arrays_checkup
 from qrp_store.arrays.directory import Directory
 from qrp_store.arrays.root import Bytes
 from qrp_store.catalog import checkup
+from qrp_store.errors import Unavailable
 from qrp_store.records import Finding
 from qrp_store.store import create_store, open_store
 from qrp_store.upkeep.doctor import DoctorReport, doctor
@@ -70,6 +71,23 @@ def test_a_store_of_objects_that_breaks_a_promise_is_told(tmp_path: Path, kind: 
     found = {finding.check: finding for finding in arrays_checkup.examine(kind(tmp_path))}
     assert found[f"arrays: {check}"].status in ("warning", "problem")
     assert found[f"arrays: {check}"].advice
+
+
+@pytest.mark.parametrize(("writer", "status"), [(True, "problem"), (False, "warning")])
+def test_arrays_that_one_may_only_read_are_no_problem_for_who_only_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: bool, status: str
+) -> None:
+    create_store(str(tmp_path / "s"))
+
+    def refuse(*args: object, **more: object) -> None:
+        raise Unavailable("cannot write: Access Denied", hint="check the keys")
+
+    monkeypatch.setattr(Directory, "put", refuse)
+    monkeypatch.setattr(checkup, "may_write", lambda catalog: writer)
+    report = doctor(str(tmp_path / "s"))
+    assert (report.ok, report.exit_kind) == ((False, "failed") if writer else (True, None))
+    found = by_check(report)["arrays: write"]
+    assert (found.status, "Access Denied" in found.found, "check the keys" in str(found.advice)) == (status, True, True)
 
 
 def test_two_builds_of_faiss_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
