@@ -70,6 +70,9 @@ def test_a_clustering_whose_embedding_is_retired_meanwhile_is_refused(
 ) -> None:
     from qrp_store.catalog import clusterings, upkeep
     from qrp_store.catalog.references import resolve
+    from qrp_store.cluster import cluster
+    from qrp_store.errors import NotFound
+    from qrp_store.store import open_store
 
     write = clusterings.write
 
@@ -78,8 +81,8 @@ def test_a_clustering_whose_embedding_is_retired_meanwhile_is_refused(
         upkeep.retire(catalog, [world.ingested["sharp"]["id"]], resolve(catalog, world.ingested["sharp"]["id"]))
 
     monkeypatch.setattr(clusterings, "write", retiring)
-    words = ("cluster", "--dataset", "photos", "--backbone", "sharp", "-k", 3, "--workers", 1)
-    assert "was retired meanwhile" in qrp.fails(3, *words, store=own)
+    with open_store(str(own)) as store, pytest.raises(NotFound, match="was retired meanwhile"):
+        cluster(store, dataset="photos", backbone="sharp", k=3, workers=1)
     assert sql(own, "SELECT * FROM assignments WHERE clusters = 3") == []
     qrp.ok("gc", store=own)
     assert qrp.ok("verify", "--deep", store=own)["problems"] == []

@@ -84,7 +84,7 @@ def test_a_reader_looks_and_every_way_of_writing_is_refused(
         with pytest.raises(QrpStoreError, match="permission denied"):
             ingest(store, str(tmp_path / "y.npy"), dataset="d", backbone="c")
         with pytest.raises(QrpStoreError, match="permission denied"):
-            retire(store, "d/b", yes=True)
+            retire(store, "d/b", cascade=True, yes=True)
     with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("DELETE FROM sample")
 
