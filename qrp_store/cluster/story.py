@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from qrp_store.clustering.kmeans import KMeansResult, KMeansState
 
 ALGORITHM = 1
-_MOST_STEPS = 100_000  # the objective of each is kept
+_MOST_ITERATIONS = 1_000_000  # the objective of each is kept
+_MOST_TRIES = 1_000_000_000
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -226,8 +227,9 @@ def _make(
 def _check(asked: ClusterOptions, usable: int, name: str) -> None:
     if not 2 <= asked.k <= usable:
         raise InvalidInput(f"-k {asked.k}: {name} has {usable} usable rows", hint=f"choose K between 2 and {usable}")
-    if not (1 <= asked.niter <= _MOST_STEPS and 1 <= asked.nredo <= _MOST_STEPS):
-        raise InvalidInput(f"--niter {asked.niter} and --nredo {asked.nredo}: at least 1, at most {_MOST_STEPS:,}")
+    for name, number, most in (("niter", asked.niter, _MOST_ITERATIONS), ("nredo", asked.nredo, _MOST_TRIES)):
+        if not 1 <= number <= most:
+            raise InvalidInput(f"--{name} {number}: at least 1, at most {most:,}")
     if isinstance(asked.sample, int) and asked.sample < asked.k:
         raise InvalidInput(f"--sample {asked.sample}: K-means needs at least the {asked.k} rows of -k")
     if isinstance(asked.sample, str) and asked.sample != "all":
