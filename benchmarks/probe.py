@@ -251,13 +251,13 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if arguments.imagenet:  # first: what others have let go of would be taken again unseen
+        imagenet(arguments.device)
     if arguments.quick:
         compare(4_000, 500, 200, epochs=3, repeats=1, device=arguments.device)
     else:
         compare(60_000, 2_000, 1_000, epochs=3, repeats=arguments.repeats, device=arguments.device)
     bootstrap(25_600 if arguments.quick else 256_000)
-    if arguments.imagenet:
-        imagenet(arguments.device)
     if arguments.tight:
         tight()
     if arguments.forward:
