@@ -104,8 +104,21 @@ def _tar_members(path: Path, prefix: str) -> Iterator[ImageFile]:
                     member = archive.getmember(member.linkname)
                 if member.isreg() and not member.issparse():
                     yield TarMember(prefix + name, path, member.size, mtime, member.offset_data)
+            end = archive.offset
     except (tarfile.TarError, OSError, KeyError, ValueError) as error:
         raise InvalidInput(f"{path}: not an uncompressed tar archive, or damaged ({first_line(error)})") from error
+    _check_end(path, end)
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Refuse a tar whose members end at byte `offset` without an end mark: tarfile takes a bad header for one."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise InvalidInput(
+                f"{path}: cut off or damaged at byte {offset}, where neither a member nor the archive's end is",
+                hint="fetch the archive again, or make it again",
+            )
 
 
 @dataclass(frozen=True)

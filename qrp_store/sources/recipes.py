@@ -137,7 +137,7 @@ RECIPES: Mapping[str, Recipe] = {
             "timm's training script: the moving average, else the model",
             "github.com/huggingface/pytorch-image-models",
             ("state_dict_ema", "model_ema", "state_dict", "model", BARE),
-            ("module.", "_orig_mod.", ""),
+            ("module._orig_mod.", "_orig_mod.module.", "module.", "_orig_mod.", ""),
         ),
         Recipe(
             "efficientnet-lite-pytorch",

@@ -180,6 +180,10 @@ LAYOUTS: dict[str, tuple[str, Callable[[State, State], Any]]] = {
     "timm": ("timm", lambda g, o: {"state_dict": o, "state_dict_ema": g, "arch": "resnet18"}),
     "timm distributed": ("swav", lambda g, o: {"state_dict": put("module.", g)}),
     "timm compiled": ("timm", lambda g, o: {"state_dict": put("_orig_mod.", g)}),
+    "timm compiled, several GPUs": (
+        "timm",
+        lambda g, o: {"model": put("module._orig_mod.", g), "model_ema": put("_orig_mod.module.", g)},
+    ),
 }
 
 

@@ -125,6 +125,18 @@ def test_a_tar_that_ends_early_spoils_its_last_image_only(tmp_path: Path) -> Non
         list_image_source(tmp_path / "x.tar")
 
 
+@pytest.mark.parametrize("damage", ["cut between members", "cut within a header", "a header overwritten"])
+def test_a_tar_that_misses_members_is_refused(tmp_path: Path, damage: str) -> None:
+    save_tar(tmp_path / "x.tar", NAMES[:3])
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        at = archive.getmember(NAMES[2]).offset
+    whole = (tmp_path / "x.tar").read_bytes()
+    kept = {"cut between members": whole[:at], "cut within a header": whole[: at + 100]}
+    (tmp_path / "x.tar").write_bytes(kept.get(damage, whole[:at] + b"?" * 512 + whole[at + 512 :]))
+    with pytest.raises(InvalidInput, match=rf"x\.tar: cut off or damaged at byte {at}"):
+        list_image_source(tmp_path / "x.tar")
+
+
 @pytest.mark.parametrize("ending", [".tar.gz", ".zip", ".doc"])
 def test_what_cannot_be_read_in_pieces_is_refused(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"x{ending}").write_bytes(b"\x1f\x8b")
