@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -61,7 +62,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # JSON is UTF-8 whatever the locale; a lone surrogate in a key prints as its escape
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    sys.exit(call(sys.argv[1:]))
+    code = call(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):  # what is done is done: torch takes a second to leave memory
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _open_closed_streams() -> None:

@@ -167,6 +167,16 @@ def test_a_signal_is_an_interruption(number: signal.Signals, code: int, tmp_path
     assert json.loads(out)["error"]["kind"] == "interrupted"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_end_changes_no_exit_code(number: signal.Signals) -> None:
+    program = (
+        "import atexit, os, sys; from qrp_store.cli.main import main; sys.argv = ['qrp-store', '--version'];"
+        f"atexit.register(os.kill, os.getpid(), {int(number)}); main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("options", [(), ("--verbose",)])
 def test_what_the_pool_logs_of_a_stopped_connection_is_for_the_curious(options: tuple[str, ...]) -> None:
     program = (
