@@ -41,7 +41,7 @@ soak-damage: ## 1,000 damaged blocks in a directory and 1,000 on S3
 soak-crowd: LONG := tests/reliability/test_many_at_once.py
 soak-crowd: ## 32 processes on one SQLite store, 16 evaluators on Postgres, ten times each
 soak-model: LONG := tests/reliability/test_model.py
-soak-model: ## 200 × 50 commands in any order against a dictionary
+soak-model: ## 500 × 50 commands in any order against a dictionary
 soak-network: LONG := tests/reliability/test_faulty_network.py
 soak-network: ## twenty stores behind a faulty network
 soak-load: $(READY) ## a full catalog beside psql
