@@ -1,13 +1,15 @@
 """K-means on Dask workers of one thread: how much two are faster than one, against two bare faiss processes.
 
     python benchmarks/kmeans_dask.py [--quick] [-n N] [-d DIM] [-k K] [--niter I] [--repeat R] [--memory BYTES]
+        [--watched]
 
 The four runs (one and two, bare and Dask) take turns on one machine, each round in another order. Printed are medians
 with their range, and beside the seconds those of the processor, which other work on the machine disturbs less. A bare
 process searches its share of the rows in batches of 2048 on one thread and does nothing else; a Dask worker reads its
 blocks verified (once, when --memory allows), searches them the same way, sums, and sends its sums to the client, which
-combines them and holds the scheduler, on the same cores. Start-up, imports and the first pass are not timed. Two
-processes do not reach twice the speed of one where they share caches, memory and clock: hence the peer.
+combines them and holds the scheduler, on the same cores. Dask's own watching of its processes (profiles, ticks) is
+turned down as docs/operations.md advises; --watched leaves it as Dask has it. Start-up, imports and the first pass are
+not timed. Two processes do not reach twice the speed of one where they share caches, memory and clock: hence the peer.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from qrp_store.clustering.distributed import DistributedPoints
 from qrp_store.execution import Cluster
 
 BATCH = 2048
+QUIET = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False", "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms"}
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,13 @@ def main() -> None:
     parser.add_argument("--niter", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--memory", type=int, default=2_000_000_000, help="bytes a worker may hold of the data")
+    parser.add_argument("--watched", action="store_true", help="Dask profiles its workers, as it does by default")
     options = parser.parse_args()
     if options.quick:
         options.n, options.niter = options.n // 4, 3
     # The workers import StoredBlocks from this folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    os.environ.update({} if options.watched else QUIET)
     print(machine())
     print(f"{options.n:,} x {options.d} float32, K {options.k}, {options.niter} iterations, memory {options.memory:,}")
     with tempfile.TemporaryDirectory() as name:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -92,6 +92,20 @@ def _in_order(submit: Callable[[T], Callable[[], R]], tasks: Iterable[T], room: 
 
 class LostData(Unavailable):
     """What was shared with the workers, or kept by them, is gone with them: share it again and repeat."""
+
+
+class _Done:
+    """That a future is done, and, when it is to be fetched `early`, its result: one or, where that failed, none."""
+
+    def __init__(self, future: Any, early: bool) -> None:
+        self.event, self.fetched, self._early = threading.Event(), list[Any](), early
+        future.add_done_callback(self._noted)
+
+    def _noted(self, future: Any) -> None:
+        if self._early:
+            with suppress(Exception):  # whoever waits for it asks again and is told
+                self.fetched.append(future.result(timeout=_FETCH_SECONDS))
+        self.event.set()
 
 
 class Cluster:
@@ -193,11 +207,17 @@ class Cluster:
         """
         return self.results((self.keep(function, *task) for task in tasks), window)
 
-    def results(self, kept: Iterable[Any], window: int | None = None) -> Generator[Any, None, None]:
-        """Yield what each of these stands for, in order, drawing at most `window` ahead; raises as `run` does."""
+    def results(
+        self, kept: Iterable[Any], window: int | None = None, *, early: bool = False
+    ) -> Generator[Any, None, None]:
+        """Yield what each of these stands for, in order, drawing at most `window` ahead; raises as `run` does.
+
+        `early`: each is fetched as soon as it is done, so that all of the window may be held here.
+        """
 
         def fetch(future: Any) -> Callable[[], Any]:
-            return lambda: self._result(future)
+            done = _Done(future, early)
+            return lambda: self._result(future, done)
 
         yield from _in_order(fetch, kept, window or self.window)
 
@@ -213,17 +233,15 @@ class Cluster:
                 raise Unavailable(f"the Dask scheduler {self.address} has gone away: {error}") from error
             raise LostData(f"the Dask cluster at {self.address} lost workers: {error}") from error
 
-    def _result(self, future: Any) -> Any:
+    def _result(self, future: Any, done: _Done) -> Any:
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 
         alone_since, patience = None, _FETCH_SECONDS
-        finished = threading.Event()
-        future.add_done_callback(lambda _: finished.set())
         while True:
             try:
-                if finished.wait(_LOOK_SECONDS):
-                    return future.result(timeout=patience)
+                if done.event.wait(_LOOK_SECONDS):
+                    return done.fetched.pop() if done.fetched else future.result(timeout=patience)
             except KilledWorker as error:
                 raise Unavailable(f"the Dask cluster at {self.address} lost its workers: {error}") from error
             except FutureCancelledError as error:

@@ -182,6 +182,30 @@ def test_shared_values_kept_results_and_errors_of_workers(address: str) -> None:
         assert all(isinstance(e, InvalidInput) for e in cluster.everywhere(refuse).values())
 
 
+def test_results_wanted_early_are_fetched_before_their_turn(address: str) -> None:
+    import distributed
+
+    def wait(_: int) -> int:
+        return int(distributed.Event("turn").wait(timeout=30))
+
+    with Cluster(address) as cluster:
+        kept = [cluster.keep(wait, 0, thread=0), cluster.keep(abs, -5, thread=1)]
+        fetched: list[object] = []
+        noted = execution._Done._noted
+
+        def note(done: execution._Done, future: object) -> None:
+            noted(done, future)
+            fetched.append(list(done.fetched))
+            distributed.Event("turn", client=cluster._client).set()  # the first result waits for the second's
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(execution._Done, "_noted", note)
+            assert list(cluster.results(kept, early=True)) == [1, 5]
+        assert fetched == [[5], [1]]
+        with pytest.raises(InvalidInput, match="workers and window must"):
+            list(cluster.results([cluster.keep(abs, -1), cluster.keep(refuse)], early=True))
+
+
 def test_workers_use_their_scratch_memory_again() -> None:
     from distributed import LocalCluster
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -124,7 +124,7 @@ class DistributedPoints:
             sums, left, window = self._with_centroids(_step, centroids), len(self._parts), self._cluster.window
             while left > _SUMS_JOINED:
                 sums, left, window = self._joined(sums), -(-left // _SUMS_JOINED), -(-window // _SUMS_JOINED) + 1
-            with closing(self._cluster.results(sums, window)) as found:
+            with closing(self._cluster.results(sums, window, early=True)) as found:
                 subtrees: Iterable[Subtree[Step]] = chain.from_iterable(found)
                 return total(subtrees)
 
@@ -150,10 +150,11 @@ class DistributedPoints:
         at_once = -(-threads // self._cluster.workers)
         most = max(1, limit // (_PARTS_HELD * at_once * group))
         n = min(groups, threads * max(_PARTS_A_THREAD, -(-groups // (threads * most))))
-        edges = [min(groups * i // n * size, self.count) for i in range(n + 1)]
+        cuts = _cuts(groups, n, threads)
+        edges = [min(cut * size, self.count) for cut in cuts]
         self._size = size
         self._parts = [_Part(edges[i], edges[i + 1], i * threads // n) for i in range(n)]
-        part = -(-groups // n) * group
+        part = max(last - first for first, last in pairwise(cuts)) * group
         if self.count * self.dim * 4 > limit * self._cluster.workers:
             limit -= at_once * part  # those that are read and not kept
         self._n_kept = max(0, limit * self._cluster.workers // part)
@@ -198,6 +199,19 @@ class DistributedPoints:
                 named = re.sub(r"\brow (\d+)\b", lambda found: self._name(int(found[1])), error.message, count=1)
                 raise InvalidInput(named, hint=error.hint) from error
         raise AssertionError("unreachable")
+
+
+def _cuts(groups: int, n: int, threads: int) -> list[int]:
+    """Where n parts of so many groups begin, and the end: each thread's share is the same, within one group.
+
+    Between the parts of a thread lie round numbers, as the tree of sums has them: then a part is few subtrees.
+    """
+    cuts = [groups * i // n for i in range(n + 1)]
+    reach = groups // (3 * n)
+    for i in range(1, n):
+        if i * threads // n == (i - 1) * threads // n:
+            cuts[i] = max(range(cuts[i] - reach, cuts[i] + reach + 1), key=lambda number: number & -number)
+    return cuts
 
 
 def choose_on_workers(cluster: Cluster, engine: str, device: str) -> Chosen:

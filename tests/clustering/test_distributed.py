@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from qrp_store.cluster import cluster
 from qrp_store.cluster.centroids import cluster_by
 from qrp_store.cluster.quantize import UsableBlocks
 from qrp_store.clustering import Chosen, KMeansOptions, MemoryPoints, Points, kmeans
-from qrp_store.clustering.distributed import DistributedPoints, choose_on_workers, require_readable
-from qrp_store.clustering.passes import group_rows
+from qrp_store.clustering.distributed import DistributedPoints, _cuts, choose_on_workers, require_readable
+from qrp_store.clustering.passes import Subtree, group_rows, joined
 from qrp_store.clustering.torch_points import TorchPoints
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, Unavailable
@@ -141,10 +142,27 @@ def test_kept_rows_and_their_search_are_spread_evenly(address: str, store: Store
         assert more - fewer <= 2 * group_rows(K, DIM)
 
 
+@pytest.mark.parametrize(("groups", "parts", "threads"), [(98, 4, 2), (98, 2, 1), (1000, 48, 8), (7, 7, 2), (5, 4, 2)])
+def test_parts_are_cut_evenly_between_threads_and_roundly_within(groups: int, parts: int, threads: int) -> None:
+    cuts = _cuts(groups, parts, threads)
+    assert (cuts[0], cuts[-1], len(cuts)) == (0, groups, parts + 1)
+    assert min(np.diff(cuts)) >= 1
+    assert max(np.diff(cuts)) <= groups / parts * 5 / 3 + 1
+    shares = np.bincount(np.arange(parts) * threads // parts, np.diff(cuts))
+    assert shares.max() - shares.min() <= -(-groups // parts)  # a part at the most, where they do not divide evenly
+
+    def subtrees(edges: list[int]) -> int:
+        return sum(len(joined(Subtree(0, i, 0) for i in range(*part))) for part in pairwise(edges))
+
+    assert subtrees(cuts) <= subtrees([groups * i // parts for i in range(parts + 1)])
+    if groups == 98:  # the benchmark's
+        assert subtrees(cuts) == {4: 10, 2: 3}[parts]
+
+
 def test_sums_are_joined_by_the_workers(address: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
     fetch = Cluster._result
-    monkeypatch.setattr(Cluster, "_result", lambda self, future: fetched.append(future) or fetch(self, future))
+    monkeypatch.setattr(Cluster, "_result", lambda self, *given: fetched.append(given) or fetch(self, *given))
     array = rows_of(store)
     with Cluster(address) as connected:
         points = DistributedPoints(blocks_of(store), connected, FAISS, k=K, memory=1)
