@@ -123,4 +123,6 @@ def _show(session: Session, report: Any) -> None:
         + (f", objective {output.cell(report.objective)}" if report.objective is not None else "")
     )
     borrowed = f", by the centroids of {report.centroids_of}" if report.centroids_of else ""
+    split = sum(report.splits_per_iteration or ())
+    borrowed += f", empty clusters split from others: {split:,}" if split else ""
     session.show(report, text + borrowed + (", already there" if report.cached else ""))

@@ -43,6 +43,8 @@ class Checkpoint:
             objective=np.array(state.objective, np.float64),
             best_centroids=np.empty((0, 0), np.float32) if best is None else best,
             best_objective=np.array(state.best_objective, np.float64),
+            splits=np.array(state.splits, np.int64),
+            best_splits=np.array(state.best_splits, np.int64),
         )
         self._root.put(self._path, data.getvalue(), replace=True)
         self._saved = time.monotonic()
@@ -66,6 +68,8 @@ class Checkpoint:
                     tuple(kept["objective"].tolist()),
                     best if best.size else None,
                     tuple(kept["best_objective"].tolist()),
+                    tuple(kept["splits"].tolist()),
+                    tuple(kept["best_splits"].tolist()),
                 )
         except Exception:  # a damaged archive breaks its readers in many ways
             return None

@@ -91,7 +91,8 @@ class ClusterReport:
     """A clustering. `objective`: sum of squared distances of all usable rows to their centroid; times in seconds.
     `imbalance`: from 1, when all clusters are as large, to K, when one has all rows.
 
-    `centroids_of` is the clustering whose centroids it has, when they are not its own.
+    `centroids_of` is the clustering whose centroids it has, when they are not its own. `splits_per_iteration`: how many
+    clusters each iteration found empty and gave half of another; None where nothing was trained, or before 0.2.0.
     """
 
     id: str
@@ -118,6 +119,7 @@ class ClusterReport:
     peak_rss_bytes: int
     imbalance: float
     centroids_of: str | None = None
+    splits_per_iteration: tuple[int, ...] | None = None
 
 
 def cluster(
@@ -309,6 +311,7 @@ def commit(
         "memory": str(asked.memory),
         "cpus": os.cpu_count(),
         **({} if centroids_of is None else {"centroids_of": centroids_of}),
+        **({"splits_per_iteration": list(result.splits_per_iteration)} if result.splits_per_iteration else {}),
     }
     clusterings.commit(store.catalog, claimed, provenance)
 
@@ -366,4 +369,5 @@ def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> C
         peak_rss_bytes=int(found.provenance.get("peak_rss_bytes", 0)),
         imbalance=done.imbalance,
         centroids_of=row.centroids_of,
+        splits_per_iteration=tuple(found.provenance.get("splits_per_iteration", ())) or None,
     )

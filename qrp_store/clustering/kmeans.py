@@ -48,7 +48,8 @@ class KMeansState:
     """Where training stands: enough to go on with the same bits.
 
     `iteration` steps of try `redo` are done, `objective` is theirs (the sum of squared distances of the training rows
-    before each step), `centroids` float32 (k, d) is what came of them; `best_*` is the best of the tries before.
+    before each step) and `splits` (how many clusters each found empty), `centroids` float32 (k, d) is what came of
+    them; `best_*` is the best of the tries before.
     """
 
     redo: int
@@ -57,14 +58,17 @@ class KMeansState:
     objective: tuple[float, ...]
     best_centroids: Float32 | None = None
     best_objective: tuple[float, ...] = ()
+    splits: tuple[int, ...] = ()
+    best_splits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class KMeansResult:
     """`labels` int32 (n,) of all points; `objective` is the sum of their squared distances to their centroid.
 
-    `objective_per_iteration` is of the training rows in the try that was kept; it is empty, and `n_sampled` None,
-    where nothing was trained. `timings`: read_s (training rows into memory), train_s, assign_s, total_s.
+    `objective_per_iteration` is of the training rows in the try that was kept, `splits_per_iteration` how many empty
+    clusters took half of another there; both are empty, and `n_sampled` None, where nothing was trained. `timings`:
+    read_s (training rows into memory), train_s, assign_s, total_s.
     """
 
     centroids: Float32
@@ -72,6 +76,7 @@ class KMeansResult:
     sizes: npt.NDArray[np.int64]
     objective: float
     objective_per_iteration: tuple[float, ...]
+    splits_per_iteration: tuple[int, ...]
     n_sampled: int | None
     timings: dict[str, float]
 
@@ -87,7 +92,8 @@ def kmeans(
 ) -> KMeansResult:
     """Cluster `points`: train on the sample that the seed chooses, then assign every point.
 
-    `start` (k, d) replaces the first try's initial centroids. `on_iteration` sees the state after each step; given
+    `start` (k, d) replaces the first try's initial centroids. `on_iteration` sees the state before the first step of
+    a try and after each; given
     back as `resume`, with the same points and options, it leads to the same bits. What it raises ends the run.
     Raises InvalidInput when K < 2, K exceeds the training rows, or an option makes no sense.
     """
@@ -114,7 +120,7 @@ def kmeans(
 
         state = _train(training, options, start, resume, stepped)
         trained = time.perf_counter()
-        centroids, objective = _best(state)
+        centroids, objective, splits = _best(state)
         labels, distances = (training if rows is None else points).assign(centroids)
         task.advance()
     ended = time.perf_counter()
@@ -124,6 +130,7 @@ def kmeans(
         np.bincount(labels, minlength=options.k),
         float(distances.sum(dtype=np.float64)),
         objective,
+        splits,
         training.count,
         {"read_s": read - began, "train_s": trained - read, "assign_s": ended - trained, "total_s": ended - began},
     )
@@ -146,6 +153,7 @@ def quantized(points: Points, centroids: Float32, *, progress: Progress = silent
         labels,
         np.bincount(labels, minlength=len(centroids)),
         float(distances.sum(dtype=np.float64)),
+        (),
         (),
         None,
         {"read_s": 0.0, "train_s": 0.0, "assign_s": took, "total_s": took},
@@ -195,12 +203,14 @@ def _train(
     while True:
         if state is None:
             state = KMeansState(0, 0, _initial(training, options, 0, start), ())
+            stepped(state)  # so that it may be kept: seeding a large K takes as long as many steps
         elif state.iteration == options.niter:
             if state.redo + 1 == options.nredo:
                 return state
-            centroids, objective = _best(state)
+            centroids, objective, splits = _best(state)
             fresh = _initial(training, options, state.redo + 1, None)
-            state = KMeansState(state.redo + 1, 0, fresh, (), centroids, objective)
+            state = KMeansState(state.redo + 1, 0, fresh, (), centroids, objective, best_splits=splits)
+            stepped(state)
         state = _iterate(training, options, state)
         stepped(state)
 
@@ -210,15 +220,20 @@ def _iterate(training: Points, options: KMeansOptions, state: KMeansState) -> KM
     step = training.step(state.centroids)
     centroids = _update(step, training.count, options.spherical)
     done = options.niter - state.iteration if np.array_equal(centroids, state.centroids) else 1
-    objective = state.objective + (step.inertia,) * done
-    return replace(state, iteration=state.iteration + done, centroids=centroids, objective=objective)
+    return replace(
+        state,
+        iteration=state.iteration + done,
+        centroids=centroids,
+        objective=state.objective + (step.inertia,) * done,
+        splits=state.splits + (int((step.counts == 0).sum()),) * done,
+    )
 
 
-def _best(state: KMeansState) -> tuple[Float32, tuple[float, ...]]:
-    """Centroids and objective of the better of this try and the best before; the earlier one when equal."""
+def _best(state: KMeansState) -> tuple[Float32, tuple[float, ...], tuple[int, ...]]:
+    """Centroids, objective and splits of the better of this try and the best before; the earlier one when equal."""
     if state.best_centroids is not None and state.best_objective[-1] <= state.objective[-1]:
-        return state.best_centroids, state.best_objective
-    return state.centroids, state.objective
+        return state.best_centroids, state.best_objective, state.best_splits
+    return state.centroids, state.objective, state.splits
 
 
 def _initial(training: Points, options: KMeansOptions, redo: int, start: Float32 | None) -> Float32:

@@ -83,6 +83,13 @@ def test_empty_clusters_split_others_as_faiss_does() -> None:
     np.testing.assert_allclose(result.objective_per_iteration, objective, rtol=1e-3)
     assert result.objective == pytest.approx(final, rel=1e-3)
     assert result.sizes.min() > 0
+    nearest = ((array[:, None] - start) ** 2).sum(-1).argmin(1)
+    assert result.splits_per_iteration[0] == K - len(set(nearest)) >= 8
+    assert len(result.splits_per_iteration) == 6
+    assert (
+        kmeans(MemoryPoints(array), KMeansOptions(K, niter=6, nredo=2), start=array[:K]).splits_per_iteration
+        == (0,) * 6
+    )
 
 
 @pytest.mark.parametrize("init", ["random", "kmeans++"])
@@ -127,18 +134,17 @@ def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(memory: int, op
     array = data(4000)
     expected = bits(kmeans(MemoryPoints(array), options))
     saved: list[KMeansState | None] = [None]
-    for stop_at in range(13):
+    for stop_at in range(15):
 
         def stop(state: KMeansState, stop_at: int = stop_at) -> None:
             saved.append(state)
-            if state.redo * 4 + state.iteration == stop_at + 1:
+            if state.redo * 5 + state.iteration == stop_at:
                 raise Stop
 
         points = StreamedPoints(Halves(array), memory=memory)
-        if stop_at < 12:
-            with pytest.raises(Stop):
-                kmeans(points, options, resume=saved[-1], on_iteration=stop)
-    assert len(saved) == 13
+        with pytest.raises(Stop):
+            kmeans(points, options, resume=saved[-1], on_iteration=stop)
+    assert len(saved) == 16
     for state in saved:
         assert bits(kmeans(StreamedPoints(Halves(array), memory=memory), options, resume=state)) == expected
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path: Path, monkeypat
     report = _cluster(cut)
     assert steps == list(range(6, 13))  # only what was left of the second try
     assert report.objective_per_iteration == expected.objective_per_iteration
+    assert report.splits_per_iteration == expected.splits_per_iteration == (0,) * 12
     assert report.objective == expected.objective
     for ours, theirs in zip(
         clusterings.assignments(cut.catalog, report.id),
@@ -60,6 +62,33 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path: Path, monkeypat
     assert not [p for p in cut.arrays.list("") if p.endswith(checkpoint.NAME)]
     whole.close()
     cut.close()
+
+
+def test_seeding_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
+    store = _store(tmp_path)
+    module = sys.modules[KMeansState.__module__]  # the package has a function of the same name
+    saved, seeded = checkpoint.Checkpoint.save, module._plus_plus
+
+    def interrupt(self: checkpoint.Checkpoint, state: KMeansState) -> None:
+        saved(self, state)
+        raise KeyboardInterrupt
+
+    asked = {"dataset": "d", "backbone": "b", "k": 30, "niter": 4, "init": "kmeans++"}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cluster(store, **asked)
+        seeds = []
+        patch.setattr(checkpoint.Checkpoint, "save", saved)
+        patch.setattr(module, "_plus_plus", lambda *given: seeds.append(given) or seeded(*given))
+        report = cluster(store, **asked)
+        assert seeds == []
+        again = cluster(store, **asked, force=True)
+        assert len(seeds) == 1
+    assert (report.objective, report.splits_per_iteration) == (again.objective, again.splits_per_iteration)
+    assert report.splits_per_iteration == (0,) * 4
+    store.close()
 
 
 def _count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -96,7 +125,9 @@ def test_a_damaged_checkpoint_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_checkpoint_with_any_bit_flipped_is_itself_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
     kept = checkpoint.Checkpoint(Directory(tmp_path), "clustering/clu-1/e0")
-    state = KMeansState(1, 3, np.ones((4, 3), np.float32), (3.0, 2.0, 1.0), np.zeros((4, 3), np.float32), (2.0,))
+    state = KMeansState(
+        1, 3, np.ones((4, 3), np.float32), (3.0, 2.0, 1.0), np.zeros((4, 3), np.float32), (2.0,), (0, 1, 0)
+    )
     kept.save(state)
     (path,) = tmp_path.rglob(checkpoint.NAME)
     data = path.read_bytes()
@@ -108,4 +139,5 @@ def test_a_checkpoint_with_any_bit_flipped_is_itself_or_none(tmp_path: Path, mon
             path.write_bytes(damaged)
             found = kept.load(4, 3)
             assert found is None or (found.iteration, found.objective) == (state.iteration, state.objective)
+            assert found is None or found.splits == state.splits
             assert found is None or np.array_equal(found.centroids, state.centroids)
