@@ -7,7 +7,7 @@ Each run is a process of its own, the sides by turns, each of the R times from t
 the files are in the page cache for both. Printed are the medians of wall seconds (reading, training on all rows,
 assigning all rows) and of peak memory, and the ratios of ours to the peer's, the objectives' among them. `--paper` is
 the size of Laina et al. 2022 (256,000 x 2,048, K 1,000, 25 iterations) within 1 GB of rows; `--alone` leaves the peer
-out. The third side, `seeded`, begins with kmeans++ instead: how soon is it as good as the peer ends?
+out. The third side, `seeded`, begins with greedy k-means++ instead: how soon is it as good as the peer ends?
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from qrp_store.arrays import arrays
 from qrp_store.arrays.location import open_root
 from qrp_store.arrays.root import Root
 from qrp_store.clustering import KMeansOptions, MemoryPoints, StreamedPoints, kmeans
+from qrp_store.clustering.seeding import Init
 from qrp_store.execution import available_cores
 from qrp_store.records import ArraySpec, Block
 
@@ -100,14 +101,15 @@ def peer(folder: Path, seed: int, niter: int) -> dict[str, Any]:
 
 
 def ours(folder: Path, seed: int, niter: int, memory: int, seeded: bool = False) -> dict[str, Any]:
-    """Our K-means from the peer's start, or (`seeded`) from kmeans++; when it had which objective."""
+    """Our K-means from the peer's start, or (`seeded`) from greedy k-means++; when it had which objective."""
     start = np.load(folder / f"start{seed}.npy")
     # Loading faiss is no part of the peer's time either.
     kmeans(MemoryPoints(start), KMeansOptions(2, niter=1))
     points = StreamedPoints(stored(folder), memory=memory)
-    init: Literal["kmeans++", "random"] = "kmeans++" if seeded else "random"
+    init: Init = "greedy-kmeans++" if seeded else "random"
     options = KMeansOptions(len(start), seed=seed, niter=niter, sample="all", init=init)
-    began, times = time.perf_counter(), [0.0]
+    began = time.perf_counter()
+    times: list[float] = []
     result = kmeans(
         points,
         options,
@@ -208,17 +210,17 @@ def main() -> None:
 
 
 def reached(courses: list[Any], peers: list[dict[str, Any]]) -> str:
-    """How soon kmeans++ has centroids as good as those that the peer ends with, against reading and training there."""
+    """How soon greedy k-means++ is as good as the peer ends, against the peer's reading and training."""
     ratios, passes = [], []
     for course, peer_run in zip(courses, peers, strict=True):
         good = [i for i, (_, objective) in enumerate(course) if objective <= peer_run["objective"]]
         if not good:
-            return "kmeans++ did not reach the peer's final objective"
+            return "greedy k-means++ did not reach the peer's final objective"
         passes.append(good[0])
         ratios.append(course[good[0]][0] / (peer_run["read_s"] + peer_run["train_s"]))
     share = f"{statistics.median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})"
     return (
-        f"kmeans++ has the peer's final objective after {statistics.median(passes):.0f} iterations "
+        f"greedy k-means++ has the peer's final objective after {statistics.median(passes):.0f} iterations "
         f"and {share} of the peer's time to read and train"
     )
 

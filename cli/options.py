@@ -40,7 +40,7 @@ Sample = Annotated[
     str | None,
     typer.Option("--sample", metavar="all|N", help="Rows that K-means trains on.  [default: 256 a centroid]"),
 ]
-Init = Annotated[Literal["random", "kmeans++"], typer.Option("--init", help="How centroids start.")]
+Init = Annotated[Literal["random", "kmeans++", "greedy-kmeans++"], typer.Option("--init", help="How centroids start.")]
 Nredo = Annotated[int, typer.Option("--nredo", metavar="N", help="Starts tried; the best objective is kept.")]
 Engine = Annotated[Literal["auto", "faiss", "torch"], typer.Option("--engine", help="Who searches the neighbours.")]
 Normalize = Annotated[bool, typer.Option("--normalize", help="Bring every row to length 1 first.")]

@@ -227,6 +227,8 @@ def _make(
 
 
 def _check(asked: ClusterOptions, usable: int, name: str) -> None:
+    from qrp_store.clustering.seeding import INITS
+
     if not 2 <= asked.k <= usable:
         raise InvalidInput(f"-k {asked.k}: {name} has {usable} usable rows", hint=f"choose K between 2 and {usable}")
     for name, number, most in (("niter", asked.niter, _MOST_ITERATIONS), ("nredo", asked.nredo, _MOST_TRIES)):
@@ -237,7 +239,7 @@ def _check(asked: ClusterOptions, usable: int, name: str) -> None:
     if isinstance(asked.sample, str) and asked.sample != "all":
         raise InvalidInput(f"--sample {asked.sample!r}: 'all' or a number of rows")
     for name, value, known in (
-        ("init", asked.init, ("random", "kmeans++")),
+        ("init", asked.init, INITS),
         ("engine", asked.engine, ENGINES),
         ("device", asked.device, DEVICES),
     ):

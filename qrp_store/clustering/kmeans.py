@@ -13,12 +13,11 @@ import numpy.typing as npt
 from qrp_store.clustering.nearest import Float32, Labels
 from qrp_store.clustering.passes import Step
 from qrp_store.clustering.points import Points, Rows
+from qrp_store.clustering.seeding import INITS, Init, initial
 from qrp_store.errors import InvalidInput
 from qrp_store.progress import Progress, silent
 
 POINTS_PER_CENTROID = 256  # faiss' default training sample
-_PLUS_PLUS_PER_CENTROID = 16
-_CACHED_ROWS = 256
 _SPLIT_SEED = 1234  # faiss' own, whatever the user's seed
 _EPSILON = 1 / 1024
 _SECOND_TRY = 15486557  # faiss' stride between the seeds of two tries
@@ -32,7 +31,7 @@ class KMeansOptions:
     seed: int = 0
     niter: int = 25
     nredo: int = 1
-    init: Literal["random", "kmeans++"] = "random"
+    init: Init = "random"
     sample: int | Literal["all"] | None = None
     spherical: bool = False
 
@@ -170,8 +169,8 @@ def _check(points: Points, options: KMeansOptions, start: Float32 | None, resume
         raise InvalidInput(f"K is {k}, but the sample has only {n_training} rows", hint="choose a larger sample")
     if options.niter < 1 or options.nredo < 1:
         raise InvalidInput(f"niter {options.niter} and nredo {options.nredo} must be at least 1")
-    if options.init not in ("random", "kmeans++"):
-        raise InvalidInput(f"init {options.init!r} is neither random nor kmeans++")
+    if options.init not in INITS:
+        raise InvalidInput(f"init {options.init!r} is not one of {', '.join(INITS)}")
     if options.seed < 0:
         raise InvalidInput(f"seed {options.seed} is negative")
     for given in (start, None if resume is None else resume.centroids):
@@ -240,42 +239,9 @@ def _initial(training: Points, options: KMeansOptions, redo: int, start: Float32
     random = _random(options.seed + 1 + redo * _SECOND_TRY)
     if start is not None:
         centroids = np.array(start, np.float32)
-    elif options.init == "random":
-        centroids = training.sample(random.permutation(training.count)[: options.k].astype(np.int64))
     else:
-        centroids = _plus_plus(training, options.k, random)
+        centroids = initial(training, options.k, options.init, random)
     return _unit_length(centroids) if options.spherical else centroids
-
-
-def _plus_plus(training: Points, k: int, random: np.random.RandomState) -> Float32:
-    """kmeans++ seeding (Arthur and Vassilvitskii 2007) among at most 16 K random training rows.
-
-    Each next centroid is drawn with probability proportional to the squared distance to the nearest one so far.
-    """
-    among = min(training.count, _PLUS_PLUS_PER_CENTROID * k)
-    rows = training.sample(np.sort(random.permutation(training.count)[:among]).astype(np.int64))
-    chosen = [int(random.randint(among))]
-    nearest = np.full(among, np.inf)
-    while len(chosen) < k:
-        nearest = np.minimum(nearest, _squares(rows, rows[chosen[-1]]))
-        nearest[chosen[-1]] = 0.0  # never twice, whatever rounding says
-        heaped = np.cumsum(nearest)
-        if heaped[-1] > 0:
-            pick = int(np.searchsorted(heaped, random.random_sample() * heaped[-1], side="right"))
-        else:  # fewer distinct rows than centroids: any row not chosen yet
-            pick = int(np.setdiff1d(np.arange(among), chosen)[0])
-        chosen.append(min(pick, among - 1))
-    return rows[chosen]
-
-
-def _squares(rows: Float32, point: Float32) -> Float32:
-    """Each row's squared distance to a point, a few rows at a time, as the cache holds them."""
-    out = np.empty(len(rows), np.float32)
-    for first in range(0, len(rows), _CACHED_ROWS):
-        part = slice(first, first + _CACHED_ROWS)
-        apart = rows[part] - point
-        np.einsum("ij,ij->i", apart, apart, out=out[part])
-    return out
 
 
 def _update(step: Step, n: int, spherical: bool) -> Float32:

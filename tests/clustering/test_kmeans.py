@@ -92,7 +92,7 @@ def test_empty_clusters_split_others_as_faiss_does() -> None:
     )
 
 
-@pytest.mark.parametrize("init", ["random", "kmeans++"])
+@pytest.mark.parametrize("init", ["random", "kmeans++", "greedy-kmeans++"])
 def test_fewer_distinct_points_than_clusters_still_end(init: str) -> None:
     array = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
     result = kmeans(MemoryPoints(array), KMeansOptions(6, init=init))  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ class Stop(Exception):
     ("memory", "options"),
     [
         (10**9, KMeansOptions(K, seed=5, niter=4, nredo=3, sample=3000)),
-        (0, KMeansOptions(K, seed=5, niter=4, nredo=3, sample="all", init="kmeans++")),
+        (0, KMeansOptions(K, seed=5, niter=4, nredo=3, sample="all", init="greedy-kmeans++")),
     ],
 )
 def test_stopped_anywhere_and_resumed_it_ends_with_the_same_bits(memory: int, options: KMeansOptions) -> None:
@@ -165,15 +165,6 @@ def test_seeds_matter_and_repeat() -> None:
     first, again, other = (kmeans(points, KMeansOptions(K, seed=s, niter=3)) for s in (1, 1, 2))
     assert bits(first) == bits(again)
     assert bits(first) != bits(other)
-
-
-def test_plus_plus_starts_better_than_random() -> None:
-    points = MemoryPoints(data(groups=40, spread=8))
-    random, careful = (
-        np.median([kmeans(points, KMeansOptions(K, seed=s, init=i, niter=1)).objective for s in range(5)])
-        for i in ("random", "kmeans++")
-    )
-    assert careful < random
 
 
 @pytest.mark.parametrize(("sample", "expected"), [(None, 2560), (5000, 5000), ("all", N), (10**9, N)])

@@ -67,21 +67,21 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path: Path, monkeypat
 def test_seeding_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
     store = _store(tmp_path)
-    module = sys.modules[KMeansState.__module__]  # the package has a function of the same name
-    saved, seeded = checkpoint.Checkpoint.save, module._plus_plus
+    module = sys.modules[KMeansState.__module__]  # the package has a function of its name
+    saved, seeded = checkpoint.Checkpoint.save, module.initial
 
     def interrupt(self: checkpoint.Checkpoint, state: KMeansState) -> None:
         saved(self, state)
         raise KeyboardInterrupt
 
-    asked = {"dataset": "d", "backbone": "b", "k": 30, "niter": 4, "init": "kmeans++"}
+    asked = {"dataset": "d", "backbone": "b", "k": 30, "niter": 4, "init": "greedy-kmeans++"}
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpoint, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             cluster(store, **asked)
         seeds = []
         patch.setattr(checkpoint.Checkpoint, "save", saved)
-        patch.setattr(module, "_plus_plus", lambda *given: seeds.append(given) or seeded(*given))
+        patch.setattr(module, "initial", lambda *given: seeds.append(given) or seeded(*given))
         report = cluster(store, **asked)
         assert seeds == []
         again = cluster(store, **asked, force=True)
