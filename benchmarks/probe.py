@@ -1,6 +1,6 @@
 """The probe's epoch beside the plain script a user would write, from one run and at the same losses.
 
-    python benchmarks/probe.py [--quick] [--imagenet] [--tight] [--forward] [--steps]
+    python benchmarks/probe.py [--quick] [--imagenet] [--tight] [--forward] [--steps] [--stack]
         [--device D] [--threads N] [--repeats N]
 
 plain   a Dataset of dense multi-hot rows, DataLoader, nn.Linear, cross_entropy, SGD
@@ -9,7 +9,8 @@ ours    qrp_store.probing.train.fit, sgd
 Both start from zero and meet the samples in the same order. Also timed: the bootstrap at 256,000 samples.
 All the figures: --imagenet --tight --forward. --imagenet adds one epoch at ImageNet's size (819,947 samples) with the
 memory it takes beside the labels; --tight the protocol tight at a tenth of that, and one of its passes at the whole;
---forward the usual probes on 50,000 vectors; --steps one step of SGD by one and by two threads, from small to large.
+--forward the usual probes on 50,000 vectors; --steps one step of SGD by one and by two threads, from small to large;
+--stack small probes one after another and together.
 --device cuda: ours on a GPU, the plain script on the CPU as ever.
 """
 
@@ -20,6 +21,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +31,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from qrp_store.probing.descent import CpuDescent
 from qrp_store.probing.forward import ForwardData, forward
 from qrp_store.probing.metrics import score
-from qrp_store.probing.objective import Objective
+from qrp_store.probing.objective import Objective, with_bias
 from qrp_store.probing.reverse import ProbeFit, ProbeOptions
-from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.probing.train import fit
+from qrp_store.probing.sparse import ConceptMatrix, block_diagonal
+from qrp_store.probing.stack import Problem
+from qrp_store.probing.train import fit, fit_all
 from qrp_store.progress import silent
 
 SEED = 0
@@ -188,7 +191,7 @@ def steps() -> None:
         taken: dict[int, list[float]] = {1: [], 2: []}
         for repeat in range(120):
             torch.set_num_threads(1 + repeat % 2)
-            taken[1 + repeat % 2].append(_timed(lambda d=descent, o=order: d.epoch(o, 0.1)) / (len(x) / 512))
+            taken[1 + repeat % 2].append(_timed(lambda d=descent, o=order: d.epoch([o], 0.1)) / (len(x) / 512))
         one, two = (1e3 * float(np.quantile(seconds, 0.05)) for seconds in taken.values())
         floats = (n_concepts + 1 + 512) * n_clusters
         print(f"  {n_concepts:5,} x {n_clusters:5,} ({floats:9,} floats) {one:7.3f} {two:7.3f}   ratio {one / two:.2f}")
@@ -237,6 +240,48 @@ def bootstrap(n: int) -> None:
     )
 
 
+def stacked(device: str) -> None:
+    """On a CPU, where nothing is trained together otherwise, single epochs by turns; on a GPU whole fits."""
+    print(f"small probes one after another and together, {device}, 13 concepts a sample, ms an epoch of all")
+    for n, n_concepts, n_clusters, probes in ((12_800, 300, 50, 8), (12_800, 300, 50, 64), (1_920, 40, 12, 8)):
+        x, clusters = generated(n + 512, n_concepts, n_clusters, 13)
+        part, val = (np.arange(n), np.arange(n, n + 512))
+        problem = Problem(
+            x.take(part), clusters[part], x.take(val), clusters[val], n_clusters, ProbeOptions(), SEED, device
+        )
+        if device == "cpu":
+            shown = [(f"{some} thread(s)", _epochs_by_turns(problem, probes, some)) for some in (1, 2)]
+        else:
+            list(fit_all([problem]))  # warms up
+            each = _timed(lambda p=problem, m=probes: [list(fit_all([p])) for _ in range(m)])
+            shown = [("", (each / 100, _timed(lambda p=problem, m=probes: list(fit_all([p] * m))) / 100))]
+        for how, (one, all_) in shown:
+            told = f"{1e3 * one:8.2f} {1e3 * all_:8.2f}   ratio {one / all_:.2f}   {how}"
+            print(f"  {probes:2} x {n:6,} samples x {n_concepts} x {n_clusters}: {told}")
+
+
+def _epochs_by_turns(problem: Problem, probes: int, threads: int) -> tuple[float, float]:
+    """The fastest twentieth of epochs: one after another on one thread, as `fit` does it, and as blocks of one probe.
+
+    Those blocks are trained at another learning rate, which takes the same time.
+    """
+    x, c, k, options = problem.x_train, problem.c_train, problem.n_clusters, problem.options
+    size = options.batch_size
+    blocks = block_diagonal([with_bias(x)] * probes)
+    together = CpuDescent(blocks, np.tile(c, probes), k, replace(options, batch_size=size * probes))
+    each = [CpuDescent(x, c, k, options) for _ in range(probes)]
+    order = np.random.default_rng(SEED).permutation(len(x))[: len(x) // size * size]
+    own = (order.reshape(-1, 1, size) + np.arange(probes)[:, np.newaxis] * len(x)).ravel()
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(40):
+        torch.set_num_threads(1)
+        taken[0].append(_timed(lambda: [descent.epoch([order], 0.1) for descent in each]))
+        torch.set_num_threads(threads)
+        taken[1].append(_timed(lambda: together.epoch([own], 0.1)))
+    one, all_ = (float(np.quantile(seconds, 0.05)) for seconds in taken)
+    return one, all_
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the probe's epoch beside a plain DataLoader script.")
     parser.add_argument("--quick", action="store_true", help="a tenth of the size, once")
@@ -244,6 +289,7 @@ def main() -> None:
     parser.add_argument("--tight", action="store_true", help="also the protocol tight, about 2 minutes")
     parser.add_argument("--forward", action="store_true", help="also the usual probes")
     parser.add_argument("--steps", action="store_true", help="also single steps by one and by two threads")
+    parser.add_argument("--stack", action="store_true", help="also small probes one after another and together")
     parser.add_argument("--device", default="cpu", help="where ours computes: cpu (default), cuda, cuda:N")
     parser.add_argument("--threads", type=int, help="torch's threads (default: as torch chooses)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, the median counts (default 3)")
@@ -265,6 +311,9 @@ def main() -> None:
     if arguments.steps:
         with torch.no_grad():
             steps()
+    if arguments.stack:
+        with torch.no_grad():
+            stacked(arguments.device)
 
 
 if __name__ == "__main__":

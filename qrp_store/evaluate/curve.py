@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +15,13 @@ from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import probe
 from qrp_store.evaluate.probe import JoinedConcepts, ProbeData, ProbeRequest
 from qrp_store.evaluate.result import Result
-from qrp_store.probing.trial import Trial
+from qrp_store.probing.trial import Trial, scores
 from qrp_store.progress import Progress
 from qrp_store.records import TRAIN, derive_seed
 from qrp_store.store import Store
+
+if TYPE_CHECKING:
+    from qrp_store.probing.metrics import Score
 
 FRACTIONS = (0.25, 0.5)
 DRAWS = 3
@@ -50,8 +53,10 @@ def learning_curve(
     ]
     rows = []
     with progress.task("curve", len(smaller), "probe") as task:
-        for axis, fraction, draw, some in smaller:
-            rows.append({"axis": axis, "fraction": fraction, "draw": draw, **_scored(some, clustering, request)})
+        found = _scored((some for *_, some in smaller), clustering, request)
+        for (axis, fraction, draw, some), told in zip(smaller, found, strict=True):
+            size = {"n_train": int((some.parts == TRAIN).sum()), "n_concepts": len(some.concepts.names)}
+            rows.append({"axis": axis, "fraction": fraction, "draw": draw, **size, **_information(told)})
             task.advance()
     whole = {"n_train": result.n_train, "n_concepts": result.n_concepts, "nmi": result.nmi, "mi_nats": result.mi_nats}
     rows += [{"axis": axis, "fraction": 1.0, "draw": 0, **whole} for axis in ("samples", "concepts")]
@@ -73,12 +78,11 @@ def at_thresholds(
     scored = probe.load(store, clustering, joined, replace(request, soft=True))
     rows = []
     with progress.task("thresholds", len(thresholds), "probe") as task:
-        for threshold in thresholds:
-            x = scored.concepts.matrix.above(threshold)
-            surer = replace(scored, concepts=replace(scored.concepts, matrix=x))
-            found = _scored(surer, clustering, request)
+        surer = (_surer(scored, threshold) for threshold in thresholds)
+        for threshold, told in zip(thresholds, _scored(surer, clustering, request), strict=True):
+            x = _surer(scored, threshold).concepts.matrix
             counted = {"n_labels": len(x.indices), "n_concepts": int(np.count_nonzero(x.counts()))}
-            rows.append({"threshold": threshold, **counted, "nmi": found["nmi"], "mi_nats": found["mi_nats"]})
+            rows.append({"threshold": threshold, **counted, **_information(told)})
             task.advance()
     return rows
 
@@ -110,14 +114,19 @@ def flips(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
                     yield {**about, "better": a.backbone, "worse": b.backbone, "by": first["nmi"] - second["nmi"]}
 
 
-def _scored(data: ProbeData, clustering: StoredClustering, request: ProbeRequest) -> dict[str, Any]:
+def _scored(several: Iterable[ProbeData], clustering: StoredClustering, request: ProbeRequest) -> Iterator[Score]:
     row = clustering.row
-    trial = Trial(
-        data.clusters, data.parts, row.clusters, request.options, derive_seed(row.seed, "shuffle"), request.device
-    )
-    found = trial.score(data.concepts.matrix)
-    n_train = int((data.parts == TRAIN).sum())
-    return {"n_train": n_train, "n_concepts": len(data.concepts.names), "nmi": found.nmi, "mi_nats": found.mi_nats}
+    how = (row.clusters, request.options, derive_seed(row.seed, "shuffle"), request.device)
+    return scores((Trial(data.clusters, data.parts, *how), data.concepts.matrix) for data in several)
+
+
+def _information(found: Score) -> dict[str, Any]:
+    return {"nmi": found.nmi, "mi_nats": found.mi_nats}
+
+
+def _surer(data: ProbeData, threshold: float) -> ProbeData:
+    """With the labels alone whose score is above the threshold."""
+    return replace(data, concepts=replace(data.concepts, matrix=data.concepts.matrix.above(threshold)))
 
 
 def _fewer_samples(data: ProbeData, fraction: float, seed: int) -> ProbeData:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
-from qrp_store.probing.trial import Trial
+from qrp_store.probing.trial import Trial, scores
 from qrp_store.progress import Progress
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def ablate(
     """
     yield _named(EVERYTHING, "all", whole)
     of = np.asarray(groups, dtype=object)
-    names = sorted(set(groups))
-    with progress.task("ablation", 2 * len(names), "probe") as task:
-        for name in names:
-            roles: tuple[tuple[Role, np.ndarray], ...] = (("alone", of == name), ("without", of != name))
-            for role, kept in roles:
-                yield _named(name, role, trial.score(x.select(np.flatnonzero(kept))))
-                task.advance()
+    roles: tuple[Role, Role] = ("alone", "without")
+    asked = [(name, role) for name in sorted(set(groups)) for role in roles]
+    kept = (np.flatnonzero((of == name) == (role == "alone")) for name, role in asked)
+    with progress.task("ablation", len(asked), "probe") as task:
+        for (name, role), found in zip(asked, scores((trial, x.select(some)) for some in kept), strict=True):
+            yield _named(name, role, found)
+            task.advance()
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,9 @@ def null_distribution(trial: Trial, x: ConceptMatrix, seeds: Sequence[int], prog
     """One control for each seed, trained and scored like the probe itself."""
     found = []
     with progress.task("permutations", len(seeds), "probe") as task:
-        for seed in seeds:
-            control = trial.score(permute_rows(x, trial.parts, seed=seed)).nmi
-            assert control is not None  # the entropy is that of the same clusters
-            found.append(control)
+        for control in scores((trial, permute_rows(x, trial.parts, seed=seed)) for seed in seeds):
+            assert control.nmi is not None  # the entropy is that of the same clusters
+            found.append(control.nmi)
             task.advance()
     return Null(tuple(found))
 

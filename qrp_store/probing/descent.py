@@ -14,6 +14,7 @@ the step is done as it stands.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,18 +30,18 @@ _NO_DECAY = 1e-20
 
 
 class Descent(Protocol):
-    """SGD over a training part, from zeros."""
+    """SGD of one probe or of several, each over its own training part, from zeros."""
 
     @property
     def table(self) -> torch.Tensor:
-        """Weights and bias as they stand, float32 (M + 1, K)."""
+        """Weights and bias as they stand, float32 (M + 1, K) for each probe, one below the other."""
 
-    def epoch(self, order: NDArray[np.int64], lr: float) -> float:
-        """One pass over the samples in this order, all of them; the summed cross-entropy as it was met."""
+    def epoch(self, orders: Sequence[NDArray[np.int64]], lr: float) -> list[float]:
+        """One pass of each probe over all its samples in its order; each one's summed cross-entropy as it was met."""
 
 
 class CpuDescent:
-    """The one described above; `fit` says what its bits depend on."""
+    """The one described above, of a single probe; `fit` says what its bits depend on."""
 
     def __init__(self, x: ConceptMatrix, clusters: NDArray[np.int64], n_clusters: int, options: ProbeOptions) -> None:
         self._x, self._clusters, self._options = with_bias(x), clusters, options
@@ -48,14 +49,15 @@ class CpuDescent:
         self._c = 0.0
         self._other = torch.zeros_like(self.table)  # m; or U, where c is above 0
 
-    def epoch(self, order: NDArray[np.int64], lr: float) -> float:
+    def epoch(self, orders: Sequence[NDArray[np.int64]], lr: float) -> list[float]:
+        (order,) = orders
         self._change(coupling(lr, self._options.momentum, self._options.weight_decay))
         loss = torch.zeros((), dtype=torch.float64)
         cpu = self.table.device
         for batch in batches(self._x, self._clusters, self._options.batch_size, cpu, order=order, transposed=True):
             assert batch.samples is not None
-            part, residual = residuals(batch, self.table)
-            loss += part
+            losses, residual = residuals(batch, self.table)
+            loss += losses.sum(dtype=torch.float64)
             keep, scale = self._options.momentum, 1 / len(batch)
             if self._c > 0:
                 reach = lr * self._c
@@ -67,7 +69,7 @@ class CpuDescent:
                 batch.samples.sum_into(self._other, residual, keep=keep, scale=scale)
                 self._other.add_(self.table, alpha=self._options.weight_decay)
                 self.table.add_(self._other, alpha=-lr)
-        return float(loss)
+        return [float(loss)]
 
     def _change(self, c: float) -> None:
         """Go on with another c."""

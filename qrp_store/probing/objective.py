@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.probing.device import torch
-from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.probing.sparse import ConceptMatrix, block_diagonal
 
 _GROUP_BATCHES = 64
 _CHUNK_FLOATS = 1 << 20
@@ -154,12 +154,12 @@ def log_probabilities(batch: Batch, table: torch.Tensor) -> torch.Tensor:
 
 
 def residuals(batch: Batch, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed cross-entropy (float64 scalar), and its gradient by the logits: q, less 1 at the cluster; (n, K)."""
+    """Each sample's cross-entropy, (n, 1), and their sum's gradient by the logits: q, less 1 at the cluster; (n, K)."""
     log_q = log_probabilities(batch, table)
     target = batch.clusters.unsqueeze(1)
-    loss = -log_q.gather(1, target).sum(dtype=torch.float64)
+    losses = log_q.gather(1, target).neg_()
     residual = log_q.exp_()
-    return loss, residual.scatter_add_(1, target, torch.full((len(batch), 1), -1.0, device=table.device))
+    return losses, residual.scatter_add_(1, target, torch.full((len(batch), 1), -1.0, device=table.device))
 
 
 class Objective:
@@ -178,25 +178,39 @@ class Objective:
         gradient.mul_(weight_decay)
         for batch in self._batches:
             assert batch.samples is not None
-            part, residual = residuals(batch, table)
-            loss += part
+            losses, residual = residuals(batch, table)
+            loss += losses.sum(dtype=torch.float64)
             gradient.add_(batch.samples.sum(residual), alpha=1 / self.n)
         return float(loss) / self.n + penalty, gradient
 
 
 class CrossEntropy:
-    """Mean cross-entropy over a whole part, kept ready on a device."""
+    """Mean cross-entropy over the whole part of one probe, or of each of several, kept ready on a device."""
 
-    def __init__(self, x: ConceptMatrix, clusters: NDArray[np.int64], n_clusters: int, device: torch.device) -> None:
-        self.n = len(x)
-        self._batches = list(batches(with_bias(x), clusters, chunk_rows(n_clusters), device))
+    def __init__(
+        self, parts: Sequence[tuple[ConceptMatrix, NDArray[np.int64]]], n_clusters: int, device: torch.device
+    ) -> None:
+        self._sizes, self._rows = [len(x) for x, _ in parts], chunk_rows(n_clusters)
+        x = block_diagonal([with_bias(x) for x, _ in parts])
+        clusters = np.concatenate([clusters for _, clusters in parts])
+        self._batches = list(batches(x, clusters, self._rows, device))
 
     def __call__(self, table: torch.Tensor) -> float:
-        """In nats a sample."""
-        loss = torch.zeros((), dtype=torch.float64, device=table.device)
-        for batch in self._batches:
-            loss -= log_probabilities(batch, table).gather(1, batch.clusters.unsqueeze(1)).sum(dtype=torch.float64)
-        return float(loss) / self.n
+        """That of the only part, in nats a sample."""
+        (mean,) = self.each(table)
+        return mean
+
+    def each(self, table: torch.Tensor) -> list[float]:
+        """That of each part under its own rows of the table, which holds the probes' tables one below the other."""
+        own = [log_probabilities(batch, table).gather(1, batch.clusters.unsqueeze(1)) for batch in self._batches]
+        # to the host first: summing there by part is cheaper than starting kernels for each
+        parts = torch.split(torch.cat(own).cpu(), self._sizes)
+        return [-_sum(part, self._rows) / len(part) for part in parts]
+
+
+def _sum(values: torch.Tensor, rows: int) -> float:
+    """So many rows at a time, whatever they were computed together with."""
+    return sum((float(piece.sum(dtype=torch.float64)) for piece in torch.split(values, rows)), 0.0)
 
 
 def square(values: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""SGD of the probe with everything on one device, made for a GPU: the training part stays there, a step is replayed.
+"""SGD of one probe or of several with everything on one device, made for a GPU: a step is replayed.
 
 What a step needs lies in buffers that never move and never change shape, so that on a GPU its kernels are recorded once
 (`torch.cuda.CUDAGraph`) and started again with one call: at these sizes starting them one by one takes longer than they
@@ -7,23 +7,26 @@ entries of spare bags, whose sums nobody reads. An epoch's batches are put toget
 without waiting for it; the last short batch is taken by itself. Sums are gathers as on the CPU, without atomics, but in
 an order of the GPU's own: the last digits differ from the CPU's.
 
+Several probes are one whose samples and concepts form blocks: a step takes a batch of each, and starts no more kernels
+than for one alone. No row, sum or update looks at another probe's, so that the numbers are those of each alone.
+
 On a CPU the same steps run one by one, which is how they are tested without a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.probing.device import current, torch
-from qrp_store.probing.objective import Bags, Batch, batches, residuals, with_bias
+from qrp_store.probing.objective import Bags, Batch, residuals, with_bias
 from qrp_store.probing.reverse import ProbeOptions
-from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.probing.sparse import ConceptMatrix, block_diagonal
 
-_GROUP_BATCHES = 64
-"""Batches that are put together at once."""
+GROUP_BATCHES = 64
+"""Batches that are put together at once; of several probes, those of each counted."""
 _SPARE = 64
 """Bags that share the padding: a bag is summed by one thread a column, so one alone would hold up the step."""
 _SLACK = 1.05
@@ -33,94 +36,108 @@ _WARM_UP = 3
 
 
 class ResidentDescent:
-    """The `Descent` described above."""
+    """The `Descent` described above, over the training part (concepts, clusters) of each probe."""
 
     def __init__(
         self,
-        x: ConceptMatrix,
-        clusters: NDArray[np.int64],
+        parts: Sequence[tuple[ConceptMatrix, NDArray[np.int64]]],
         n_clusters: int,
         options: ProbeOptions,
         device: torch.device,
     ) -> None:
-        self._x, self._clusters, self._size, self._device = with_bias(x), clusters, options.batch_size, device
-        self.table = torch.zeros((x.n_concepts + 1, n_clusters), device=device)
-        self._part = _Part(self._x, clusters, device)
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._size, self._device = options.batch_size, device
+        x = block_diagonal([with_bias(x) for x, _ in parts])
+        self._part = _Part(x, np.concatenate([clusters for _, clusters in parts]), device)
+        self._firsts = np.cumsum([0, *(len(x) for x, _ in parts[:-1])])
+        self.table = torch.zeros((x.n_concepts, n_clusters), device=device)
+        self._tables = torch.split(self.table, [x.n_concepts + 1 for x, _ in parts])
+        self._losses = torch.zeros(len(parts), dtype=torch.float64, device=device)
         # a tensor on the device, since a recorded step would go on with the number that it was recorded with
         self._lr = torch.zeros((), device=device)
         self._sgd = torch.optim.SGD(
-            [self.table], lr=self._lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
+            self._tables, lr=self._lr, momentum=options.momentum, weight_decay=options.weight_decay, fused=True
         )
-        self.table.grad = torch.zeros_like(self.table)
-        self._sgd.step()  # moves nothing, but makes the momentum, so that it can be put back after a recording
+        # moves nothing, but makes the momentum, so that it can be put back after a recording
+        self._descend(torch.zeros_like(self.table))
         self._step: _Step | None = None
 
-    def epoch(self, order: NDArray[np.int64], lr: float) -> float:
-        size = self._size
-        whole = len(order) - len(order) % size
+    def epoch(self, orders: Sequence[NDArray[np.int64]], lr: float) -> list[float]:
+        size, n = self._size, max(map(len, orders))
+        common = min(map(len, orders)) // size * size
+        own = [order + first for order, first in zip(orders, self._firsts, strict=True)]
         with current(self._device):
             self._lr.fill_(lr)
-            self._loss.zero_()
-            rows = torch.from_numpy(order[:whole]).to(self._device)
-            entries = np.diff(self._x.indptr)[order[:whole]].reshape(-1, size).sum(axis=1)
-            for first in range(0, len(entries), _GROUP_BATCHES):
-                some = entries[first : first + _GROUP_BATCHES]
-                step = self._with_room_for(int(entries.max()))
-                at = rows[first * size : (first + len(some)) * size]
-                for inputs in zip(*self._part.group(at, size, int(some.sum()), step.room), strict=True):
-                    step(inputs)
-            for batch in batches(self._x, self._clusters, size, self._device, order=order[whole:], transposed=True):
-                self._take(batch)
-            return float(self._loss)
+            self._losses.zero_()
+            if common:
+                self._whole(np.stack([order[:common].reshape(-1, size) for order in own], axis=1))
+            rests = [self._rest([order[start : start + size] for order in own]) for start in range(common, n, size)]
+            losses: list[float] = sum(rests, self._losses.cpu()).tolist()
+            return losses
+
+    def _whole(self, order: NDArray[np.int64]) -> None:
+        """Steps over a whole batch of each probe; (steps, probes, size)."""
+        steps, probes, size = order.shape
+        together, group = probes * size, max(1, GROUP_BATCHES // probes)
+        at = torch.from_numpy(order.ravel()).to(self._device)
+        entries = self._part.entries(at, steps)
+        step = self._with_room_for(max(entries))
+        for first in range(0, steps, group):
+            some = entries[first : first + group]
+            rows = at[first * together : (first + len(some)) * together]
+            for inputs in zip(*self._part.group(rows, together, sum(some), step.room), strict=True):
+                step(inputs)
+
+    def _rest(self, orders: Sequence[NDArray[np.int64]]) -> torch.Tensor:
+        """A step over what each probe has left, at most a batch, perhaps nothing; each one's loss, on the host."""
+        counts = [len(order) for order in orders]
+        at = torch.from_numpy(np.concatenate(orders)).to(self._device)
+        (entries,) = self._part.entries(at, 1)
+        (inputs,) = zip(*self._part.group(at, len(at), entries, entries), strict=True)
+        scale = np.repeat(1 / np.maximum(counts, 1), counts).astype(np.float32)[:, np.newaxis]
+        losses = self._take(self._part.batch(inputs, entries), torch.from_numpy(scale).to(self._device), counts)
+        # on the host, where a sum for each probe costs no kernel
+        return torch.stack([part.sum(dtype=torch.float64) for part in torch.split(losses.cpu(), counts)])
 
     def _with_room_for(self, entries: int) -> _Step:
         if self._step is None or self._step.room < entries:
-            momentum = self._sgd.state[self.table].values()
-            state = [self.table, self._loss, *(value for value in momentum if isinstance(value, torch.Tensor))]
-            weighted = self._x.values is not None
+            momentum = [value for state in self._sgd.state.values() for value in state.values()]
+            state = [self.table, self._losses, *(value for value in momentum if isinstance(value, torch.Tensor))]
             room = int(entries * _SLACK) + _SPARE
-            self._step = _Step(self._take, state, self._size, room, weighted=weighted)
+            inputs = self._part.buffers(len(self._tables) * self._size, room)
+            batch = self._part.batch(inputs, room)
+            self._step = _Step(lambda: self._take_whole(batch), state, inputs, room)
         return self._step
 
-    def _take(self, batch: Batch) -> None:
-        """One step over a batch. Nothing in it asks the device for a number, so that it can be recorded."""
+    def _take_whole(self, batch: Batch) -> None:
+        """One step over a whole batch of each. Nothing in it asks the device for a number: it can be recorded."""
+        losses = self._take(batch, 1 / self._size)
+        self._losses += losses.view(len(self._tables), self._size).sum(dim=1, dtype=torch.float64)
+
+    def _take(self, batch: Batch, scale: float | torch.Tensor, counts: Sequence[int] | None = None) -> torch.Tensor:
         assert batch.samples is not None
-        loss, residual = residuals(batch, self.table)
-        self._loss += loss
-        self.table.grad = batch.samples.sum(residual.mul_(1 / len(batch)))[: len(self.table)]
+        losses, residual = residuals(batch, self.table)
+        self._descend(batch.samples.sum(residual.mul_(scale))[: len(self.table)], counts)
+        return losses
+
+    def _descend(self, gradient: torch.Tensor, counts: Sequence[int] | None = None) -> None:
+        """Each probe's update, in one kernel for all; none for one that `counts` gives no sample."""
+        parts = torch.split(gradient, [len(table) for table in self._tables])
+        for number, (table, part) in enumerate(zip(self._tables, parts, strict=True)):
+            table.grad = part if counts is None or counts[number] else None
         self._sgd.step()
 
 
 class _Step:
-    """`take` over a batch of `size` samples with room for `room` entries, always in the same buffers.
+    """`take` over what lies in `inputs`, with room for `room` entries. `state` is all that it changes.
 
-    Called with what `_Part.group` has for a batch. `state` is all that `take` changes.
+    Called with what `_Part.group` has for a batch.
     """
 
     def __init__(
-        self,
-        take: Callable[[Batch], None],
-        state: list[torch.Tensor],
-        size: int,
-        room: int,
-        *,
-        weighted: bool,
+        self, take: Callable[[], None], state: list[torch.Tensor], inputs: list[torch.Tensor], room: int
     ) -> None:
-        table = state[0]
-        self.room = room
-        widths = [room, size + 1 + _SPARE, room, len(table) + 1 + _SPARE]
-        self._inputs = [
-            torch.zeros(sum(widths), dtype=torch.int32, device=table.device),
-            torch.zeros(size, dtype=torch.int64, device=table.device),
-            *(torch.zeros(room, device=table.device) for _ in range(2 * weighted)),
-        ]
-        concepts, ends, samples, sample_ends = torch.split(self._inputs[0], widths)
-        by_sample, by_concept = self._inputs[2:] if weighted else (None, None)
-        batch = Batch(Bags(concepts, ends, by_sample), self._inputs[1], Bags(samples, sample_ends, by_concept))
-        self._take: Callable[[], None] = lambda: take(batch)
-        if table.device.type == "cuda":
-            self._take = _recorded(self._take, state)
+        self.room, self._inputs = room, inputs
+        self._take = _recorded(take, state) if state[0].device.type == "cuda" else take
 
     def __call__(self, inputs: tuple[torch.Tensor, ...]) -> None:
         for own, given in zip(self._inputs, inputs, strict=True):
@@ -155,8 +172,32 @@ class _Part:
         )
         self._values = None if x.values is None else torch.from_numpy(x.values).to(device)
 
+    def entries(self, at: torch.Tensor, parts: int) -> list[int]:
+        """How many concepts the samples `at` have, for each of so many equal parts of them."""
+        counts: list[int] = self._lengths[at].view(parts, -1).sum(dim=1).tolist()
+        return counts
+
+    def buffers(self, size: int, room: int) -> list[torch.Tensor]:
+        """Where one row of what `group` returns finds room."""
+        device, weighted = self._lengths.device, self._values is not None
+        return [
+            torch.zeros(sum(self._widths(size, room)), dtype=torch.int32, device=device),
+            torch.zeros(size, dtype=torch.int64, device=device),
+            *(torch.zeros(room, device=device) for _ in range(2 * weighted)),
+        ]
+
+    def batch(self, inputs: Sequence[torch.Tensor], room: int) -> Batch:
+        """What lies in one row of what `group` returned, as it will be read: nothing is copied."""
+        numbers, clusters, *values = inputs
+        concepts, ends, samples, sample_ends = torch.split(numbers, self._widths(len(clusters), room))
+        by_sample, by_concept = values or (None, None)
+        return Batch(Bags(concepts, ends, by_sample), clusters, Bags(samples, sample_ends, by_concept))
+
+    def _widths(self, size: int, room: int) -> list[int]:
+        return [room, size + 1 + _SPARE, room, self._n_concepts + 1 + _SPARE]
+
     def group(self, at: torch.Tensor, size: int, entries: int, room: int) -> list[torch.Tensor]:
-        """These samples in batches of `size`, one a row, for `_Step`; `entries` is how many concepts they have in all.
+        """These samples in batches of `size`, one a row, for `batch`; `entries` is how many concepts they have in all.
 
         int32: concepts of each sample (room), where they end (size + 1 + spare), samples of each concept (room), where
         they end (n_concepts + 1 + spare); int64: clusters (size); with values, those of the first and of the third.

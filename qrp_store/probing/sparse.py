@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,18 @@ class ConceptMatrix:
     def rows(self) -> NDArray[np.int64]:
         """The row of every entry of `indices`; (nnz,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.indptr))
+
+
+def block_diagonal(parts: Sequence[ConceptMatrix]) -> ConceptMatrix:
+    """Rows and concepts of all parts, one part's behind the other's; no row has a concept of another part."""
+    if len(parts) == 1:
+        return parts[0]
+    ends, concepts = np.cumsum([(0, 0), *((len(part.indices), part.n_concepts) for part in parts)], axis=0).T
+    indptr = [part.indptr[1:] + first for part, first in zip(parts, ends[:-1], strict=True)]
+    indices = [part.indices + first for part, first in zip(parts, concepts[:-1].astype(np.int32), strict=True)]
+    valued = any(part.values is not None for part in parts)
+    values = np.concatenate([part.weights() for part in parts]) if valued else None
+    return ConceptMatrix(np.concatenate([[0], *indptr]), np.concatenate(indices), int(concepts[-1]), values)
 
 
 def permute_rows(x: ConceptMatrix, parts: ArrayLike, *, seed: int) -> ConceptMatrix:

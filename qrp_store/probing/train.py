@@ -1,40 +1,29 @@
-"""Fit the reverse probe: SGD by the published schedule, or the optimum (see `optimum`)."""
+"""Fit reverse probes: SGD by the published schedule, or the optimum (see `optimum`)."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from qrp_store.errors import InvalidInput, QrpStoreError
+from qrp_store.errors import QrpStoreError
 from qrp_store.probing.descent import CpuDescent, Descent
-from qrp_store.probing.device import resolve_device, torch, using_threads
+from qrp_store.probing.device import torch, using_threads
 from qrp_store.probing.objective import CrossEntropy, Objective, square
 from qrp_store.probing.optimum import Optimum, optimum, tightest
 from qrp_store.probing.resident import ResidentDescent
 from qrp_store.probing.reverse import Epoch, ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.probing.stack import Problem, stacks
 from qrp_store.progress import Progress, silent
 
 _EXPLODED = 100.0
 """A running loss of so many times that of guessing is not going to come back."""
 _SMALL = 1 << 16
 """Floats of weights and logits in a step, up to which a second thread gains nothing: `benchmarks/probe.py --steps`."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """Training and validation part, checked, with the clusters' number and where to compute."""
-
-    x_train: ConceptMatrix
-    c_train: NDArray[np.int64]
-    x_val: ConceptMatrix
-    c_val: NDArray[np.int64]
-    n_clusters: int
-    device: torch.device
 
 
 def fit(
@@ -65,87 +54,140 @@ def fit(
     thread, with the same bits: two would mostly wait for each other, and long on busy cores. Raises InvalidInput for
     parts that do not fit together or are empty, QrpStoreError when training diverges.
     """
-    parts = _Parts(
-        x_train,
-        _checked(x_train, c_train, n_clusters, "training"),
-        x_val,
-        _checked(x_val, c_val, n_clusters, "validation"),
-        n_clusters,
-        resolve_device(device),
-    )
-    if x_train.n_concepts != x_val.n_concepts:
-        raise InvalidInput(f"{x_train.n_concepts} concepts in the training part, {x_val.n_concepts} in validation")
-    floats = (x_train.n_concepts + 1 + min(len(x_train), options.batch_size)) * n_clusters
-    # not under lbfgs, whose sums depend on the number of threads in their last bits
-    small = options.solver == "sgd" and floats <= _SMALL
-    with torch.no_grad(), using_threads(1 if small else None):
-        if options.solver == "sgd":
-            found = _sgd(parts, options, seed, progress)
-        else:
-            objective = Objective(x_train, parts.c_train, n_clusters, parts.device)
-            validation = CrossEntropy(x_val, parts.c_val, n_clusters, parts.device)
-            shape = (x_train.n_concepts + 1, n_clusters)
-            search = tightest if options.protocol == "tight" else optimum
-            found = search(objective, validation, shape, options.weight_decay, parts.device, progress)
-        return _report(parts, options, found)
+    c_train, c_val = np.asarray(c_train), np.asarray(c_val)
+    problem = Problem(x_train, c_train, x_val, c_val, n_clusters, options, seed, device)
+    (found,) = fit_all([problem], progress)
+    if isinstance(found, QrpStoreError):
+        raise found
+    return found
 
 
-def _checked(x: ConceptMatrix, clusters: ArrayLike, n_clusters: int, part: str) -> NDArray[np.int64]:
-    c = np.ascontiguousarray(clusters, dtype=np.int64)
-    if n_clusters < 2:
-        raise InvalidInput(f"{n_clusters} clusters: a probe needs at least 2")
-    if c.shape != (len(x),):
-        raise InvalidInput(f"{part} part: {len(x)} rows of concepts for {c.shape} clusters")
-    if len(c) == 0:
-        raise InvalidInput(f"the {part} part is empty", hint="use fewer clusters, or more samples")
-    if not 0 <= c.min() <= c.max() < n_clusters:
-        raise InvalidInput(f"{part} part: a cluster lies outside 0…{n_clusters - 1}")
-    return c
+def fit_all(problems: Iterable[Problem], progress: Progress = silent) -> Iterator[ProbeFit | QrpStoreError]:
+    """What `fit` makes of each, in their order; for one that diverges the error that `fit` would raise.
+
+    On a GPU those that follow one another and share options and number of clusters are trained together, as many as
+    `stack.stacks` lets; their numbers are those of each alone but for the last digits. Problems are drawn as they are
+    needed.
+    """
+    for stack in stacks(problems):
+        first = stack[0]
+        # not under lbfgs, whose sums depend on the number of threads in their last bits
+        small = first.options.solver == "sgd" and first.floats <= _SMALL
+        with torch.no_grad(), using_threads(1 if small else None):
+            if first.options.solver == "sgd":
+                found = _descended(stack, progress)
+            else:
+                found = [_minimum(problem, progress) for problem in stack]
+            fits = [
+                answer if isinstance(answer, QrpStoreError) else _report(problem, answer)
+                for problem, answer in zip(stack, found, strict=True)
+            ]
+        # outside: whoever goes on with them has its own threads
+        yield from fits
 
 
-def _sgd(parts: _Parts, options: ProbeOptions, seed: int, progress: Progress) -> Optimum:
-    device, n_clusters, n = parts.device, parts.n_clusters, len(parts.c_train)
-    given = (parts.x_train, parts.c_train, n_clusters, options)
-    descent: Descent = CpuDescent(*given) if device.type == "cpu" else ResidentDescent(*given, device)
-    validation = CrossEntropy(parts.x_val, parts.c_val, n_clusters, device)
-    rng = np.random.default_rng(seed)
-    best_table = torch.zeros_like(descent.table)
-    best_table[-1] = _frequencies(parts)
+def _minimum(problem: Problem, progress: Progress) -> Optimum:
+    options, place = problem.options, problem.place
+    objective = Objective(problem.x_train, problem.c_train, problem.n_clusters, place)
+    validation = CrossEntropy([(problem.x_val, problem.c_val)], problem.n_clusters, place)
+    search = tightest if options.protocol == "tight" else optimum
+    return search(objective, validation, problem.shape, options.weight_decay, place, progress)
+
+
+def _descended(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStoreError]:
+    """By sgd, together; a stack for which there is too little memory after all, one by one."""
+    try:
+        return _sgd(stack, progress)
+    except torch.cuda.OutOfMemoryError:
+        if len(stack) == 1:
+            raise
+    # here, where the error no longer keeps the stack's tensors
+    progress.note(f"too little memory on {stack[0].place} for {len(stack)} probes at once; one after another")
+    return [found for problem in stack for found in _sgd([problem], progress)]
+
+
+class _Course:
+    """One probe's way through its epochs: its table as it stands, the best so far, both (M + 1, K), and how they went.
+
+    `best` becomes the model that looks at no concept, with which it begins.
+    """
+
+    def __init__(self, problem: Problem, table: torch.Tensor, best: torch.Tensor) -> None:
+        self.problem, self._table, self._best_table = problem, table, best
+        self.error: QrpStoreError | None = None
+        best[-1] = _frequencies(problem)
+
+    def begin(self, val_cross_entropy: float) -> None:
+        self._best = Epoch(0, None, val_cross_entropy, self.problem.options.weight_decay)
+        self._history = [self._best]
+
+    def go_on(self, loss: float, val_cross_entropy: float) -> None:
+        """After an epoch of this summed cross-entropy. One that diverged stays where it is."""
+        if self.error is not None:
+            return
+        epoch, mean, options = len(self._history), loss / len(self.problem.c_train), self.problem.options
+        if not mean <= _EXPLODED * (1 + math.log(self.problem.n_clusters)):
+            self.error = QrpStoreError(
+                f"training diverged in epoch {epoch}: mean loss {mean:.3g} nats at learning rate {options.lr}",
+                hint="lower the learning rate",
+            )
+            return
+        self._history.append(Epoch(epoch, mean, val_cross_entropy, options.weight_decay))
+        if val_cross_entropy < self._best.val_cross_entropy:
+            self._best = self._history[-1]
+            self._best_table.copy_(self._table)
+
+    def end(self, train_s: float, val_s: float, progress: Progress) -> Optimum | QrpStoreError:
+        if self.error is not None:
+            return self.error
+        options, best = self.problem.options, self._best.epoch
+        if best == 0 and options.epochs:
+            progress.note("no epoch beat the model without concepts; a lower learning rate or protocol tight may")
+        history = tuple(self._history)
+        return Optimum(self._best_table, options.weight_decay, options.epochs, best, history, train_s, val_s)
+
+
+def _sgd(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStoreError]:
+    """Each one's best epoch, all trained at once; its seconds are its share."""
+    options, k, place = stack[0].options, stack[0].n_clusters, stack[0].place
+    parts = [(problem.x_train, problem.c_train) for problem in stack]
+    by_itself = place.type == "cpu" and len(stack) == 1
+    descent: Descent = CpuDescent(*parts[0], k, options) if by_itself else ResidentDescent(parts, k, options, place)
+    validation = CrossEntropy([(problem.x_val, problem.c_val) for problem in stack], k, place)
+    best, heights = torch.zeros_like(descent.table), [problem.shape[0] for problem in stack]
+    courses = list(map(_Course, stack, torch.split(descent.table, heights), torch.split(best, heights)))
     began = time.perf_counter()
-    history = [Epoch(0, None, validation(best_table), options.weight_decay)]
-    train_s, val_s, best = 0.0, time.perf_counter() - began, history[0]
+    for course, value in zip(courses, validation.each(best), strict=True):
+        course.begin(value)
+    train_s, val_s = 0.0, time.perf_counter() - began
+    # those of one seed and length are shuffled once
+    keys = [(problem.seed, len(problem.x_train)) for problem in stack]
+    shuffles = {(seed, n): np.random.default_rng(seed) for seed, n in keys}
     with progress.task("probe", options.epochs, "epoch") as task:
         for epoch in range(1, options.epochs + 1):
             began = time.perf_counter()
-            mean = descent.epoch(rng.permutation(n), options.lr_at(epoch)) / n
+            orders = {key: rng.permutation(key[1]) for key, rng in shuffles.items()}
+            losses = descent.epoch([orders[key] for key in keys], options.lr_at(epoch))
             trained = time.perf_counter()
-            train_s += trained - began
-            if not mean <= _EXPLODED * (1 + math.log(parts.n_clusters)):
-                raise QrpStoreError(
-                    f"training diverged in epoch {epoch}: mean loss {mean:.3g} nats at learning rate {options.lr}",
-                    hint="lower the learning rate",
-                )
-            history.append(Epoch(epoch, mean, validation(descent.table), options.weight_decay))
-            if history[-1].val_cross_entropy < best.val_cross_entropy:
-                best = history[-1]
-                best_table.copy_(descent.table)
-            val_s += time.perf_counter() - trained
+            for course, loss, value in zip(courses, losses, validation.each(descent.table), strict=True):
+                course.go_on(loss, value)
+            train_s, val_s = train_s + trained - began, val_s + time.perf_counter() - trained
+            if all(course.error for course in courses):
+                break
             task.advance()
-    if best.epoch == 0 and options.epochs:
-        progress.note("no epoch beat the model without concepts; a lower learning rate or protocol tight may")
-    return Optimum(best_table, options.weight_decay, options.epochs, best.epoch, tuple(history), train_s, val_s)
+    return [course.end(train_s / len(stack), val_s / len(stack), progress) for course in courses]
 
 
-def _frequencies(parts: _Parts) -> torch.Tensor:
+def _frequencies(problem: Problem) -> torch.Tensor:
     """The bias of a model that knows the clusters' training frequencies and nothing else, centred; float32 (K,)."""
-    counts = np.bincount(parts.c_train, minlength=parts.n_clusters) + 0.5
+    counts = np.bincount(problem.c_train, minlength=problem.n_clusters) + 0.5
     log_p = np.log(counts / counts.sum())
-    return torch.from_numpy((log_p - log_p.mean()).astype(np.float32)).to(parts.device)
+    return torch.from_numpy((log_p - log_p.mean()).astype(np.float32)).to(problem.place)
 
 
-def _report(parts: _Parts, options: ProbeOptions, found: Optimum) -> ProbeFit:
+def _report(problem: Problem, found: Optimum) -> ProbeFit:
     began = time.perf_counter()
-    objective = Objective(parts.x_train, parts.c_train, parts.n_clusters, parts.device)
+    objective = Objective(problem.x_train, problem.c_train, problem.n_clusters, problem.place)
     loss, gradient = objective(found.table, found.weight_decay)
     table = found.table.cpu().numpy()
     return ProbeFit(
@@ -158,9 +200,9 @@ def _report(parts: _Parts, options: ProbeOptions, found: Optimum) -> ProbeFit:
         best_epoch=found.best_epoch,
         history=found.history,
         timings={"train_s": found.train_s, "val_s": found.val_s + time.perf_counter() - began},
-        options=options,
-        device=str(parts.device),
-        n_train=len(parts.c_train),
-        n_val=len(parts.c_val),
-        cluster_counts=np.bincount(np.concatenate((parts.c_train, parts.c_val)), minlength=parts.n_clusters),
+        options=problem.options,
+        device=str(problem.place),
+        n_train=len(problem.c_train),
+        n_val=len(problem.c_val),
+        cluster_counts=np.bincount(np.concatenate((problem.c_train, problem.c_val)), minlength=problem.n_clusters),
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qrp_store.errors import QrpStoreError
 from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.progress import Progress, silent
+from qrp_store.progress import Progress
 from qrp_store.records import TEST, TRAIN, VAL
 
 if TYPE_CHECKING:
     from qrp_store.probing.metrics import Score
+    from qrp_store.probing.stack import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,24 +33,46 @@ class Trial:
 
     def fit(self, x: ConceptMatrix, progress: Progress) -> ProbeFit:
         """The probe trained with these concepts, (n, M), of the same samples."""
-        from qrp_store.probing.train import fit
+        from qrp_store.probing.train import fit_all
 
-        train, val = (np.flatnonzero(self.parts == part) for part in (TRAIN, VAL))
-        return fit(
-            x.take(train),
-            self.clusters[train],
-            x.take(val),
-            self.clusters[val],
-            self.n_clusters,
-            self.options,
-            seed=self.seed,
-            device=self.device,
-            progress=progress,
-        )
+        (found,) = fit_all([self._problem(x)], progress)
+        return _trained(found)
 
     def score(self, x: ConceptMatrix) -> Score:
         """What a probe with these concepts scores on the test part, without an interval."""
-        from qrp_store.probing.metrics import score
+        (found,) = scores([(self, x)])
+        return found
 
-        test = np.flatnonzero(self.parts == TEST)
-        return score(self.fit(x, silent), x.take(test), self.clusters[test], bootstrap=0, seed=0, device=self.device)
+    def _problem(self, x: ConceptMatrix) -> Problem:
+        from qrp_store.probing.stack import Problem
+
+        train, val = (np.flatnonzero(self.parts == part) for part in (TRAIN, VAL))
+        parts = (x.take(train), self.clusters[train], x.take(val), self.clusters[val])
+        return Problem(*parts, self.n_clusters, self.options, self.seed, self.device)
+
+
+def scores(asked: Iterable[tuple[Trial, ConceptMatrix]]) -> Iterator[Score]:
+    """What the probe of each trial scores with these concepts, in their order; they are drawn as they are needed.
+
+    Those that follow one another may be trained together (`train.fit_all`). Raises what the first one that fails does.
+    """
+    from qrp_store.probing.metrics import score
+    from qrp_store.probing.train import fit_all
+
+    tests: deque[tuple[ConceptMatrix, np.ndarray, str]] = deque()
+
+    def problems() -> Iterator[Problem]:
+        for trial, x in asked:
+            test = np.flatnonzero(trial.parts == TEST)
+            tests.append((x.take(test), trial.clusters[test], trial.device))
+            yield trial._problem(x)
+
+    for found in fit_all(problems()):
+        x_test, c_test, device = tests.popleft()
+        yield score(_trained(found), x_test, c_test, bootstrap=0, seed=0, device=device)
+
+
+def _trained(found: ProbeFit | QrpStoreError) -> ProbeFit:
+    if isinstance(found, QrpStoreError):
+        raise found
+    return found

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qrp_store.errors import InvalidInput
-from qrp_store.probing.sparse import ConceptMatrix, permute_rows
+from qrp_store.probing.sparse import ConceptMatrix, block_diagonal, permute_rows
 
 
 @pytest.fixture
@@ -45,6 +45,19 @@ def test_hstack_puts_the_others_concepts_behind(dense):
     joined = matrices[0].hstack(matrices[1:])
     assert np.array_equal(dense(joined), np.hstack(tables))
     assert all(np.all(np.diff(joined.indices[a:b]) > 0) for a, b in zip(joined.indptr, joined.indptr[1:], strict=False))
+
+
+@pytest.mark.parametrize("valued", [False, True])
+def test_blocks_stand_on_the_diagonal(valued, dense):
+    first = ConceptMatrix.from_pairs([0, 0, 2], [1, 0, 1], 3, 2)
+    second = ConceptMatrix([0, 0, 1], [3], 4, np.float32([0.5]) if valued else None)
+    joined = block_diagonal([first, second, first])
+    assert joined.shape == (8, 8)
+    expected = np.zeros((8, 8))
+    expected[:3, :2] = expected[5:, 6:] = dense(first)
+    expected[3:5, 2:6] = dense(second)
+    assert (dense(joined) == expected).all()
+    assert joined.weights().tolist() == [1, 1, 1, 0.5 if valued else 1, 1, 1, 1]
 
 
 def test_hstack_refuses_other_rows(x):

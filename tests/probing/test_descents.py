@@ -19,7 +19,7 @@ K = 5
 def descend(kind: str, x: ConceptMatrix, c: np.ndarray, options: ProbeOptions):
     if kind == "cpu":
         return CpuDescent(x, c, K, options)
-    return ResidentDescent(x, c, K, options, torch.device(kind.removeprefix("resident-")))
+    return ResidentDescent([(x, c)], K, options, torch.device(kind.removeprefix("resident-")))
 
 
 def samples(n: int, n_concepts: int, *, valued: bool) -> tuple[ConceptMatrix, np.ndarray]:
@@ -83,9 +83,9 @@ def test_the_steps_are_those_of_torch(kind, valued, options):
     rates = [0.2, 0.2, 0.02, 0.002]
     losses, table = torch_sgd(x, c, options, orders, rates)
     descent = descend(kind, x, c, options)
-    assert [descent.epoch(order, rate) / len(x) for order, rate in zip(orders, rates, strict=True)] == pytest.approx(
-        [loss / len(x) for loss in losses], abs=1e-5
-    )
+    assert [
+        descent.epoch([order], rate)[0] / len(x) for order, rate in zip(orders, rates, strict=True)
+    ] == pytest.approx([loss / len(x) for loss in losses], abs=1e-5)
     np.testing.assert_allclose(descent.table.cpu().numpy(), table, atol=2e-5)
 
 
@@ -98,9 +98,9 @@ def test_a_longer_batch_than_any_before_gets_more_room(kind):
     options = ProbeOptions(batch_size=20)
     losses, _ = torch_sgd(x, c, options, [mixed, by_length], [0.1, 0.1])
     descent = descend(kind, x, c, options)
-    first = descent.epoch(mixed, 0.1)
+    (first,) = descent.epoch([mixed], 0.1)
     room = descent._step.room
-    assert [first, descent.epoch(by_length, 0.1)] == pytest.approx(losses, abs=1e-3)
+    assert [first, *descent.epoch([by_length], 0.1)] == pytest.approx(losses, abs=1e-3)
     assert descent._step.room > room
 
 
