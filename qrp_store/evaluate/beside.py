@@ -19,7 +19,7 @@ from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import probe
 from qrp_store.evaluate.curve import at_thresholds, check_thresholds, learning_curve
-from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest
+from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest, load
 from qrp_store.evaluate.result import Result
 from qrp_store.progress import Progress
 from qrp_store.records import derive_seed, fingerprint
@@ -167,7 +167,7 @@ def _computed(question: Question, queries: int) -> list[dict[str, Any]]:
     store, seed = question.store, question.clustering.row.seed
     embedding_id = clusterings.embedding_id(store.catalog, question.clustering.artifact.id)
     assert embedding_id is not None  # checked before
-    data = probe.load(store, question.clustering, question.joined, question.request)
+    data = load(store, question.clustering, question.joined, question.request)
     rows = EmbeddingRows(Embedding(store.arrays, embeddings.by_id(store.catalog, embedding_id)))
     scores = forward(
         ForwardData(rows, data.positions, data.parts, data.concepts.matrix, data.concepts.groups_named),

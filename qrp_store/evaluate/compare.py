@@ -10,7 +10,7 @@ import numpy as np
 from qrp_store.arrays.arrays import load_array
 from qrp_store.catalog import datasets
 from qrp_store.errors import Corrupt, InvalidInput
-from qrp_store.evaluate import probe
+from qrp_store.evaluate.data import load
 from qrp_store.evaluate.rerun import TOLERANCE, Asked, asked
 from qrp_store.probing.paired import difference_interval, nmi, plug_in
 from qrp_store.records import TEST
@@ -125,7 +125,7 @@ def _tested(store: Store, question: Asked) -> _Tested:
     from qrp_store.probing.metrics import log_likelihood
 
     row = question.result.row
-    data = probe.load(store, question.clustering, question.joined, question.request)
+    data = load(store, question.clustering, question.joined, question.request)
     x, clusters = data.part(TEST)
     weights = load_array(store.arrays, row["weights_path"], row["weights_checksum"])
     log_q = log_likelihood(weights, x, clusters)

@@ -12,8 +12,7 @@ import numpy as np
 
 from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.errors import InvalidInput
-from qrp_store.evaluate import probe
-from qrp_store.evaluate.probe import JoinedConcepts, ProbeData, ProbeRequest
+from qrp_store.evaluate.data import JoinedConcepts, ProbeData, ProbeRequest, load
 from qrp_store.evaluate.result import Result
 from qrp_store.probing.trial import Trial, scores
 from qrp_store.progress import Progress
@@ -41,7 +40,7 @@ def learning_curve(
     Validation and test part stay whole. Subsets are nested, and drawn by position and seed alone, so that backbones
     share them as far as they share the split.
     """
-    data = probe.load(store, clustering, joined, request)
+    data = load(store, clustering, joined, request)
     seed = clustering.row.seed
     smaller: list[tuple[str, float, int, ProbeData]] = [
         ("samples", fraction, 0, _fewer_samples(data, fraction, seed)) for fraction in FRACTIONS
@@ -75,7 +74,7 @@ def at_thresholds(
 
     A label counts when its score is above the threshold; the samples and the vocabulary stay the result's.
     """
-    scored = probe.load(store, clustering, joined, replace(request, soft=True))
+    scored = load(store, clustering, joined, replace(request, soft=True))
     rows = []
     with progress.task("thresholds", len(thresholds), "probe") as task:
         surer = (_surer(scored, threshold) for threshold in thresholds)

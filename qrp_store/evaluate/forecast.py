@@ -16,7 +16,7 @@ from qrp_store.catalog import concept_sets, history
 from qrp_store.cluster.story import ClusterOptions, parse_memory
 from qrp_store.evaluate.beside import KEPT_BYTES, Wanted
 from qrp_store.evaluate.curve import DRAWS, FRACTIONS
-from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest
+from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
 from qrp_store.execution import available_cores
 from qrp_store.probing.explain import TOP
 from qrp_store.store import Store

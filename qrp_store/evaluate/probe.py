@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +13,10 @@ import numpy as np
 
 from qrp_store.arrays.arrays import save_array
 from qrp_store.arrays.root import Root
-from qrp_store.catalog import clusterings, concept_sets
 from qrp_store.catalog.clusterings import StoredClustering
-from qrp_store.catalog.concept_sets import StoredConcepts
-from qrp_store.catalog.engine import Catalog
-from qrp_store.errors import InvalidInput
-from qrp_store.evaluate.verified import known_block
-from qrp_store.label import concept_rows
-from qrp_store.probing.reverse import ProbeFit, ProbeOptions
-from qrp_store.probing.sparse import ConceptMatrix, permute_rows
+from qrp_store.errors import QrpStoreError
+from qrp_store.evaluate.data import Concepts, JoinedConcepts, ProbeData, ProbeRequest, load
+from qrp_store.probing.reverse import ProbeFit
 from qrp_store.probing.trial import Trial
 from qrp_store.progress import Progress
 from qrp_store.records import TEST, TRAIN, VAL, derive_seed
@@ -34,67 +27,10 @@ if TYPE_CHECKING:
     from qrp_store.probing.controls import GroupScore, Null
     from qrp_store.probing.explain import Explanation
     from qrp_store.probing.metrics import Score
+    from qrp_store.probing.stack import Problem
 
 MOST_CONCEPTS = 1000
 """How many concepts' scores alone are kept of a result, the best ones."""
-_YOUNGER = ("soft", "only_verified")
-NO_GROUP = "(none)"
-"""What `group_scores` call the concepts that have no group."""
-
-
-@dataclass(frozen=True)
-class JoinedConcepts:
-    """One or several concept sets side by side, under the name that shows (`C1+C2`)."""
-
-    name: str
-    parts: tuple[StoredConcepts, ...]
-
-
-@dataclass(frozen=True)
-class ProbeRequest:
-    """Everything that is asked of a probe beside its data. `device` changes no number that is promised."""
-
-    options: ProbeOptions
-    bootstrap: int
-    permute: bool
-    labelled_only: bool
-    min_count: int
-    device: str
-    ablate: bool = False
-    permutations: int = 0
-    soft: bool = False
-    only_verified: bool = False
-
-    def document(self) -> dict[str, Any]:
-        """What changes a number, for the fingerprint. Options younger than the first results stand there if asked."""
-        own = {name: value for name, value in vars(self).items() if name not in ("options", "device")}
-        return {**vars(self.options), **{k: v for k, v in own.items() if v or k not in _YOUNGER}}
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any], device: str) -> ProbeRequest:
-        """The request whose `document()` this is."""
-        training = {f.name: document[f.name] for f in fields(ProbeOptions)}
-        return cls(
-            options=ProbeOptions(**training), device=device, **{k: document[k] for k in document.keys() - training}
-        )
-
-
-@dataclass(frozen=True)
-class Concepts:
-    """The concepts that take part: which hold for which sample, their names, groups, and the set they come from.
-
-    `sets` says what to call the concepts without a group: their set's name when several are joined, else NO_GROUP.
-    """
-
-    matrix: ConceptMatrix
-    names: tuple[str, ...]
-    groups: tuple[str | None, ...]
-    sets: tuple[str, ...]
-
-    @property
-    def groups_named(self) -> tuple[str, ...]:
-        """The group of every concept, also of those without."""
-        return tuple(own if group is None else group for group, own in zip(self.groups, self.sets, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,82 +180,70 @@ def _version(package: str) -> str | None:
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeData:
-    """The samples that take part, by position in the dataset: their concepts, cluster and part, each (n,)."""
+class Prepared:
+    """A probe that is ready to be trained: its data, and all else that it takes."""
 
-    positions: np.ndarray
-    concepts: Concepts
-    clusters: np.ndarray
-    parts: np.ndarray
-
-    def part(self, number: int) -> tuple[ConceptMatrix, np.ndarray]:
-        """Concepts and clusters of one part (records.TRAIN, VAL or TEST)."""
-        at = np.flatnonzero(self.parts == number)
-        return self.concepts.matrix.take(at), self.clusters[at]
-
-
-def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> ProbeData:
-    """What a probe is trained and scored on. Raises InvalidInput for an empty part."""
-    positions, clusters, parts = clusterings.assignments(store.catalog, clustering.artifact.id)
-    block = known_block(store, joined.parts, positions) if request.only_verified else None
-    if block is not None:
-        positions, clusters, parts = positions[block.samples], clusters[block.samples], parts[block.samples]
-    concepts = _concepts(store, joined, positions, request, None if block is None else block.concepts)
-    x = concepts.matrix
-    if request.labelled_only:
-        kept = np.flatnonzero(np.diff(x.indptr))
-        x, positions, clusters, parts = x.take(kept), positions[kept], clusters[kept], parts[kept]
-    if request.permute:
-        x = permute_rows(x, parts, seed=derive_seed(clustering.row.seed, "permute"))
-    for part, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
-        if not (parts == part).any():
-            raise InvalidInput(
-                f"the {name} part of {clustering.artifact.id} has no sample left for {joined.name!r}",
-                hint="fewer clusters, more samples, or without --labelled-only or --only-verified",
-            )
-    return ProbeData(positions, replace(concepts, matrix=x), clusters, parts)
+    data: ProbeData
+    trial: Trial
+    problem: Problem
+    request: ProbeRequest
+    seed: int
+    load_s: float
 
 
 def run(
     store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, progress: Progress
 ) -> Outcome:
     """Train on the stored split and score on its test part. Raises InvalidInput for an empty part."""
+    from qrp_store.probing.train import fit_all
+
+    ready = prepare(store, clustering, joined, request)
+    (found,) = fit_all([ready.problem], progress)
+    return conclude(ready, found, progress)
+
+
+def prepare(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> Prepared:
+    """The first part of `run`, before training. Raises InvalidInput for an empty part."""
+    started = time.perf_counter()
+    data = load(store, clustering, joined, request)
+    seed, k = clustering.row.seed, clustering.row.clusters
+    trial = Trial(data.clusters, data.parts, k, request.options, derive_seed(seed, "shuffle"), request.device)
+    return Prepared(data, trial, trial.problem(data.concepts.matrix), request, seed, time.perf_counter() - started)
+
+
+def conclude(ready: Prepared, found: ProbeFit | QrpStoreError, progress: Progress) -> Outcome:
+    """The last part of `run`: what the trained probe scores, its explanation and its controls.
+
+    `found` is what training made of it (`train.fit_all`); raises it when that is an error.
+    """
     from qrp_store.probing.alone import alone
     from qrp_store.probing.explain import explain
     from qrp_store.probing.metrics import score
 
-    started = time.perf_counter()
-    data = load(store, clustering, joined, request)
-    x_test, c_test = data.part(TEST)
-    load_s = time.perf_counter() - started
-    seed, device = clustering.row.seed, request.device
-    trial = Trial(
-        data.clusters, data.parts, clustering.row.clusters, request.options, derive_seed(seed, "shuffle"), device
-    )
-    fitted = trial.fit(data.concepts.matrix, progress)
+    if isinstance(found, QrpStoreError):
+        raise found
+    data, request, seed, device = ready.data, ready.request, ready.seed, ready.request.device
     scored_at = time.perf_counter()
-    told = score(
-        fitted, x_test, c_test, bootstrap=request.bootstrap, seed=derive_seed(seed, "bootstrap"), device=device
-    )
-    x_train, c_train = data.part(TRAIN)
-    on_train = score(fitted, x_train, c_train, bootstrap=0, seed=0, device=device)
-    explanation = explain(fitted, x_train, c_train)
-    single = alone((x_train, c_train), data.part(VAL), (x_test, c_test), clustering.row.clusters)
+    x_train, c_train, x_val, c_val = ready.problem.parts
+    x_test, c_test = data.part(TEST)
+    told = score(found, x_test, c_test, bootstrap=request.bootstrap, seed=derive_seed(seed, "bootstrap"), device=device)
+    on_train = score(found, x_train, c_train, bootstrap=0, seed=0, device=device)
+    explanation = explain(found, x_train, c_train)
+    single = alone((x_train, c_train), (x_val, c_val), (x_test, c_test), ready.trial.n_clusters)
     counts = np.bincount(data.parts, minlength=3).tolist()
     score_s = time.perf_counter() - scored_at
-    groups, null = _controls(trial, data.concepts, told, request, seed, progress)
-    n_parts = (counts[TRAIN], counts[VAL], counts[TEST])
+    groups, null = _controls(ready.trial, data.concepts, told, request, seed, progress)
     return Outcome(
-        fit=fitted,
+        fit=found,
         score=told,
         explanation=explanation,
         concepts=data.concepts,
-        n_parts=n_parts,
+        n_parts=(counts[TRAIN], counts[VAL], counts[TEST]),
         train_cross_entropy_nats=on_train.cross_entropy_nats,
         alone=single,
         groups=groups,
         null=null,
-        load_s=load_s,
+        load_s=ready.load_s,
         score_s=score_s,
     )
 
@@ -336,57 +260,6 @@ def _controls(
     groups = tuple(ablate(trial, x, concepts.groups_named, whole, progress)) if request.ablate else ()
     seeds = [derive_seed(seed, f"permutation {i}") for i in range(request.permutations)]
     return groups, null_distribution(trial, x, seeds, progress) if seeds else None
-
-
-@lru_cache(maxsize=4)
-def _matrix(store: Store, dataset: str, name: str, version: int) -> ConceptMatrix:
-    """A concept set over its dataset's positions, kept for the next result: what is ready never changes."""
-    stored = concept_sets.get(store.catalog, dataset, name, version)
-    return ConceptMatrix(*concept_rows.load(store, stored), stored.n_concepts)
-
-
-def _scores(catalog: Catalog, concepts: StoredConcepts) -> np.ndarray:
-    """Each label's score, float32; one without a score counts as sure. Raises InvalidInput when none has any."""
-    scores = concept_sets.label_scores(catalog, concepts.artifact.id)
-    if len(scores) and np.isnan(scores).all():
-        raise InvalidInput(
-            f"concepts {concepts.artifact.name!r} have no scores: each holds or does not",
-            hint="without --soft and --thresholds; or label again with a score column",
-        )
-    return np.where(np.isnan(scores), np.float32(1), scores)
-
-
-def _concepts(
-    store: Store, joined: JoinedConcepts, positions: np.ndarray, request: ProbeRequest, known: np.ndarray | None
-) -> Concepts:
-    """The joined concepts over these positions, of all or of the `known`; those that hold for fewer than `min_count`
-    are left out."""
-    min_count = request.min_count
-    matrices: list[ConceptMatrix] = []
-    names: list[str] = []
-    groups: list[str | None] = []
-    sets: list[str] = []
-    origin: list[str] = []
-    for part, called in zip(joined.parts, joined.name.split("+"), strict=True):
-        whole = _matrix(store, part.dataset, part.artifact.name, part.artifact.version or 0)
-        if request.soft:
-            whole = replace(whole, values=_scores(store.catalog, part))
-        matrices.append(whole.take(positions))
-        vocabulary = concept_sets.vocabulary(store.catalog, part.artifact.id)
-        names += vocabulary.names
-        groups += vocabulary.groups
-        sets += [part.artifact.name if len(joined.parts) > 1 else NO_GROUP] * len(vocabulary.names)
-        origin += [called] * len(vocabulary.names)
-    shared = Counter(zip(names, groups, strict=True))
-    names = [f"{n} ({o})" if shared[n, g] > 1 else n for n, g, o in zip(names, groups, origin, strict=True)]
-    matrix = matrices[0].hstack(matrices[1:]) if len(matrices) > 1 else matrices[0]
-    kept = np.flatnonzero((matrix.counts() >= min_count) & (True if known is None else known))
-    if len(kept) == 0 and min_count > 0:
-        raise InvalidInput(f"--min-count {min_count}: no concept of {joined.name!r} holds that often")
-    if len(kept) < matrix.n_concepts:
-        matrix = matrix.select(kept)
-        names, groups, sets = [names[i] for i in kept], [groups[i] for i in kept], [sets[i] for i in kept]
-    return Concepts(matrix, tuple(names), tuple(groups), tuple(sets))
 
 
 def save_weights(root: Root, path: str, outcome: Outcome) -> tuple[str, str]:

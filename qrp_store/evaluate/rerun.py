@@ -15,7 +15,8 @@ from qrp_store.catalog.clusterings import StoredClustering
 from qrp_store.catalog.results import StoredResult
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import probe
-from qrp_store.evaluate.probe import JoinedConcepts, Outcome, ProbeRequest
+from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
+from qrp_store.evaluate.probe import Outcome
 from qrp_store.progress import Progress, silent
 from qrp_store.store import Store
 

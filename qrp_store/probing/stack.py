@@ -55,6 +55,11 @@ class Problem:
             raise InvalidInput(told)
 
     @property
+    def parts(self) -> tuple[ConceptMatrix, NDArray[np.int64], ConceptMatrix, NDArray[np.int64]]:
+        """Concepts and clusters of the training and of the validation part."""
+        return self.x_train, self.c_train, self.x_val, self.c_val
+
+    @property
     def shape(self) -> tuple[int, int]:
         """That of its table, (M + 1, K)."""
         return self.x_train.n_concepts + 1, self.n_clusters
@@ -86,7 +91,9 @@ def stacks(problems: Iterable[Problem]) -> Iterator[list[Problem]]:
         if stack and not _fits([*stack, problem], room):
             yield stack
             stack = []
-        room = room if stack else room_on(problem.place)
+        if not stack:
+            gains = problem.options.solver == "sgd" and 2 * problem.floats <= _FILLED
+            room = room_on(problem.place) if gains else 0
         stack.append(problem)
         if not room:
             yield stack
@@ -110,8 +117,7 @@ def _fits(stack: Sequence[Problem], room: int) -> bool:
     shared = (first.options, first.n_clusters, first.place)
     steps = [len(problem.x_train) // first.options.batch_size for problem in stack]
     return (
-        first.options.solver == "sgd"
-        and all((problem.options, problem.n_clusters, problem.place) == shared for problem in stack)
+        all((problem.options, problem.n_clusters, problem.place) == shared for problem in stack)
         # what some have more than others is taken unrecorded, so it must be little
         and max(steps) - min(steps) <= 1
         and sum(problem.floats for problem in stack) <= _FILLED

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qrp_store.errors import QrpStoreError
+from qrp_store.errors import Interrupted, QrpStoreError
 from qrp_store.probing.descent import CpuDescent, Descent
 from qrp_store.probing.device import torch, using_threads
 from qrp_store.probing.objective import CrossEntropy, Objective, square
@@ -69,29 +71,32 @@ def fit_all(problems: Iterable[Problem], progress: Progress = silent) -> Iterato
     `stack.stacks` lets; their numbers are those of each alone but for the last digits. Problems are drawn as they are
     needed.
     """
-    for stack in stacks(problems):
-        first = stack[0]
-        # not under lbfgs, whose sums depend on the number of threads in their last bits
-        small = first.options.solver == "sgd" and first.floats <= _SMALL
-        with torch.no_grad(), using_threads(1 if small else None):
-            if first.options.solver == "sgd":
-                found = _descended(stack, progress)
-            else:
-                found = [_minimum(problem, progress) for problem in stack]
-            fits = [
-                answer if isinstance(answer, QrpStoreError) else _report(problem, answer)
-                for problem, answer in zip(stack, found, strict=True)
-            ]
-        # outside: whoever goes on with them has its own threads
-        yield from fits
+    return chain.from_iterable(map(partial(_fitted, progress), stacks(problems)))
 
 
-def _minimum(problem: Problem, progress: Progress) -> Optimum:
+def _fitted(progress: Progress, stack: Sequence[Problem]) -> list[ProbeFit | QrpStoreError]:
+    sgd = stack[0].options.solver == "sgd"
+    # not under lbfgs, whose sums depend on the number of threads in their last bits
+    small = sgd and stack[0].floats <= _SMALL
+    with torch.no_grad(), using_threads(1 if small else None):
+        found = _descended(stack, progress) if sgd else [_minimum(problem, progress) for problem in stack]
+        return [
+            answer if isinstance(answer, QrpStoreError) else _report(problem, answer)
+            for problem, answer in zip(stack, found, strict=True)
+        ]
+
+
+def _minimum(problem: Problem, progress: Progress) -> Optimum | QrpStoreError:
     options, place = problem.options, problem.place
     objective = Objective(problem.x_train, problem.c_train, problem.n_clusters, place)
     validation = CrossEntropy([(problem.x_val, problem.c_val)], problem.n_clusters, place)
     search = tightest if options.protocol == "tight" else optimum
-    return search(objective, validation, problem.shape, options.weight_decay, place, progress)
+    try:
+        return search(objective, validation, problem.shape, options.weight_decay, place, progress)
+    except Interrupted:
+        raise
+    except QrpStoreError as error:
+        return error
 
 
 def _descended(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStoreError]:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qrp_store.errors import QrpStoreError
-from qrp_store.probing.reverse import ProbeFit, ProbeOptions
+from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.progress import Progress
 from qrp_store.records import TEST, TRAIN, VAL
 
 if TYPE_CHECKING:
@@ -31,19 +30,13 @@ class Trial:
     seed: int
     device: str
 
-    def fit(self, x: ConceptMatrix, progress: Progress) -> ProbeFit:
-        """The probe trained with these concepts, (n, M), of the same samples."""
-        from qrp_store.probing.train import fit_all
-
-        (found,) = fit_all([self._problem(x)], progress)
-        return _trained(found)
-
     def score(self, x: ConceptMatrix) -> Score:
         """What a probe with these concepts scores on the test part, without an interval."""
         (found,) = scores([(self, x)])
         return found
 
-    def _problem(self, x: ConceptMatrix) -> Problem:
+    def problem(self, x: ConceptMatrix) -> Problem:
+        """What is trained with these concepts, (n, M), of the same samples."""
         from qrp_store.probing.stack import Problem
 
         train, val = (np.flatnonzero(self.parts == part) for part in (TRAIN, VAL))
@@ -65,14 +58,10 @@ def scores(asked: Iterable[tuple[Trial, ConceptMatrix]]) -> Iterator[Score]:
         for trial, x in asked:
             test = np.flatnonzero(trial.parts == TEST)
             tests.append((x.take(test), trial.clusters[test], trial.device))
-            yield trial._problem(x)
+            yield trial.problem(x)
 
     for found in fit_all(problems()):
+        if isinstance(found, QrpStoreError):
+            raise found
         x_test, c_test, device = tests.popleft()
-        yield score(_trained(found), x_test, c_test, bootstrap=0, seed=0, device=device)
-
-
-def _trained(found: ProbeFit | QrpStoreError) -> ProbeFit:
-    if isinstance(found, QrpStoreError):
-        raise found
-    return found
+        yield score(found, x_test, c_test, bootstrap=0, seed=0, device=device)

@@ -194,3 +194,13 @@ def test_controls_are_the_same_together(world, room):
     together.clear()
     assert null_distribution(trial, world.x, range(5), silent).nmi == pytest.approx(one_by_one.nmi, abs=1e-5)
     assert together == [5]
+
+
+def test_half_of_a_gpus_memory_may_be_taken_and_no_more_than_the_host_bears(monkeypatch):
+    gpu = torch.device("cuda")
+    for name, number in (("memory_reserved", 300), ("memory_allocated", 100)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, number=number: number)
+    for free, room in ((1000, 600), (80 << 30, 2 << 30)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
+        assert stack.room_on(gpu) == room
+    assert stack.room_on(torch.device("cpu")) == 0

@@ -12,7 +12,7 @@ import pytest
 from qrp_store.catalog import concept_sets
 from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import Corrupt, InvalidInput
-from qrp_store.evaluate.probe import JoinedConcepts, ProbeRequest, load
+from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest, load
 from qrp_store.evaluate.verified import known_block
 from qrp_store.ingest import ingest
 from qrp_store.label import concept_rows, label
