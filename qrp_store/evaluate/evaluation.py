@@ -149,11 +149,12 @@ class Evaluation:
         return units
 
     def _trained(self, problems: Iterator[Problem]) -> Iterator[ProbeFit | QrpStoreError]:
-        for first in problems:
-            # not before: where every result is there, torch need not be
-            from qrp_store.probing.train import fit_all
+        first = next(problems, None)
+        if first is None:  # every result is there: torch need not be
+            return iter(())
+        from qrp_store.probing.train import fit_all
 
-            yield from fit_all(chain([first], problems), self.progress)
+        return fit_all(chain([first], problems), self.progress)
 
     def _problems(self, todo: deque[Unit], held: deque[_Held], leases: ExitStack) -> Iterator[Problem]:
         """What is to be trained, each claimed when it is asked for. Ends early where it would have to wait.

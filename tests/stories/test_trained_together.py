@@ -67,6 +67,18 @@ def test_several_seeds_and_vocabularies_score_the_same_together(
     assert all(result.cached for result in scored(apples, permutations=2, ablate=True).results)
 
 
+@pytest.mark.parametrize("room", [0, 1 << 40], ids=["alone", "together"])
+def test_a_set_that_fails_leaves_the_next(
+    apples: Store, together: list[int], monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    monkeypatch.setattr(stack, "room_on", lambda device: room)
+    report = scored(apples, concepts=["loose", "named"], min_count=150)
+    assert [(result.concepts, result.seed) for result in report.results] == [("named", 0), ("named", 1)]
+    assert [error["seed"] for error in report.errors] == [0, 1]
+    assert all("'loose'" in error["message"] for error in report.errors)
+    assert together == ([2] if room else [1, 1])
+
+
 def test_one_failure_leaves_the_others(apples: Store, together: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     save, calls = probe.save_weights, []
 
