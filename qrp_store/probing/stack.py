@@ -26,6 +26,8 @@ _SHARE = 0.5
 """How much of a GPU's free memory a stack may take by its estimate: others may want some, and libraries do."""
 _MOST_BYTES = 2 << 30
 """The most a stack may take in any case: its parts lie in the host's memory, too, several times over."""
+_PASS_BYTES = 1 << 27
+"""What a pass over a whole part takes: its logits twice, and as much again for its entries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +139,4 @@ def needed_bytes(stack: Sequence[Problem]) -> int:
     # where a group of batches is put together: a dozen arrays of int64
     each = max(len(p.x_train.indices) / len(p.x_train) for p in stack) + 1
     group = 8 * 12 * each * size * max(GROUP_BATCHES, len(stack))
-    return int(tables + logits + samples + entries + group) + _PASSES
-
-
-_PASSES = 1 << 27
-"""Logits of a pass over a whole part, twice: 2 · 4 · 2^23, and as much again for its entries."""
+    return int(tables + logits + samples + entries + group) + _PASS_BYTES
