@@ -27,7 +27,7 @@ from qrp_store.store import Store
 
 QUERIES = 20_000
 """How many test samples are asked of their nearest neighbours, at most, unless told otherwise."""
-_ALGORITHM = 1
+_ALGORITHM = 2
 KEPT_BYTES = 1 << 30
 """The most that is kept of an embedding, as it is stored, for going through it again."""
 

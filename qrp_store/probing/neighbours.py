@@ -12,6 +12,8 @@ from qrp_store.probing.linear import Features, Labelled
 from qrp_store.probing.sparse import ConceptMatrix
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
+_DECIMALS = 9
+"""Of votes: twenty weights add up to 1 only up to rounding, and queries whose neighbours all agree are a tie."""
 _QUERIES, _ROWS = 2048, 8192
 
 
@@ -35,7 +37,7 @@ class Votes:
         cell = query[inside] * (last - first) + found.indices[inside] - first
         votes = np.zeros(queries * (last - first))
         np.add.at(votes, cell, weight[inside])
-        return votes.reshape(queries, last - first)
+        return votes.round(_DECIMALS).reshape(queries, last - first)
 
 
 def vote(features: Features, train: Labelled, queries: NDArray[np.int64], device: torch.device) -> Votes:

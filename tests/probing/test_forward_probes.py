@@ -108,6 +108,15 @@ def test_neighbours_are_the_nearest_by_cosine(rows: np.ndarray, parts: np.ndarra
     np.testing.assert_array_equal(found.of(slice(1, 3)), found.of(slice(None))[:, 1:3])
 
 
+def test_queries_whose_neighbours_all_agree_are_a_tie() -> None:
+    rng = np.random.default_rng(0)
+    there = np.arange(300) % 2 == 0
+    vectors = rng.normal(size=(300, 6)) * 0.2 + np.where(there, 2, -2)[:, None]
+    train = np.arange(200)
+    found = vote(Rows(vectors), Labelled(train, matrix(there[train, None])), np.arange(200, 300), CPU)
+    np.testing.assert_array_equal(found.of(slice(None))[:, 0], there[200:])
+
+
 def test_average_precision_is_scikit_learns_with_ties_too(rows: np.ndarray) -> None:
     held = several(rows)
     scores = np.round(rows[:, [0, 3, 4, 1]], 1)
