@@ -77,9 +77,9 @@ def at_thresholds(
     scored = load(store, clustering, joined, replace(request, soft=True))
     rows = []
     with progress.task("thresholds", len(thresholds), "probe") as task:
-        surer = (_surer(scored, threshold) for threshold in thresholds)
+        surer = (_surer(scored, threshold, request.soft) for threshold in thresholds)
         for threshold, told in zip(thresholds, _scored(surer, clustering, request), strict=True):
-            x = _surer(scored, threshold).concepts.matrix
+            x = _surer(scored, threshold, request.soft).concepts.matrix
             counted = {"n_labels": len(x.indices), "n_concepts": int(np.count_nonzero(x.counts()))}
             rows.append({"threshold": threshold, **counted, **_information(told)})
             task.advance()
@@ -123,9 +123,9 @@ def _information(found: Score) -> dict[str, Any]:
     return {"nmi": found.nmi, "mi_nats": found.mi_nats}
 
 
-def _surer(data: ProbeData, threshold: float) -> ProbeData:
-    """With the labels alone whose score is above the threshold."""
-    return replace(data, concepts=replace(data.concepts, matrix=data.concepts.matrix.above(threshold)))
+def _surer(data: ProbeData, threshold: float, soft: bool) -> ProbeData:
+    """With the labels alone whose score is above the threshold; `soft`: they keep it."""
+    return replace(data, concepts=replace(data.concepts, matrix=data.concepts.matrix.above(threshold, soft=soft)))
 
 
 def _fewer_samples(data: ProbeData, fraction: float, seed: int) -> ProbeData:

@@ -95,11 +95,11 @@ class ConceptMatrix:
         np.cumsum(np.bincount(self.rows()[column >= 0], minlength=len(self)), out=indptr[1:])
         return ConceptMatrix(indptr, column[column >= 0], len(kept), self._valued(column >= 0))
 
-    def above(self, threshold: float) -> ConceptMatrix:
-        """The same rows and concepts, with only what has a value above the threshold; values become 1."""
+    def above(self, threshold: float, *, soft: bool = False) -> ConceptMatrix:
+        """The same rows and concepts, with only what has a value above the threshold; values become 1, or stay."""
         kept = self.weights() > threshold
         indptr = np.concatenate(([0], np.cumsum(kept)))[self.indptr]
-        return ConceptMatrix(indptr, self.indices[kept], self.n_concepts)
+        return ConceptMatrix(indptr, self.indices[kept], self.n_concepts, self._valued(kept) if soft else None)
 
     def weights(self) -> NDArray[np.float32]:
         """The value of every entry of `indices`; (nnz,)."""

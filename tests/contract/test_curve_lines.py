@@ -55,7 +55,8 @@ def test_thresholds_leave_the_surer_labels(qrp: Any, own: Path, sql: Any) -> Non
 
 
 def test_soft_labels_are_another_setting(qrp: Any, own: Path, world: Any) -> None:
-    (soft,) = qrp.ok(*ONE, "--backbone", "sharp", "--soft", store=own)["results"]
+    (soft,) = qrp.ok(*ONE, "--backbone", "sharp", "--soft", "--thresholds", "0.7", store=own)["results"]
+    assert soft["thresholds"][0]["nmi"] == soft["nmi"]  # all scores are above it
     hard = next(
         r
         for r in world.evaluated["results"]

@@ -31,6 +31,7 @@ def test_values_go_with_their_rows_and_concepts(world) -> None:
     both = x.hstack([world.x])
     np.testing.assert_array_equal(dense(both), np.hstack([dense(x), dense(world.x)]))
     np.testing.assert_array_equal(dense(x.above(0.8)), dense(x) > np.float32(0.8))
+    np.testing.assert_array_equal(dense(x.above(0.8, soft=True)), dense(x) * (dense(x) > np.float32(0.8)))
     parts = np.zeros(len(x))
     assert sorted(dense(permute_rows(x, parts, seed=1)).sum(axis=1)) == pytest.approx(sorted(dense(x).sum(axis=1)))
     with pytest.raises(InvalidInput, match="values"):
