@@ -77,6 +77,8 @@ def show(store: Store, reference: str) -> dict[str, Any]:
     known = next(own, {"id": found.id, "name": found.name})
     if isinstance(known.get("spec"), str):  # listings have it as one text
         known["spec"] = json.loads(known["spec"])
+    if found.kind == "dataset":
+        known["fingerprint"] = get_dataset(store.catalog, found.name).fingerprint
     return {"kind": found.kind, "state": found.state, **known, **_MORE.get(found.kind, _nothing)(store, found.id)}
 
 
@@ -85,6 +87,8 @@ def _nothing(store: Store, identifier: str) -> dict[str, Any]:
 
 
 def _result(store: Store, identifier: str) -> dict[str, Any]:
+    from qrp_store.catalog.results import origin
+
     (row,) = lists.with_flags(store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,)).table).named()
     best = store.sql(
         "SELECT cluster, n_test, mi_nats, cross_entropy_nats, top_concept FROM cluster_scores WHERE result_id = ? "
@@ -100,7 +104,8 @@ def _result(store: Store, identifier: str) -> dict[str, Any]:
         "WHERE result_id = ? ORDER BY concept_group, probe DESC",
         (identifier,),
     )
-    return {**row, "best_clusters": list(best), "best_concepts": list(alone), "forward": list(forward)}
+    scores = {"best_clusters": list(best), "best_concepts": list(alone), "forward": list(forward)}
+    return {**row, **origin(store.catalog, identifier), **scores}
 
 
 def _concepts(store: Store, identifier: str) -> dict[str, Any]:
@@ -118,6 +123,7 @@ def _clustering(store: Store, identifier: str) -> dict[str, Any]:
         "objective_per_iteration": stored.row.objective_per_iteration,
         "sizes": {"min": sizes[0], "median": statistics.median(sizes), "max": sizes[-1], "empty": sizes.count(0)},
         "imbalance": stored.imbalance,
+        "fingerprint": stored.artifact.fingerprint,
         "options": stored.artifact.spec.get("options"),
         "provenance": stored.artifact.provenance,
     }

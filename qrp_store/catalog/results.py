@@ -91,6 +91,23 @@ def by_id(catalog: Catalog, identifier: str) -> StoredResult:
     return StoredResult(lease.artifact_of(row), own, row["clustering_id"])
 
 
+def origin(catalog: Catalog, identifier: str) -> dict[str, Any]:
+    """How a result in any state was made: its `options`, its inputs' `fingerprints`, and its `provenance`."""
+    embedding = t.artifact.alias("embedding_artifact")
+    query = (
+        sa.select(_a.spec, _a.provenance, embedding.c.fingerprint)
+        .join(t.result, _r.artifact_pk == _a.pk)
+        .join(t.clustering, t.clustering.c.artifact_pk == _r.clustering_pk)
+        .outerjoin(embedding, embedding.c.pk == t.clustering.c.embedding_pk)
+        .where(_a.id == identifier)
+    )
+    with catalog.read() as connection:
+        spec, provenance, of = connection.execute(query).one()
+    concepts = [fingerprint for fingerprint, _ in spec["concepts"]]
+    inputs = {"dataset": spec["dataset"], "embedding": of, "clustering": spec["clustering"][0], "concepts": concepts}
+    return {"options": spec["options"], "fingerprints": inputs, "provenance": provenance}
+
+
 def concepts_of(catalog: Catalog, identifier: str) -> tuple[StoredConcepts, ...]:
     """The concept sets that a result was made with, in their order. Raises NotFound when one was retired."""
     own, used = t.artifact.alias("own"), t.result_concept_set.c

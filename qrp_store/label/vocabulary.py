@@ -67,7 +67,7 @@ def _origin(stored: StoredConcepts) -> dict[str, Any]:
     if "expert" in options:
         options["expert"] = {k: v for k, v in options["expert"].items() if k != "names"}
     own = {k: v for k, v in stored.artifact.provenance.items() if k not in (concept_rows.MEMBER, "scores")}
-    return {"options": options, "provenance": own}
+    return {"fingerprint": stored.artifact.fingerprint, "options": options, "provenance": own}
 
 
 def frequent(words: Vocabulary) -> list[int]:

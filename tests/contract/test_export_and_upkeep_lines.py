@@ -142,6 +142,17 @@ def test_show_tells_of_every_kind_of_thing(qrp: Any, world: Any) -> None:
     assert {name: shown[name] for name in ("id", "nmi", "setting", "fingerprint", "permuted")} == {
         name: result[name] for name in ("id", "nmi", "setting", "fingerprint", "permuted")
     }
+    assert shown["options"]["lr"] == 3.5
+    assert {"device", "threads", "instructions", "versions"} <= set(shown["provenance"])
+    of = next(row for row in qrp.rows("ls", "embeddings", store=world.store) if row["backbone"] == result["backbone"])
+    made_from = {
+        "dataset": result["dataset"],
+        "embedding": of["id"],
+        "clustering": result["clustering_id"],
+        "concepts": result["concepts"],
+    }
+    marks = {what: qrp.ok("show", name, store=world.store)["fingerprint"] for what, name in made_from.items()}
+    assert shown["fingerprints"] == {**marks, "concepts": [marks["concepts"]]}
     for what in ("datasets", "backbones", "embeddings", "concepts", "clusterings"):
         for row in qrp.rows("ls", what, store=world.store)[:2]:
             assert qrp.ok("show", row["id"], store=world.store)["id"] == row["id"]
