@@ -215,8 +215,8 @@ def _show(session: Session, report: Any) -> None:
     document["results"] = [
         {k: v for k, v in r.items() if v is not None or k not in BESIDE} for r in document["results"]
     ]
-    rows = [{**r, **_forward(r)} for r in document["results"]]
-    columns = [*SHOWN[:-1], *dict.fromkeys(k for r in rows for k in _forward(r)), SHOWN[-1]]
+    rows = [{**r, **_beside(r)} for r in document["results"]]
+    columns = [*SHOWN[:-1], *dict.fromkeys(k for r in rows for k in _beside(r)), SHOWN[-1]]
     text = _planned(report) if report.plan else "no results"
     if rows:
         text = output.listing(output.table(rows, columns), "table", "")
@@ -226,10 +226,15 @@ def _show(session: Session, report: Any) -> None:
     session.show(document, text, report.error)
 
 
-def _forward(result: dict[str, Any]) -> dict[str, float | None]:
-    """The usual probes' scores over all concepts, as columns."""
+def _beside(result: dict[str, Any]) -> dict[str, float | None]:
+    """What else was asked for, for people: the usual probes, the null's p-value, less data, surer labels."""
     every = [f for f in result.get("forward") or () if f["concept_group"] == "(all)"]
-    return {f"{f['probe']} {f['metric']}": f["value"] for f in every}
+    found = {f"{f['probe']} {f['metric']}": f["value"] for f in every}
+    if result["n_permutations"]:
+        found["p_value"] = result["p_value"]
+    less = [p for p in result.get("curve") or () if p["axis"] == "samples" and p["fraction"] < 1]
+    found |= {f"nmi of {100 * p['fraction']:g} % samples": p["nmi"] for p in less}
+    return found | {f"nmi above {t['threshold']:g}": t["nmi"] for t in result.get("thresholds") or ()}
 
 
 def _planned(report: Any) -> str:

@@ -144,7 +144,8 @@ def evaluate(
     lines, estimate = forecast(store, plan, vocabularies, request, wanted, base, owner.n) if dry_run else ((), None)
     flips = tuple(order_flips(done))
     for flip in flips:
-        progress.note("with {fraction:g} of the {axis} {better} no longer stands before {worse}".format(**flip))
+        point = "{concepts}, K {clusters}, seed {seed}, {fraction:g} of the {axis}, draw {draw}".format(**flip)
+        progress.note("{}: {better} no longer stands before {worse}".format(point, **flip))
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
     first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None

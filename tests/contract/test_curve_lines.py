@@ -72,3 +72,16 @@ def test_soft_labels_are_another_setting(qrp: Any, own: Path, world: Any) -> Non
     assert "score" in message
     unscored = qrp.fails(4, *ONE[:-1], "classes", "--backbone", "sharp", "--thresholds", "0.6", store=own)
     assert "classes" in unscored
+
+
+def test_what_was_asked_for_beside_the_scores_is_printed_with_them(qrp: Any, own: Path, sql: Any) -> None:
+    asked = (*ONE, "--backbone", "sharp", "--backbone", "dull", "--permutations", 1, "--curve", "--thresholds", "0.85")
+    told = qrp.run(*asked, store=own)
+    head = told.out.splitlines()[0]
+    for column in ("p_value", "nmi of 25 % samples", "nmi of 50 % samples", "nmi above 0.85"):
+        assert column in head
+    flips = qrp.ok(*asked, store=own)["flips"]
+    assert flips
+    for flip in flips:
+        where = "objects, K 6, seed 0, {fraction:g} of the {axis}, draw {draw}: ".format(**flip)
+        assert f"{where}{flip['better']} no longer stands before {flip['worse']}" in told.err
