@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qrp_store.catalog import clusterings, datasets, lease, references
+from qrp_store.catalog import clusterings, datasets, embeddings, lease, references
 from qrp_store.catalog.clusterings import ClusteringRow, StoredClustering
 from qrp_store.cluster.story import ClusterReport, peak_rss, report_of, warn_of_small
 from qrp_store.clustering.split import split
@@ -38,10 +38,13 @@ def import_clustering(
 ) -> ClusterReport:
     """A clustering called `name` from a file of assignments; `cached` when it was there already.
 
-    Samples without a cluster are left out. Raises NotFound, and InvalidInput for a file that does not fit.
+    Samples without a cluster are left out. Raises NotFound, and InvalidInput for a file that does not fit, or a name
+    that one of the dataset's backbones has: both stand in the views' column `backbone`.
     """
     check_name(name, "clustering")
     owner = datasets.get_dataset(store.catalog, dataset)
+    if name in embeddings.backbones(store.catalog, dataset):
+        raise InvalidInput(f"{name!r} is a backbone of dataset {dataset!r}", hint="choose another --name")
     started = time.perf_counter()
     grouping = read_grouping(Path(source).expanduser())
     clusters = grouping.clusters

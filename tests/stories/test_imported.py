@@ -113,3 +113,10 @@ def test_arrays_that_do_not_fit(store: Store, tmp_path: Path) -> None:
         import_clustering(store, str(tmp_path / "none.npy"), dataset="d", name="human")
     with pytest.raises(NotFound):
         evaluate(store, dataset="nope", imported=["human"])
+
+
+def test_the_name_of_a_backbone_is_refused(store: Store, tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.arange(N) % 3)
+    with pytest.raises(InvalidInput, match="backbone"):
+        import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="b")
+    assert not store.sql("SELECT id FROM clusterings")
