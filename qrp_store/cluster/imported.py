@@ -38,13 +38,12 @@ def import_clustering(
 ) -> ClusterReport:
     """A clustering called `name` from a file of assignments; `cached` when it was there already.
 
-    Samples without a cluster are left out. Raises NotFound, and InvalidInput for a file that does not fit, or a name
-    that one of the dataset's backbones has: both stand in the views' column `backbone`.
+    Samples without a cluster are left out. Raises NotFound, and InvalidInput for a file that does not fit.
     """
     check_name(name, "clustering")
     owner = datasets.get_dataset(store.catalog, dataset)
     if name in embeddings.backbones(store.catalog, dataset):
-        raise InvalidInput(f"{name!r} is a backbone of dataset {dataset!r}", hint="choose another --name")
+        progress.warn(f"{name!r} is a backbone of {dataset}, too: views have both as `backbone`, apart by `setting`")
     started = time.perf_counter()
     grouping = read_grouping(Path(source).expanduser())
     clusters = grouping.clusters

@@ -99,7 +99,10 @@ def check_thresholds(joined: JoinedConcepts, thresholds: Sequence[float]) -> Non
 
 
 def flips(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
-    """Where two backbones of one setting and seed stand in another order than with everything."""
+    """Where two backbones of one setting and seed stand in another order than with everything.
+
+    `by`: how much the better one is ahead there (below 0), `ahead`: how much with everything; of NMI.
+    """
     peers: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         if result.curve:
@@ -110,7 +113,8 @@ def flips(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
                 if first["nmi"] < second["nmi"] and a.nmi != b.nmi:
                     where = {name: first[name] for name in ("axis", "fraction", "draw")}
                     about = {"concepts": concepts, "clusters": clusters, "seed": seed, **where}
-                    yield {**about, "better": a.backbone, "worse": b.backbone, "by": first["nmi"] - second["nmi"]}
+                    gaps = {"by": first["nmi"] - second["nmi"], "ahead": (a.nmi or 0.0) - (b.nmi or 0.0)}
+                    yield {**about, "better": a.backbone, "worse": b.backbone, **gaps}
 
 
 def _scored(several: Iterable[ProbeData], clustering: StoredClustering, request: ProbeRequest) -> Iterator[Score]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
 
 _YOUNGER = ("soft", "only_verified")
+_MATRICES = 4  # kept of each store that is in use
+_matrices: WeakKeyDictionary[Store, dict[str, ConceptMatrix]] = WeakKeyDictionary()
 NO_GROUP = "(none)"
 """What `group_scores` call the concepts that have no group."""
 
@@ -119,22 +121,28 @@ def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, req
     return ProbeData(positions, replace(concepts, matrix=x), clusters, parts)
 
 
-@lru_cache(maxsize=4)
-def _matrix(store: Store, dataset: str, name: str, version: int) -> ConceptMatrix:
+def _matrix(store: Store, concepts: StoredConcepts) -> ConceptMatrix:
     """A concept set over its dataset's positions, kept for the next result: what is ready never changes."""
-    stored = concept_sets.get(store.catalog, dataset, name, version)
-    return ConceptMatrix(*concept_rows.load(store, stored), stored.n_concepts)
+    kept, own = _matrices.setdefault(store, {}), concepts.artifact.id
+    found = kept.pop(own, None)
+    if found is None:
+        found = ConceptMatrix(*concept_rows.load(store, concepts), concepts.n_concepts)
+    kept[own] = found  # the last used is the last
+    if len(kept) > _MATRICES:
+        del kept[next(iter(kept))]
+    return found
 
 
-def _scores(catalog: Catalog, concepts: StoredConcepts) -> np.ndarray:
-    """Each label's score, float32; one without a score counts as sure. Raises InvalidInput when none has any."""
-    scores = concept_sets.label_scores(catalog, concepts.artifact.id)
-    if len(scores) and np.isnan(scores).all():
+def _scores(catalog: Catalog, joined: JoinedConcepts) -> dict[str, np.ndarray]:
+    """Each set's labels' scores, float32; one without counts as sure. Raises InvalidInput when none of all has any."""
+    scores = {part.artifact.id: concept_sets.label_scores(catalog, part.artifact.id) for part in joined.parts}
+    every = np.concatenate(list(scores.values()))
+    if len(every) and np.isnan(every).all():
         raise InvalidInput(
-            f"concepts {concepts.artifact.name!r} have no scores: each holds or does not",
+            f"concepts {joined.name!r} have no scores: each holds or does not",
             hint="without --soft and --thresholds; or label again with a score column",
         )
-    return np.where(np.isnan(scores), np.float32(1), scores)
+    return {name: np.where(np.isnan(own), np.float32(1), own) for name, own in scores.items()}
 
 
 def _concepts(
@@ -148,10 +156,11 @@ def _concepts(
     groups: list[str | None] = []
     sets: list[str] = []
     origin: list[str] = []
+    scores = _scores(store.catalog, joined) if request.soft else {}
     for part, called in zip(joined.parts, joined.name.split("+"), strict=True):
-        whole = _matrix(store, part.dataset, part.artifact.name, part.artifact.version or 0)
+        whole = _matrix(store, part)
         if request.soft:
-            whole = replace(whole, values=_scores(store.catalog, part))
+            whole = replace(whole, values=scores[part.artifact.id])
         matrices.append(whole.take(positions))
         vocabulary = concept_sets.vocabulary(store.catalog, part.artifact.id)
         names += vocabulary.names

@@ -253,13 +253,23 @@ class Evaluation:
         unit = held.unit
         try:
             with held.leases:
-                self._commit(held, probe.conclude(held.ready, found, self.progress))
+                outcome = probe.conclude(held.ready, found, self.progress)
+                self._commit(held, outcome)
+            self._note(held, outcome.fit)
             unit.result = stored_result(self.store, held.claim.id, cached=False)
             self._bare.append(unit)
         except Interrupted:
             raise
         except QrpStoreError as error:
             unit.error = error
+
+    def _note(self, held: _Held, fit: ProbeFit) -> None:
+        if fit.options.solver == "sgd" and fit.best_epoch == 0 and fit.epochs_run:
+            row = held.clustering.row
+            self.progress.note(
+                f"{row.backbone}, K {row.clusters}, seed {row.seed}, {held.unit.joined.name}: no epoch beat the model "
+                "without concepts; a lower learning rate or protocol tight may"
+            )
 
     def _commit(self, held: _Held, outcome: probe.Outcome) -> None:
         held.heartbeat.check()

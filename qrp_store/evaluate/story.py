@@ -16,7 +16,7 @@ from qrp_store.catalog import concept_sets, datasets, embeddings
 from qrp_store.cluster.grouped import groups_of
 from qrp_store.cluster.imported import named
 from qrp_store.cluster.story import ClusterOptions
-from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
 from qrp_store.evaluate.beside import QUERIES, Wanted
 from qrp_store.evaluate.curve import flips as order_flips
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
@@ -28,6 +28,7 @@ from qrp_store.progress import Progress, silent
 from qrp_store.store import Store, split_version
 
 SCHEMA = "qrp-store/evaluate/1"
+_SHOWN = 0.0005  # of an NMI: what three decimals show
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,10 @@ def evaluate(
     lines, estimate = forecast(store, plan, vocabularies, request, wanted, base, owner.n) if dry_run else ((), None)
     flips = tuple(order_flips(done))
     for flip in flips:
-        point = "{concepts}, K {clusters}, seed {seed}, {fraction:g} of the {axis}, draw {draw}".format(**flip)
-        progress.note("{}: {better} no longer stands before {worse}".format(point, **flip))
+        if min(-flip["by"], flip["ahead"]) >= _SHOWN:
+            point = "{concepts}, K {clusters}, seed {seed}, {fraction:g} of the {axis}, draw {draw}".format(**flip)
+            told = "{better}, {ahead:.3f} before {worse} with everything, is {behind:.3f} behind it"
+            progress.note(f"{point}: {told.format(**flip, behind=-flip['by'])}")
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
     first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None
@@ -173,9 +176,14 @@ def _failures(turns: Sequence[Turn], units: Sequence[Unit]) -> list[dict[str, An
     errors = []
     for turn in turns:
         where = {"backbone": turn.name, "clusters": turn.asked.k if turn.asked else None, "seed": turn.seed}
-        own = [turn.error, *(unit.error for unit in units if unit.turn is turn)]
-        for error in dict.fromkeys(error for error in own if error is not None):
-            errors.append({**where, "kind": error.kind, "message": error.message, "hint": error.hint})
+        own: dict[QrpStoreError | None, str | None] = {turn.error: None}
+        for unit in units:
+            if unit.turn is turn:
+                own.setdefault(unit.error, unit.joined.name)
+        for error, concepts in own.items():
+            if error is not None:
+                about = {**where, "concepts": concepts}
+                errors.append({**about, "kind": error.kind, "message": error.message, "hint": error.hint})
     return errors
 
 
@@ -184,6 +192,7 @@ def _nothing_to_explain(result: Result) -> dict[str, Any]:
         "backbone": result.backbone,
         "clusters": result.clusters,
         "seed": result.seed,
+        "concepts": result.concepts,
         "kind": InvalidInput.kind,
         "message": f"{result.id}: all test images are in one cluster; its entropy is 0 and there is nothing to explain",
         "hint": "look at the embedding, or use more clusters",

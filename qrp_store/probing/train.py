@@ -142,12 +142,10 @@ class _Course:
             self._best = self._history[-1]
             self._best_table.copy_(self._table)
 
-    def end(self, train_s: float, val_s: float, progress: Progress) -> Optimum | QrpStoreError:
+    def end(self, train_s: float, val_s: float) -> Optimum | QrpStoreError:
         if self.error is not None:
             return self.error
         options, best = self.problem.options, self._best.epoch
-        if best == 0 and options.epochs:
-            progress.note("no epoch beat the model without concepts; a lower learning rate or protocol tight may")
         history = tuple(self._history)
         return Optimum(self._best_table, options.weight_decay, options.epochs, best, history, train_s, val_s)
 
@@ -180,7 +178,7 @@ def _sgd(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStor
             if all(course.error for course in courses):
                 break
             task.advance()
-    return [course.end(train_s / len(stack), val_s / len(stack), progress) for course in courses]
+    return [course.end(train_s / len(stack), val_s / len(stack)) for course in courses]
 
 
 def _frequencies(problem: Problem) -> torch.Tensor:

@@ -233,9 +233,28 @@ def test_one_backbones_failure_keeps_the_others(qrp: Any, own: Path, files: Any,
     assert ran.code == 4
     assert {r["backbone"] for r in ran.json["results"] if r["nmi"] is not None} == {"sharp", "dull", "noise"}
     (error,) = ran.json["errors"]
-    assert error["backbone"] == "constant"
+    assert (error["backbone"], error["concepts"]) == ("constant", "objects")
     assert error["kind"] == "invalid_input"
     assert "constant" in ran.err
+
+
+def test_one_concept_sets_failure_keeps_the_others_and_is_named(qrp: Any, own: Path) -> None:
+    sets = ("--concepts", "classes", "--concepts", "objects", "--concepts", "classes+objects")
+    ran = qrp.run(*WHERE, "--backbone", "sharp", *sets, "--soft", "--json", store=own)
+    assert ran.code == 4
+    assert [r["concepts"] for r in ran.json["results"]] == [
+        "objects",
+        "classes+objects",
+    ]  # those without a score are sure
+    (error,) = ran.json["errors"]
+    assert (error["backbone"], error["concepts"]) == ("sharp", "classes")
+
+
+def test_a_probe_that_no_epoch_helped_is_named(qrp: Any, own: Path) -> None:
+    ran = qrp.run(
+        *ONE, "--backbone", "noise", "--seed", 3, "--epochs", 1, "--lr", "0.000001", "--batch-size", 100, store=own
+    )
+    assert "noise, K 6, seed 3, objects: no epoch beat the model without concepts" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -68,12 +68,6 @@ def test_a_small_step_is_taken_by_one_thread(concepts, clusters, threads):
     assert seen.done == threads
 
 
-def test_a_probe_that_learnt_nothing_says_so(make_world):
-    recorder = told(make_world(500, 100, 20, strength=0.0), epochs=3, lr=50.0)
-    assert len(recorder.notes) == 1
-    assert "without concepts" in recorder.notes[0]
-
-
 def test_an_optimum_that_was_not_reached_is_warned_about(world, monkeypatch):
     monkeypatch.setattr(optimum, "_LIMIT", 5)
     recorder = told(world, solver="lbfgs")

@@ -16,6 +16,7 @@ from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
 from qrp_store.ingest import ingest
 from qrp_store.label import label
+from qrp_store.progress import silent
 from qrp_store.store import Store, create_store, open_store
 
 N = 600
@@ -115,8 +116,15 @@ def test_arrays_that_do_not_fit(store: Store, tmp_path: Path) -> None:
         evaluate(store, dataset="nope", imported=["human"])
 
 
-def test_the_name_of_a_backbone_is_refused(store: Store, tmp_path: Path) -> None:
+def test_the_name_of_a_backbone_is_warned_about(store: Store, tmp_path: Path) -> None:
+    warnings: list[str] = []
+
+    class Warned(type(silent)):  # type: ignore[misc]
+        def warn(self, message: str) -> None:
+            warnings.append(message)
+
     np.save(tmp_path / "c.npy", np.arange(N) % 3)
-    with pytest.raises(InvalidInput, match="backbone"):
-        import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="b")
-    assert not store.sql("SELECT id FROM clusterings")
+    import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human", progress=Warned())
+    assert warnings == []
+    import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="b", progress=Warned())
+    assert [w for w in warnings if "'b' is a backbone of d, too" in w]
