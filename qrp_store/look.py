@@ -79,7 +79,10 @@ def show(store: Store, reference: str) -> dict[str, Any]:
         known["spec"] = json.loads(known["spec"])
     if found.kind == "dataset":
         known["fingerprint"] = get_dataset(store.catalog, found.name).fingerprint
-    return {"kind": found.kind, "state": found.state, **known, **_MORE.get(found.kind, _nothing)(store, found.id)}
+    # what a retired thing was made of may be gone with it; a result keeps its rows
+    told = found.state == "ready" or found.kind == "result"
+    more = _MORE.get(found.kind, _nothing) if told else _nothing
+    return {"kind": found.kind, "state": found.state, **known, **more(store, found.id)}
 
 
 def _nothing(store: Store, identifier: str) -> dict[str, Any]:

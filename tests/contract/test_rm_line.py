@@ -32,6 +32,17 @@ def test_a_dataset_or_backbone_is_retired_with_everything_made_of_it(
         assert {p.parent.name for p in (own / "arrays").rglob("*") if p.is_file()} == {"arrays"}
 
 
+def test_what_was_retired_is_shown_as_that(qrp: Any, own: Path, world: Any, sql: Any) -> None:
+    ids = [row["id"] for row in sql(own, "SELECT min(id) AS id FROM artifact WHERE state = 'ready' GROUP BY kind")]
+    qrp.ok("rm", "photos", "--cascade", "--yes", store=own)
+    for _ in range(2):
+        shown = [qrp.ok("show", identifier, store=own) for identifier in ids]
+        assert [found["id"] for found in shown] == ids
+        assert {found["state"] for found in shown} == {"retired"}
+        assert {found["kind"] for found in shown} == {"embedding", "concepts", "clustering", "result"}
+        qrp.ok("gc", store=own)
+
+
 def test_what_was_retired_can_be_made_again_under_its_name(qrp: Any, own: Path, world: Any, files: Any) -> None:
     keys = files.keys(world.keys)
     again = ("ingest", files.array(world.rows["sharp"]), "--keys", keys, "--dataset", "photos", "--backbone", "sharp")
