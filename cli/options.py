@@ -47,7 +47,11 @@ Normalize = Annotated[bool, typer.Option("--normalize", help="Bring every row to
 Spherical = Annotated[bool, typer.Option("--spherical", help="Bring every centroid to length 1 after each step.")]
 Scheduler = Annotated[
     str | None,
-    typer.Option("--scheduler", metavar="URL", help="Work on the workers of this Dask scheduler, tcp://…"),
+    typer.Option(
+        "--scheduler",
+        metavar="URL",
+        help="Work on the workers of this Dask scheduler, tcp://…, or on local:N of its own",
+    ),
 ]
 Memory = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory for rows under way, e.g. 200MB.")]
 

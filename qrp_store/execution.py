@@ -7,14 +7,16 @@ the number of workers. A bounded number of tasks is under way: tasks are drawn f
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
+import re
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +32,9 @@ _LOOK_SECONDS = 2.0  # how often a wait looks whether there is still anybody to 
 _FETCH_SECONDS = 3.0  # for one result at first; doubled when that is too short
 _ANSWER_SECONDS = 1.0
 _ASKED = 4  # workers that are tried for a direct connection: they mostly all answer or none does
+_LOCAL = re.compile(r"local(?::([1-9][0-9]{0,3}))?")
+_UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
+"""Of workers that nobody else looks at: see docs/operations.md."""
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
 _WORKERLESS_SECONDS = 60  # a nanny needs seconds to start its worker again
 _DASK_KEEPS = "65536"  # bytes; MALLOC_TRIM_THRESHOLD_ as Dask's nannies set it
@@ -102,7 +107,7 @@ class _Done:
         future.add_done_callback(self._noted)
 
     def _noted(self, future: Any) -> None:
-        if self._early:
+        if self._early and future.status == "finished":
             with suppress(Exception):  # whoever waits for it asks again and is told
                 self.fetched.append(future.result(timeout=_FETCH_SECONDS))
         self.event.set()
@@ -111,10 +116,10 @@ class _Done:
 class Cluster:
     """A Dask cluster, connected to; a context manager that ends the connection and leaves the cluster running.
 
-    Unavailable when the scheduler cannot be reached, has no workers, or has workers with another qrp_store;
-    InvalidInput for an address that is none. Functions
-    run on the workers must pickle. A QrpStoreError raised there comes back with the worker's address before its
-    message; other exceptions come back as they are.
+    `scheduler`: its address, or local:N for N worker processes of one thread here (local: one a core), which end with
+    the connection. Unavailable when the scheduler cannot be reached, has no workers, or has workers with another
+    qrp_store; InvalidInput for an address that is none. Functions run on the workers must pickle. A QrpStoreError
+    raised there comes back with the worker's address before its message; other exceptions come back as they are.
     """
 
     def __init__(self, scheduler: str) -> None:
@@ -122,23 +127,21 @@ class Cluster:
             from distributed import Client
         except ImportError as error:
             raise Unavailable("a scheduler needs dask[distributed]", hint="pip install 'qrp-store[cpu]'") from error
-        scheduler = _address(scheduler)
-        self.address = redact(scheduler)
-        try:
-            self._client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"the Dask scheduler {self.address} cannot be reached: {error}") from error
-        try:
+        with ExitStack() as opened:
+            address, self.address = opened.enter_context(_there(scheduler))
+            try:
+                self._client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+            except (OSError, ValueError) as error:
+                raise Unavailable(f"the Dask scheduler {self.address} cannot be reached: {error}") from error
+            opened.callback(self._client.close)
             self._look()
-        except BaseException:
-            self._client.close()
-            raise
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Cluster:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._client.close()
+        self._opened.close()
 
     def _look(self) -> None:
         try:
@@ -261,6 +264,28 @@ class Cluster:
                 raise Unavailable(f"the Dask cluster at {self.address} has no workers any more", hint="run it again")
 
 
+@contextmanager
+def _there(scheduler: str) -> Iterator[tuple[str, str]]:
+    """A scheduler's address and what to call it; one that is started here for local:N ends afterwards."""
+    local = _LOCAL.fullmatch(scheduler)
+    if local is None:
+        address = _address(scheduler)
+        yield address, redact(address)
+        return
+    import dask
+    from distributed import LocalCluster
+
+    workers = int(local[1] or available_cores())
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every worker that comes and goes
+    with (
+        dask.config.set(_UNWATCHED),
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
+        ) as cluster,
+    ):
+        yield cluster.scheduler_address, f"local:{workers}"
+
+
 def _address(scheduler: str) -> str:
     """The scheduler's address with its scheme. Dask itself takes 20 s to refuse one that is none."""
     whole = scheduler if "://" in scheduler else f"tcp://{scheduler}"
@@ -270,7 +295,9 @@ def _address(scheduler: str) -> str:
     except ValueError:  # a port that is no number
         fits = False
     if not fits:
-        raise InvalidInput(f"{redact(scheduler)!r} is no address of a Dask scheduler", hint="like tcp://HOST:8786")
+        raise InvalidInput(
+            f"{redact(scheduler)!r} is no address of a Dask scheduler", hint="like tcp://HOST:8786, or local:2"
+        )
     return whole
 
 

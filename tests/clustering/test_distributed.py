@@ -172,6 +172,26 @@ def test_sums_are_joined_by_the_workers(address: str, store: Store, monkeypatch:
     assert step.sums.tobytes() == expected.sums.tobytes()
 
 
+def test_a_cluster_of_its_own_ends_with_the_command(store: Store) -> None:
+    made = cluster(store, dataset="d", backbone="good", k=9, niter=2, sample="all", scheduler="local:2")
+    here = cluster(store, dataset="d", backbone="good", k=9, niter=2, sample="all", force=True)
+    assert (made.objective, made.objective_per_iteration) == (here.objective, here.objective_per_iteration)
+    provenance = clusterings.by_id(store.catalog, made.id).artifact.provenance
+    assert (provenance["scheduler"], provenance["workers"]) == ("local:2", 2)
+    with Cluster("local:1") as connected:
+        (pid,) = connected.everywhere(os.getpid).values()
+        assert isinstance(pid, int)
+        os.kill(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("address", ["local:0", "local:", "local:-1", "local:99999", "locals"])
+def test_what_is_no_cluster_of_its_own_is_refused(address: str) -> None:
+    with pytest.raises(InvalidInput, match="no address of a Dask scheduler"):
+        Cluster(address)
+
+
 class KillAfterFirst:
     """Kills one worker, as kill -9 does, once the first partial result of the pass after `passes` is there."""
 
