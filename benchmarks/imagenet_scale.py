@@ -1,7 +1,7 @@
 """The whole job at ImageNet's size, by the public commands, with the truth and the plain tools beside it.
 
     python benchmarks/imagenet_scale.py [--fraction 1.0] [--folder DIR] [--protocol laina2022 tight] [--sample-all]
-                                        [--team] [--store URL --arrays URL] [--scheduler tcp://…]
+                                        [--init INIT] [--team] [--store URL --arrays URL] [--scheduler tcp://…]
 
 1,281,167 × 2,048 float16 embeddings in 250 planted groups, 2,000 concepts in four vocabularies (planted.py), K 1,000:
 more clusters than groups, since a cluster that merges groups is not log-linear in the concepts; all shrinks with
@@ -87,6 +87,7 @@ def jobs(options: argparse.Namespace, array: Path, labels: Path) -> dict[str, li
     """The stages by name, each a command line."""
     of = ["--dataset", "imagenet", "--backbone", "planted"]
     clusters = ["-k", str(options.clusters), *(["--scheduler", options.scheduler] if options.scheduler else [])]
+    clusters += ["--init", options.init]
     work = {
         "init": ["init"],
         "ingest": ["ingest", str(array), *of, "--dtype", "float16"],
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--fraction", type=float, default=1.0, help="of ImageNet's size (default 1)")
     parser.add_argument("--folder", type=Path, help="where data and store are kept (default: a temporary folder)")
     parser.add_argument("--protocol", nargs="*", default=["laina2022", "tight"])
+    parser.add_argument("--init", default="random", help="how K-means starts")
     parser.add_argument("--sample-all", action="store_true", help="K-means on all rows, too")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave the plain tools out")
     parser.add_argument("--no-report", dest="report", action="store_false", help="leave the report out")

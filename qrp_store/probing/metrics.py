@@ -127,14 +127,17 @@ def _predict(
     place = resolve_device(device)
     # rows must lie whole in memory: gathering them is 3 times slower otherwise
     table = torch.from_numpy(np.ascontiguousarray(weights)).to(place)
-    log_q, rank = [], []
+    # Made before the large arrays: small ones kept from between those leave malloc with holes, gigabytes of them at
+    # ImageNet's size.
+    log_q, rank, done = np.empty(len(x)), np.empty(len(x), np.int64), 0
     with torch.no_grad():
         for batch in batches(with_bias(x), clusters, chunk_rows(table.shape[1]), place):
             every = log_probabilities(batch, table)
             own = every.gather(1, batch.clusters.unsqueeze(1))
-            log_q.append(own.squeeze(1).cpu().numpy())
-            rank.append(_standing(every, own, batch.clusters).cpu().numpy())
-    return np.concatenate(log_q).astype(np.float64), np.concatenate(rank)
+            part, done = slice(done, done + len(batch)), done + len(batch)
+            log_q[part] = own.squeeze(1).cpu().numpy()
+            rank[part] = _standing(every, own, batch.clusters).cpu().numpy()
+    return log_q, rank
 
 
 def _standing(every: torch.Tensor, own: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:

@@ -202,9 +202,11 @@ class CrossEntropy:
 
     def each(self, table: torch.Tensor) -> list[float]:
         """That of each part under its own rows of the table, which holds the probes' tables one below the other."""
-        own = [log_probabilities(batch, table).gather(1, batch.clusters.unsqueeze(1)) for batch in self._batches]
+        own = table.new_empty((sum(self._sizes), 1))  # before the large arrays: see `metrics`
+        for batch, part in zip(self._batches, torch.split(own, self._rows), strict=True):
+            torch.gather(log_probabilities(batch, table), 1, batch.clusters.unsqueeze(1), out=part)
         # to the host first: summing there by part is cheaper than starting kernels for each
-        parts = torch.split(torch.cat(own).cpu(), self._sizes)
+        parts = torch.split(own.cpu(), self._sizes)
         return [-_sum(part, self._rows) / len(part) for part in parts]
 
 
