@@ -35,6 +35,11 @@ _ASKED = 4  # workers that are tried for a direct connection: they mostly all an
 _LOCAL = re.compile(r"local(?::([1-9][0-9]{0,3}))?")
 _UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 """Of workers that nobody else looks at: see docs/operations.md."""
+_QUIET = """import logging, signal
+logging.getLogger("distributed").setLevel(logging.CRITICAL)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+"""
+"""Run by workers of our own: they share our terminal, and Ctrl-C is told to us, who end them."""
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
 _WORKERLESS_SECONDS = 60  # a nanny needs seconds to start its worker again
 _DASK_KEEPS = "65536"  # bytes; MALLOC_TRIM_THRESHOLD_ as Dask's nannies set it
@@ -276,14 +281,35 @@ def _there(scheduler: str) -> Iterator[tuple[str, str]]:
     from distributed import LocalCluster
 
     workers = int(local[1] or available_cores())
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # it tells of every worker that comes and goes
-    with (
-        dask.config.set(_UNWATCHED),
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
-        ) as cluster,
-    ):
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it tells of every worker that comes and goes
+    with _same_environment() as restore, dask.config.set(_UNWATCHED), ExitStack() as opened:
+        try:
+            cluster = opened.enter_context(
+                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", preload=[_QUIET])
+            )
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(
+                f"a Dask cluster of {workers} processes cannot be started here: {error}",
+                hint='a script must call this below `if __name__ == "__main__":`, since each process imports it',
+            ) from error
+        restore()
         yield cluster.scheduler_address, f"local:{workers}"
+
+
+@contextmanager
+def _same_environment() -> Iterator[Callable[[], None]]:
+    """Afterwards, and when called, what Dask has set here for its workers is as it was: torch would obey, too."""
+    before = dict(os.environ)
+
+    def restore() -> None:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 def _address(scheduler: str) -> str:

@@ -172,18 +172,38 @@ def test_sums_are_joined_by_the_workers(address: str, store: Store, monkeypatch:
     assert step.sums.tobytes() == expected.sums.tobytes()
 
 
-def test_a_cluster_of_its_own_ends_with_the_command(store: Store) -> None:
+def test_a_cluster_of_its_own_ends_with_the_command(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
     made = cluster(store, dataset="d", backbone="good", k=9, niter=2, sample="all", scheduler="local:2")
     here = cluster(store, dataset="d", backbone="good", k=9, niter=2, sample="all", force=True)
     assert (made.objective, made.objective_per_iteration) == (here.objective, here.objective_per_iteration)
     provenance = clusterings.by_id(store.catalog, made.id).artifact.provenance
     assert (provenance["scheduler"], provenance["workers"]) == ("local:2", 2)
+    assert dict(os.environ) == before  # OMP_NUM_THREADS of the workers would hold for a torch that is loaded later
     with Cluster("local:1") as connected:
+        assert dict(os.environ) == before
+        # Ctrl-C is not for them
+        assert list(connected.everywhere(signal.getsignal, signal.SIGINT).values()) == [signal.SIG_IGN]
         (pid,) = connected.everywhere(os.getpid).values()
         assert isinstance(pid, int)
         os.kill(pid, 0)
+        os.environ["OMP_NUM_THREADS"] = "1"  # as when a worker is started again
+    assert dict(os.environ) == before
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_cluster_that_cannot_be_started_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a script that each process would run anew."""
+
+    def failing(**options: Any) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("distributed.LocalCluster", failing)
+    with pytest.raises(Unavailable, match=r"2 processes cannot be started here: Nanny") as told:
+        Cluster("local:2")
+    assert "__main__" in str(told.value.hint)
 
 
 @pytest.mark.parametrize("address", ["local:0", "local:", "local:-1", "local:99999", "locals"])
