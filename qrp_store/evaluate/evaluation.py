@@ -154,7 +154,8 @@ class Evaluation:
             return iter(())
         from qrp_store.probing.train import fit_all
 
-        return fit_all(chain([first], problems), self.progress)
+        # an iterator, which lets go of what it has given
+        return fit_all(chain(iter([first]), problems), self.progress)
 
     def _problems(self, todo: deque[Unit], held: deque[_Held], leases: ExitStack) -> Iterator[Problem]:
         """What is to be trained, each claimed when it is asked for. Ends early where it would have to wait.
@@ -172,7 +173,7 @@ class Evaluation:
             except QrpStoreError as error:
                 if isinstance(error, Busy) and self.wait and held:
                     return
-                unit.error = error
+                unit.error = _without_frames(error)
             todo.popleft()
             if claimed is not None:
                 leases.enter_context(claimed.leases)
@@ -261,7 +262,7 @@ class Evaluation:
         except Interrupted:
             raise
         except QrpStoreError as error:
-            unit.error = error
+            unit.error = _without_frames(error)
 
     def _note(self, held: _Held, fit: ProbeFit) -> None:
         if fit.options.solver == "sgd" and fit.best_epoch == 0 and fit.epochs_run:
@@ -316,4 +317,13 @@ class Evaluation:
             except Interrupted:
                 raise
             except QrpStoreError as error:
-                unit.result, unit.error = None, error
+                unit.result, unit.error = None, _without_frames(error)
+
+
+def _without_frames(error: QrpStoreError) -> QrpStoreError:
+    """The error alone: the frames that it came through hold a probe's data."""
+    behind: BaseException | None = error
+    while behind is not None:
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
+    return error

@@ -97,6 +97,7 @@ def stacks(problems: Iterable[Problem]) -> Iterator[list[Problem]]:
             gains = problem.options.solver == "sgd" and 2 * problem.floats <= _FILLED
             room = room_on(problem.place) if gains else 0
         stack.append(problem)
+        del problem  # before the next one is drawn
         if not room:
             yield stack
             stack = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
@@ -77,6 +78,23 @@ def test_a_set_that_fails_leaves_the_next(
     assert [error["seed"] for error in report.errors] == [0, 1]
     assert all("'loose'" in error["message"] for error in report.errors)
     assert together == ([2] if room else [1, 1])
+
+
+@pytest.mark.parametrize("lr", [0.5, 1e30], ids=["trained", "diverged"])
+def test_no_result_keeps_its_data_for_the_next(apples: Store, monkeypatch: pytest.MonkeyPatch, lr: float) -> None:
+    prepare, data, problems, most = probe.prepare, WeakSet[Any](), WeakSet[Any](), []
+
+    def prepared(*given: Any) -> Any:
+        ready = prepare(*given)
+        data.add(ready.data)
+        problems.add(ready.problem)
+        most.append((len(data), len(problems)))
+        return ready
+
+    monkeypatch.setattr(probe, "prepare", prepared)
+    report = scored(apples, concepts=["named"], seeds=range(4), lr=lr)
+    assert len(report.errors) == (0 if lr < 1 else 4)
+    assert most == [(1, 1)] * 4
 
 
 def test_one_failure_leaves_the_others(apples: Store, together: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
