@@ -171,7 +171,7 @@ class Evaluation:
             except Interrupted:
                 raise
             except QrpStoreError as error:
-                if isinstance(error, Busy) and self.wait and held:
+                if isinstance(error, Busy) and held:  # perhaps what is asked for twice is held here
                     return
                 unit.error = _without_frames(error)
             todo.popleft()

@@ -10,6 +10,7 @@ from weakref import WeakSet
 import pytest
 
 from qrp_store.catalog import lease
+from qrp_store.cluster import cluster
 from qrp_store.errors import Interrupted, Unavailable
 from qrp_store.evaluate import EvaluateReport, evaluate, probe
 from qrp_store.probing import stack, train
@@ -170,3 +171,11 @@ def test_nobody_waits_while_he_holds(apples: Store, together: list[int], monkeyp
     assert together == [2, 2]
     assert [result.cached for result in report.results] == [False] * 4
     assert states(apples) == {"ready": 4}
+
+
+def test_what_is_asked_for_twice_is_not_waited_for(apples: Store, together: list[int]) -> None:
+    made = cluster(apples, dataset="fruit", backbone="seen", k=5)
+    twice = {"backbones": ["seen"], "k": [5], "imported": [made.id], "concepts": ["named"], "seeds": None}
+    report = scored(apples, **twice, wait=False)
+    assert report.errors == ()
+    assert [result.cached for result in report.results] == [False, True]
