@@ -122,9 +122,10 @@ class Cluster:
     """A Dask cluster, connected to; a context manager that ends the connection and leaves the cluster running.
 
     `scheduler`: its address, or local:N for N worker processes of one thread here (local: one a core), which end with
-    the connection. Unavailable when the scheduler cannot be reached, has no workers, or has workers with another
-    qrp_store; InvalidInput for an address that is none. Functions run on the workers must pickle. A QrpStoreError
-    raised there comes back with the worker's address before its message; other exceptions come back as they are.
+    the connection. Unavailable when the scheduler cannot be reached or started, has no workers, or has workers with
+    another qrp_store; InvalidInput for an address that is none. Functions run on the workers must pickle. A
+    QrpStoreError raised there comes back with the worker's address before its message; other exceptions come back as
+    they are.
     """
 
     def __init__(self, scheduler: str) -> None:
