@@ -140,4 +140,6 @@ def needed_bytes(stack: Sequence[Problem]) -> int:
     # where a group of batches is put together: a dozen arrays of int64
     each = max(len(p.x_train.indices) / len(p.x_train) for p in stack) + 1
     group = 8 * 12 * each * size * max(GROUP_BATCHES, len(stack))
-    return int(tables + logits + samples + entries + group) + _PASS_BYTES
+    # and where each concept's samples end in each of these batches, looked for, found and cut
+    ends = 8 * 4 * max(1, GROUP_BATCHES // len(stack)) * sum(p.shape[0] for p in stack)
+    return int(tables + logits + samples + entries + group + ends) + _PASS_BYTES
