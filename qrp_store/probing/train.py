@@ -103,11 +103,12 @@ def _descended(stack: Sequence[Problem], progress: Progress) -> list[Optimum | Q
     """By sgd, together; a stack for which there is too little memory after all, one by one."""
     try:
         return _sgd(stack, progress)
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:  # torch's for too little memory while a step is recorded may be any of these
         if len(stack) == 1:
             raise
+        told = str(error).partition("\n")[0]
     # here, where the error no longer keeps the stack's tensors
-    progress.note(f"too little memory on {stack[0].place} for {len(stack)} probes at once; one after another")
+    progress.note(f"{stack[0].place} could not train {len(stack)} probes at once; one after another ({told})")
     return [found for problem in stack for found in _sgd([problem], progress)]
 
 

@@ -170,7 +170,10 @@ def test_on_a_cpu_nothing_is_drawn_ahead(monkeypatch):
         assert len(drawn) == number
 
 
-def test_a_stack_without_memory_is_trained_one_by_one(room, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("no room"), RuntimeError("the capture has ended")], ids=["memory", "capture"]
+)
+def test_a_stack_without_memory_is_trained_one_by_one(error, room, monkeypatch):
     asked, notes = [problem(seed=seed) for seed in range(3)], []
     progress = SimpleNamespace(task=silent.task, note=notes.append)
     together = room(1 << 40)
@@ -178,13 +181,14 @@ def test_a_stack_without_memory_is_trained_one_by_one(room, monkeypatch):
 
     def crowded(stack, progress):
         if len(stack) > 1:
-            raise torch.cuda.OutOfMemoryError
+            raise error
         return descended(stack, progress)
 
     monkeypatch.setattr(train, "_sgd", crowded)
     found = list(fit_all(asked, progress))
     assert together == [1, 1, 1]
     assert "3 probes" in notes[0]
+    assert str(error) in notes[0]
     assert [one.weight.tobytes() for one in found] == [alone(each).weight.tobytes() for each in asked]
 
 
