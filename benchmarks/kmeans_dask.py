@@ -30,10 +30,9 @@ from kmeans import machine, prepare, stored
 
 from qrp_store.clustering import Chosen
 from qrp_store.clustering.distributed import DistributedPoints
-from qrp_store.execution import Cluster
+from qrp_store.execution import UNWATCHED, Cluster
 
 BATCH = 2048
-QUIET = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False", "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,12 @@ def bare(folder: Path, processes: int, options: argparse.Namespace) -> Run:
 
 
 def dask(folder: Path, workers: int, options: argparse.Namespace) -> Run:
+    from dask import config
     from distributed import LocalCluster
 
     centroids = np.load(folder / "start0.npy")
     with (
+        config.set({} if options.watched else UNWATCHED),
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as local,
         Cluster(local.scheduler_address) as cluster,
     ):
@@ -125,7 +126,6 @@ def main() -> None:
         options.n, options.niter = options.n // 4, 3
     # The workers import StoredBlocks from this folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-    os.environ.update({} if options.watched else QUIET)
     print(machine())
     print(f"{options.n:,} x {options.d} float32, K {options.k}, {options.niter} iterations, memory {options.memory:,}")
     with tempfile.TemporaryDirectory() as name:

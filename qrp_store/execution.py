@@ -33,8 +33,8 @@ _FETCH_SECONDS = 3.0  # for one result at first; doubled when that is too short
 _ANSWER_SECONDS = 1.0
 _ASKED = 4  # workers that are tried for a direct connection: they mostly all answer or none does
 _LOCAL = re.compile(r"local(?::([1-9][0-9]{0,3}))?")
-_UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
-"""Of workers that nobody else looks at: see docs/operations.md."""
+UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
+"""Dask's configuration where nobody looks at its workers: see docs/operations.md."""
 _QUIET = """import logging, signal
 logging.getLogger("distributed").setLevel(logging.CRITICAL)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -282,8 +282,10 @@ def _there(scheduler: str) -> Iterator[tuple[str, str]]:
     from distributed import LocalCluster
 
     workers = int(local[1] or available_cores())
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it tells of every worker that comes and goes
-    with _same_environment() as restore, dask.config.set(_UNWATCHED), ExitStack() as opened:
+    talk = logging.getLogger("distributed")
+    with _same_environment() as restore, dask.config.set(UNWATCHED), ExitStack() as opened:
+        opened.callback(talk.setLevel, talk.level)
+        talk.setLevel(logging.CRITICAL)  # it tells of every worker that comes and goes
         try:
             cluster = opened.enter_context(
                 LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", preload=[_QUIET])

@@ -75,13 +75,19 @@ def at_thresholds(
     A label counts when its score is above the threshold; the samples and the vocabulary stay the result's.
     """
     scored = load(store, clustering, joined, replace(request, soft=True))
-    rows = []
-    with progress.task("thresholds", len(thresholds), "probe") as task:
-        surer = (_surer(scored, threshold, request.soft) for threshold in thresholds)
-        for threshold, told in zip(thresholds, _scored(surer, clustering, request), strict=True):
-            x = _surer(scored, threshold, request.soft).concepts.matrix
+    rows: list[dict[str, Any]] = []
+
+    def surer() -> Iterator[ProbeData]:
+        for threshold in thresholds:
+            data = _surer(scored, threshold, request.soft)
+            x = data.concepts.matrix
             counted = {"n_labels": len(x.indices), "n_concepts": int(np.count_nonzero(x.counts()))}
-            rows.append({"threshold": threshold, **counted, **_information(told)})
+            rows.append({"threshold": threshold, **counted})
+            yield data
+
+    with progress.task("thresholds", len(thresholds), "probe") as task:
+        for number, told in enumerate(_scored(surer(), clustering, request)):
+            rows[number] |= _information(told)
             task.advance()
     return rows
 
