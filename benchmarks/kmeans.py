@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store.arrays import arrays
+from qrp_store.arrays import blocked as arrays
 from qrp_store.arrays.location import open_root
 from qrp_store.arrays.root import Root
-from qrp_store.clustering import KMeansOptions, MemoryPoints, StreamedPoints, kmeans
-from qrp_store.clustering.seeding import Init
 from qrp_store.execution import available_cores
+from qrp_store.kmeans import KMeansOptions, MemoryPoints, StreamedPoints, kmeans
+from qrp_store.kmeans.seeding import Init
 from qrp_store.records import ArraySpec, Block
 
 

@@ -28,9 +28,9 @@ from typing import Any
 import numpy as np
 from kmeans import machine, prepare, stored
 
-from qrp_store.clustering import Chosen
-from qrp_store.clustering.distributed import DistributedPoints
 from qrp_store.execution import UNWATCHED, Cluster
+from qrp_store.kmeans import Chosen
+from qrp_store.kmeans.distributed import DistributedPoints
 
 BATCH = 2048
 

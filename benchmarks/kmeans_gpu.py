@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from kmeans import machine
 
-from qrp_store.clustering import Chosen, KMeansOptions, MemoryPoints, kmeans
-from qrp_store.clustering.nearest import faiss_sees_cuda
+from qrp_store.kmeans import Chosen, KMeansOptions, MemoryPoints, kmeans
+from qrp_store.kmeans.nearest import faiss_sees_cuda
 
 
 def rows(n: int, dim: int, k: int) -> Any:
@@ -39,7 +39,7 @@ def rows(n: int, dim: int, k: int) -> Any:
 def ours(x: Any, start: Any, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from qrp_store.clustering.torch_points import TorchPoints
+    from qrp_store.kmeans.torch_points import TorchPoints
 
     named = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     points = TorchPoints(MemoryPoints(x), device=options.device, budget=x.nbytes)

@@ -34,8 +34,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qrp_store.catalog import concept_sets, datasets, lease
-from qrp_store.catalog.concept_sets import Vocabulary
+from qrp_store.catalog.entities import concept_sets, datasets
+from qrp_store.catalog.entities.concept_sets import Vocabulary
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.ingest import ingest
 from qrp_store.label import concept_rows, label
 from qrp_store.label.expert import label_by_expert

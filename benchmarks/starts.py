@@ -19,9 +19,9 @@ from collections.abc import Iterator
 import numpy as np
 from kmeans import machine
 
-from qrp_store.clustering import MemoryPoints
-from qrp_store.clustering.kmeans import _update
-from qrp_store.clustering.seeding import INITS, initial
+from qrp_store.kmeans import MemoryPoints
+from qrp_store.kmeans.lloyd import _update
+from qrp_store.kmeans.seeding import INITS, initial
 
 PASSES = 10
 GROWTH = (8,) * 6 + (4,) * 3 + (2,) * 2

@@ -19,7 +19,7 @@ def doctor(session: Session, form: options.FormatOption = None) -> None:
     It writes small objects of its own below the arrays' root and removes them. Exit 1 when there is a problem, or the
     code of what keeps the store from being opened.
     """
-    from qrp_store.upkeep.doctor import doctor
+    from qrp_store.maintenance.doctor import doctor
 
     report = doctor(session.store, session.arrays, progress=session.progress)
     rows = output.table(output.document(report.findings), ("status", "check", "found", "advice"))

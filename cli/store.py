@@ -35,7 +35,7 @@ def migrate(
     check: Annotated[bool, typer.Option("--check", help="Only look; exit 7 when it is not up to date.")] = False,
 ) -> None:
     """Bring a store's schema up to date."""
-    from qrp_store.upkeep.maintain import migrate
+    from qrp_store.maintenance.removal import migrate
 
     report = migrate(session.store, check=check)
     session.show(report, output.details(report))
@@ -46,7 +46,7 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte, too.")] = False,
 ) -> None:
     """Check every block and row that the catalog promises; exit 6 when one is missing or damaged."""
-    from qrp_store.upkeep.maintain import verify
+    from qrp_store.maintenance.removal import verify
 
     with session.open() as store:
         report = verify(store, deep=deep, progress=session.progress)
@@ -69,7 +69,7 @@ def repair(
     A block is read or computed again from what was ingested, centroids and weights are computed again; they are put
     back when they have the recorded bytes. Results made from what is retired stay, but leave the leaderboard.
     """
-    from qrp_store.upkeep.repair import repair
+    from qrp_store.maintenance.repair import repair
 
     with session.open() as store:
         report = repair(store, keep=keep, progress=session.progress)
@@ -98,8 +98,8 @@ def copy(
     beside it since; a copy that was stopped goes on. Exit 4, with the difference, when a name means something else
     there.
     """
+    from qrp_store.maintenance.copy import copy
     from qrp_store.store import open_store
-    from qrp_store.upkeep.copy import copy
 
     # $QRP_STORE_ARRAYS tells of the store that is read
     with session.open() as source, open_store(to, to_arrays, env={}) as target:
@@ -117,7 +117,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what this would retire.")] = False,
 ) -> None:
     """Retire a thing: it no longer shows, and `gc` deletes what nothing needs; results leave a tombstone."""
-    from qrp_store.upkeep.maintain import retire
+    from qrp_store.maintenance.removal import retire
 
     with session.open() as store:
         report = retire(store, reference, cascade=cascade, yes=yes)
@@ -129,7 +129,7 @@ def collect(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
 ) -> None:
     """Delete what no ready artifact needs."""
-    from qrp_store.upkeep.maintain import gc
+    from qrp_store.maintenance.removal import gc
 
     with session.open() as store:
         report = gc(store, dry_run=dry_run)

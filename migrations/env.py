@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from qrp_store.catalog.schema import VERSION_TABLE
-from qrp_store.catalog.tables import metadata
+from qrp_store.catalog.database.schema import VERSION_TABLE
+from qrp_store.catalog.model.tables import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

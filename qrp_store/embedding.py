@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qrp_store.arrays import arrays
+from qrp_store.arrays import blocked as arrays
 from qrp_store.arrays.root import Root
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.records import StoredEmbedding

@@ -6,11 +6,11 @@ import json
 import statistics
 from typing import Any
 
-from qrp_store.catalog import listing as lists
-from qrp_store.catalog import references
-from qrp_store.catalog.datasets import get_dataset
+from qrp_store.catalog.entities.datasets import get_dataset
+from qrp_store.catalog.overview import listing as lists
+from qrp_store.catalog.overview import references
 from qrp_store.records import Table
-from qrp_store.reporting.ranks import spearman
+from qrp_store.rendering.ranks import spearman
 from qrp_store.store import Store
 
 _TOP = 10
@@ -20,7 +20,7 @@ _SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
 def listing(store: Store, what: str) -> Table:
     """The ready things of a kind (`datasets`, `results`, …), the `jobs` under way, or the checkpoint `recipes`."""
     if what == "recipes":
-        from qrp_store.sources.recipes import RECIPES
+        from qrp_store.models.recipes import RECIPES
 
         rows: list[tuple[Any, ...]] = [
             (
@@ -90,7 +90,7 @@ def _nothing(store: Store, identifier: str) -> dict[str, Any]:
 
 
 def _result(store: Store, identifier: str) -> dict[str, Any]:
-    from qrp_store.catalog.results import origin
+    from qrp_store.catalog.entities.results import origin
 
     (row,) = lists.with_flags(store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,)).table).named()
     best = store.sql(
@@ -118,7 +118,7 @@ def _concepts(store: Store, identifier: str) -> dict[str, Any]:
 
 
 def _clustering(store: Store, identifier: str) -> dict[str, Any]:
-    from qrp_store.catalog.clusterings import by_id
+    from qrp_store.catalog.entities.clusterings import by_id
 
     stored = by_id(store.catalog, identifier)
     sizes = sorted(stored.sizes)
@@ -133,7 +133,7 @@ def _clustering(store: Store, identifier: str) -> dict[str, Any]:
 
 
 def _embedding(store: Store, identifier: str) -> dict[str, Any]:
-    from qrp_store.catalog.embeddings import by_id
+    from qrp_store.catalog.entities.embeddings import by_id
 
     stored = by_id(store.catalog, identifier)
     return {

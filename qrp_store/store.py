@@ -10,8 +10,10 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from qrp_store.arrays.root import IDENTITY
-from qrp_store.catalog import datasets, embeddings, query, references, schema
-from qrp_store.catalog.engine import Catalog
+from qrp_store.catalog.database import query, schema
+from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.entities import datasets, embeddings
+from qrp_store.catalog.overview import references
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
 from qrp_store.records import Table
 from qrp_store.settings import Location, redact, resolve

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store.arrays.arrays import load_array
-from qrp_store.catalog import clusterings, datasets, embeddings, lease, references
-from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.arrays.blocked import load_array
+from qrp_store.catalog.entities import clusterings, datasets, embeddings
+from qrp_store.catalog.entities.clusterings import StoredClustering
+from qrp_store.catalog.lifecycle import lease
+from qrp_store.catalog.overview import references
 from qrp_store.cluster.quantize import Place, UsableBlocks, refuse_zero_rows
 from qrp_store.cluster.story import ClusterOptions, ClusterReport, called, commit, found_or_made
 from qrp_store.embedding import Embedding

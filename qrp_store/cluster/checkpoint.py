@@ -16,7 +16,7 @@ from qrp_store.arrays.root import Root
 from qrp_store.errors import NotFound
 
 if TYPE_CHECKING:
-    from qrp_store.clustering.kmeans import KMeansState
+    from qrp_store.kmeans.lloyd import KMeansState
 
 NAME = "kmeans.npz"
 EVERY_SECONDS = 1.0
@@ -51,7 +51,7 @@ class Checkpoint:
 
     def load(self, k: int, dim: int) -> KMeansState | None:
         """The state that was kept, or None. Every array in it carries a checksum that reading verifies."""
-        from qrp_store.clustering.kmeans import KMeansState
+        from qrp_store.kmeans.lloyd import KMeansState
 
         try:
             data = self._root.get(self._path)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from qrp_store.catalog import clusterings, datasets, lease
-from qrp_store.catalog.clusterings import StoredClustering
-from qrp_store.clustering.split import TEST_PERCENT, split_groups
+from qrp_store.catalog.entities import clusterings, datasets
+from qrp_store.catalog.entities.clusterings import StoredClustering
+from qrp_store.catalog.lifecycle import lease
+from qrp_store.kmeans.split import TEST_PERCENT, split_groups
 from qrp_store.progress import Progress, silent
+from qrp_store.readers.groupings import positions_of, read_groups
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, canonical, derive_seed, fingerprint
-from qrp_store.sources.groupings import positions_of, read_groups
 from qrp_store.store import Store
 
 ALGORITHM = 1

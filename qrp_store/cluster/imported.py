@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from qrp_store.catalog import clusterings, datasets, embeddings, lease, references
-from qrp_store.catalog.clusterings import ClusteringRow, StoredClustering
+from qrp_store.catalog.entities import clusterings, datasets, embeddings
+from qrp_store.catalog.entities.clusterings import ClusteringRow, StoredClustering
+from qrp_store.catalog.lifecycle import lease
+from qrp_store.catalog.overview import references
 from qrp_store.cluster.story import ClusterReport, peak_rss, report_of, warn_of_small
-from qrp_store.clustering.split import split
 from qrp_store.errors import InvalidInput
+from qrp_store.kmeans.split import split
 from qrp_store.progress import Progress, silent
+from qrp_store.readers.groupings import MISSING, positions_of, read_grouping
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, derive_seed, fingerprint
-from qrp_store.sources.groupings import MISSING, positions_of, read_grouping
 from qrp_store.store import Store, check_name, split_version
 
 ALGORITHM = 1

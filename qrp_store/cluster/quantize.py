@@ -18,9 +18,9 @@ from qrp_store.samples import shown
 
 if TYPE_CHECKING:
     from qrp_store.cluster.story import ClusterOptions
-    from qrp_store.clustering.engines import Chosen
-    from qrp_store.clustering.kmeans import KMeansResult, KMeansState
-    from qrp_store.clustering.points import Points
+    from qrp_store.kmeans.engines import Chosen
+    from qrp_store.kmeans.lloyd import KMeansResult, KMeansState
+    from qrp_store.kmeans.points import Points
 
 
 class UsableBlocks:
@@ -96,7 +96,7 @@ class Place:
     def require_readable(self, blocks: UsableBlocks) -> None:
         """Raises Unavailable, naming it, when a worker cannot read the blocks."""
         if self.cluster is not None:
-            from qrp_store.clustering.distributed import require_readable
+            from qrp_store.kmeans.distributed import require_readable
 
             require_readable(blocks, self.cluster, blocks.url)
 
@@ -111,7 +111,7 @@ class Place:
         progress: Progress,
     ) -> KMeansResult:
         """Cluster the blocks' rows; `keys` name them in messages, `memory` (bytes) bounds what is held of them."""
-        from qrp_store.clustering.kmeans import KMeansOptions, kmeans
+        from qrp_store.kmeans.lloyd import KMeansOptions, kmeans
 
         options = KMeansOptions(
             k=asked.k,
@@ -135,7 +135,7 @@ class Place:
         progress: Progress,
     ) -> KMeansResult:
         """The blocks' rows by the nearest of these centroids, float32 (k, d); the rest as for `kmeans`."""
-        from qrp_store.clustering.kmeans import quantized
+        from qrp_store.kmeans.lloyd import quantized
 
         return quantized(self._points(blocks, keys, asked, memory), centroids, progress=progress)
 
@@ -144,12 +144,12 @@ class Place:
             return f"row of key {shown(keys[blocks.positions[row]])}"
 
         if self.cluster is not None:
-            from qrp_store.clustering.distributed import DistributedPoints
+            from qrp_store.kmeans.distributed import DistributedPoints
 
             return DistributedPoints(
                 blocks, self.cluster, self.chosen, k=asked.k, normalize=asked.normalize, memory=memory, name=name
             )
-        from qrp_store.clustering.points import StreamedPoints
+        from qrp_store.kmeans.points import StreamedPoints
 
         streamed = StreamedPoints(
             blocks,
@@ -161,7 +161,7 @@ class Place:
         )
         if not self.chosen.sums_there:
             return streamed
-        from qrp_store.clustering.torch_points import TorchPoints
+        from qrp_store.kmeans.torch_points import TorchPoints
 
         return TorchPoints(streamed, device=self.chosen.device, name=name)
 
@@ -170,11 +170,11 @@ class Place:
 def place_for(asked: ClusterOptions) -> Iterator[Place]:
     """Where K-means runs when this is asked. Raises Unavailable for what is not there."""
     if asked.scheduler is None:
-        from qrp_store.clustering.engines import choose
+        from qrp_store.kmeans.engines import choose
 
         yield Place(choose(asked.engine, asked.device))
         return
-    from qrp_store.clustering.distributed import choose_on_workers
+    from qrp_store.kmeans.distributed import choose_on_workers
 
     with Cluster(asked.scheduler) as cluster:
         yield Place(choose_on_workers(cluster, asked.engine, asked.device), cluster)

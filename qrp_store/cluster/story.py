@@ -18,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qrp_store.arrays.arrays import save_array
-from qrp_store.catalog import clusterings, datasets, embeddings, lease
-from qrp_store.catalog.clusterings import ClusteringRow
+from qrp_store.arrays.blocked import save_array
+from qrp_store.catalog.entities import clusterings, datasets, embeddings
+from qrp_store.catalog.entities.clusterings import ClusteringRow
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.cluster.checkpoint import Checkpoint
 from qrp_store.cluster.quantize import Place, UsableBlocks, place_for, refuse_zero_rows
-from qrp_store.clustering.engines import DEVICES, ENGINES
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
+from qrp_store.kmeans.engines import DEVICES, ENGINES
 from qrp_store.progress import Progress, silent
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Spec, StoredEmbedding, derive_seed, fingerprint
 from qrp_store.store import Store, split_version
 
 if TYPE_CHECKING:
-    from qrp_store.clustering.kmeans import KMeansResult, KMeansState
+    from qrp_store.kmeans.lloyd import KMeansResult, KMeansState
 
 ALGORITHM = 1
 _MOST_ITERATIONS = 1_000_000  # the objective of each is kept
@@ -227,7 +228,7 @@ def _make(
 
 
 def _check(asked: ClusterOptions, usable: int, name: str) -> None:
-    from qrp_store.clustering.seeding import INITS
+    from qrp_store.kmeans.seeding import INITS
 
     if not 2 <= asked.k <= usable:
         raise InvalidInput(f"-k {asked.k}: {name} has {usable} usable rows", hint=f"choose K between 2 and {usable}")
@@ -280,7 +281,7 @@ def commit(
     centroids_of: str | None = None,
 ) -> None:
     """Split and store what K-means found, and make it ready. `total_s` is for its provenance."""
-    from qrp_store.clustering.split import split
+    from qrp_store.kmeans.split import split
 
     own = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
     parts, n_small = split(result.labels, own, stored.dataset.name, derive_seed(asked.seed, "split"))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qrp_store.arrays.arrays import load_array
-from qrp_store.catalog import datasets
+from qrp_store.arrays.blocked import load_array
+from qrp_store.catalog.entities import datasets
 from qrp_store.errors import Corrupt, InvalidInput
 from qrp_store.evaluate.data import load
 from qrp_store.evaluate.rerun import TOLERANCE, Asked, asked

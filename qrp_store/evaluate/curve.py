@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate.data import JoinedConcepts, ProbeData, ProbeRequest, load
 from qrp_store.evaluate.result import Result

@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from qrp_store.catalog import clusterings, concept_sets
-from qrp_store.catalog.clusterings import StoredClustering
-from qrp_store.catalog.concept_sets import StoredConcepts
-from qrp_store.catalog.engine import Catalog
+from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.entities import clusterings, concept_sets
+from qrp_store.catalog.entities.clusterings import StoredClustering
+from qrp_store.catalog.entities.concept_sets import StoredConcepts
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate.verified import known_block
 from qrp_store.label import concept_rows

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.catalog import clusterings, embeddings, lease, results
-from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.catalog.entities import clusterings, embeddings, results
+from qrp_store.catalog.entities.clusterings import StoredClustering
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.cluster.grouped import Groups, grouped_spec, split_by
 from qrp_store.cluster.imported import named, with_seed
 from qrp_store.cluster.story import ClusterOptions, called, cluster_with
 from qrp_store.errors import Busy, Interrupted, QrpStoreError
 from qrp_store.evaluate import probe
-from qrp_store.evaluate.beside import Question, Wanted, check, missing, score_beside
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
+from qrp_store.evaluate.extras import Question, Wanted, check, missing, score_beside
 from qrp_store.evaluate.result import Result, stored_result
 from qrp_store.progress import Progress
 from qrp_store.records import Artifact, Dataset, Spec, fingerprint

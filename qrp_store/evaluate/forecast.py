@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qrp_store.catalog import concept_sets, history
+from qrp_store.catalog.entities import concept_sets
+from qrp_store.catalog.overview import history
 from qrp_store.cluster.story import ClusterOptions, parse_memory
-from qrp_store.evaluate.beside import KEPT_BYTES, Wanted
 from qrp_store.evaluate.curve import DRAWS, FRACTIONS
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
+from qrp_store.evaluate.extras import KEPT_BYTES, Wanted
 from qrp_store.execution import available_cores
 from qrp_store.probing.explain import TOP
 from qrp_store.store import Store

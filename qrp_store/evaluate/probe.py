@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qrp_store.arrays.arrays import save_array
+from qrp_store.arrays.blocked import save_array
 from qrp_store.arrays.root import Root
-from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.errors import QrpStoreError
 from qrp_store.evaluate.data import Concepts, JoinedConcepts, ProbeData, ProbeRequest, load
 from qrp_store.probing.reverse import ProbeFit

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store.arrays.arrays import load_array
-from qrp_store.catalog import clusterings, references, results
-from qrp_store.catalog.clusterings import StoredClustering
-from qrp_store.catalog.results import StoredResult
+from qrp_store.arrays.blocked import load_array
+from qrp_store.catalog.entities import clusterings, results
+from qrp_store.catalog.entities.clusterings import StoredClustering
+from qrp_store.catalog.entities.results import StoredResult
+from qrp_store.catalog.overview import references
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import probe
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest

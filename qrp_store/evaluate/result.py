@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from qrp_store.catalog import results
+from qrp_store.catalog.entities import results
 from qrp_store.store import Store
 
 

@@ -103,7 +103,7 @@ def _cut(world: Known, options: ProbeOptions, device: str) -> float:
 
 def _found(world: Known, options: ProbeOptions, device: str) -> float:
     """Well separated groups in an embedding, with more centroids than groups: no cluster mixes two."""
-    from qrp_store.clustering import KMeansOptions, MemoryPoints, kmeans
+    from qrp_store.kmeans import KMeansOptions, MemoryPoints, kmeans
 
     rng = np.random.default_rng(0)
     places = rng.normal(0, 10, (world.n_groups, 16))[world.groups]

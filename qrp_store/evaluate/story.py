@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qrp_store.catalog import concept_sets, datasets, embeddings
+from qrp_store.catalog.entities import concept_sets, datasets, embeddings
 from qrp_store.cluster.grouped import groups_of
 from qrp_store.cluster.imported import named
 from qrp_store.cluster.story import ClusterOptions
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
-from qrp_store.evaluate.beside import QUERIES, Wanted
 from qrp_store.evaluate.curve import flips as order_flips
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
 from qrp_store.evaluate.evaluation import Evaluation, Turn, Unit
+from qrp_store.evaluate.extras import QUERIES, Wanted
 from qrp_store.evaluate.forecast import Estimate, forecast
 from qrp_store.evaluate.result import Result
 from qrp_store.probing.reverse import ProbeOptions

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qrp_store.catalog import concept_sets
-from qrp_store.catalog.concept_sets import StoredConcepts
+from qrp_store.catalog.entities import concept_sets
+from qrp_store.catalog.entities.concept_sets import StoredConcepts
 from qrp_store.errors import InvalidInput
 from qrp_store.store import Store
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qrp_store import __version__
-from qrp_store.catalog import clusterings, concept_sets, datasets
-from qrp_store.catalog.listing import listing
+from qrp_store.catalog.entities import clusterings, concept_sets, datasets
+from qrp_store.catalog.overview.listing import listing
 from qrp_store.errors import InvalidInput
 from qrp_store.records import PART_NAMES
 from qrp_store.samples import shown

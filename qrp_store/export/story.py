@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrp_store.catalog import clusterings, datasets, embeddings, references
-from qrp_store.catalog.listing import listing, with_flags
+from qrp_store.catalog.entities import clusterings, datasets, embeddings
+from qrp_store.catalog.overview import references
+from qrp_store.catalog.overview.listing import listing, with_flags
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.export.elsewhere import card, fiftyone_labels
 from qrp_store.records import Table

@@ -15,13 +15,13 @@ import numpy as np
 
 from qrp_store.arrays import foreign
 from qrp_store.errors import InvalidInput
-from qrp_store.ingest.sources import BlockRows, Output, SeenFile
+from qrp_store.ingest.rows import BlockRows, Output, SeenFile
 from qrp_store.progress import Progress
+from qrp_store.readers.arrays.folders import is_array_folder, open_array_folder
+from qrp_store.readers.arrays.formats import open_array, read_keys
+from qrp_store.readers.arrays.matrix import ArraySource, choose, matrix
 from qrp_store.records import ArraySpec
 from qrp_store.samples import check_keys, shown
-from qrp_store.sources.array_folders import is_array_folder, open_array_folder
-from qrp_store.sources.files import open_array, read_keys
-from qrp_store.sources.matrix import ArraySource, choose, matrix
 
 _PIECE_BYTES = 4 << 20
 _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")

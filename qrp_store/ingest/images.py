@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qrp_store.errors import InvalidInput
-from qrp_store.ingest.sources import BlockRows, Output, SeenFile
+from qrp_store.ingest.rows import BlockRows, Output, SeenFile
 from qrp_store.progress import Progress
+from qrp_store.readers.image_lists import list_image_source
 from qrp_store.records import ArraySpec
 from qrp_store.samples import ImageFile, shown
-from qrp_store.sources.image_lists import list_image_source
 
 if TYPE_CHECKING:
-    from qrp_store.sources.backbone import BackboneOptions, LoadedBackbone
-    from qrp_store.sources.extract import ExtractedBlock
+    from qrp_store.models.backbone import BackboneOptions, LoadedBackbone
+    from qrp_store.models.extract import ExtractedBlock
 
 
 @dataclass
@@ -49,7 +49,7 @@ class ImageRows:
         self, arch: str, weights: str, layers: tuple[str, ...], batch_size: int, workers: int | None, **options: Any
     ) -> None:
         """Say which model embeds the images (options as `BackboneOptions` has them); `prepare` loads it."""
-        from qrp_store.sources.backbone import BackboneOptions
+        from qrp_store.models.backbone import BackboneOptions
 
         if weights not in ("default", "random"):
             weights = str(Path(weights).expanduser().absolute())
@@ -57,7 +57,7 @@ class ImageRows:
         self._batch_size, self._workers = batch_size, workers
 
     def prepare(self, progress: Progress) -> None:
-        from qrp_store.sources.backbone import load_backbone
+        from qrp_store.models.backbone import load_backbone
 
         assert self._options is not None
         self._model = load_backbone(self._options)
@@ -122,7 +122,7 @@ class ImageRows:
         self._refuse([start + i for i, seen in enumerate(files) if self._differs(start + i, seen[2])])
 
     def blocks(self, layout: ArraySpec, numbers: Sequence[int]) -> Iterator[BlockRows]:
-        from qrp_store.sources.extract import extract
+        from qrp_store.models.extract import extract
 
         wanted = [self.files[start : start + count] for start, count in map(layout.rows_of, numbers)]
         extracted = extract(self.model, wanted, batch_size=self._batch_size, workers=self._workers)
@@ -137,7 +137,7 @@ class ImageRows:
 
 
 def _digest(image: ImageFile) -> str | None:
-    from qrp_store.sources.images import digest_of, read_image
+    from qrp_store.images import digest_of, read_image
 
     try:
         return digest_of(read_image(image))
@@ -158,7 +158,7 @@ class ImagePart:
 
     def compute(self, threads: int) -> BlockRows:
         """The rows, with a model of this process' own. InvalidInput when it is another one here."""
-        from qrp_store.sources.extract import extract
+        from qrp_store.models.extract import extract
 
         with _embedding:
             model = _loaded(self.options)
@@ -176,7 +176,7 @@ _embedding = threading.Lock()  # torch's number of threads, which decides the la
 
 @lru_cache(1)
 def _loaded(options: BackboneOptions) -> LoadedBackbone:
-    from qrp_store.sources.backbone import load_backbone
+    from qrp_store.models.backbone import load_backbone
 
     return load_backbone(options)
 

@@ -8,14 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from qrp_store.arrays import arrays
-from qrp_store.catalog import datasets, embeddings, lease
+from qrp_store.arrays import blocked as arrays
+from qrp_store.catalog.entities import datasets, embeddings
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import Cluster
 from qrp_store.ingest.recording import Placed, Recorder
 from qrp_store.ingest.remote import place_blocks
 from qrp_store.ingest.resume import standing_blocks
-from qrp_store.ingest.sources import BlockRows, Output, RowSource, SeenFile
+from qrp_store.ingest.rows import BlockRows, Output, RowSource, SeenFile
 from qrp_store.progress import Progress, Task
 from qrp_store.records import ArraySpec, Backbone, Block, Dataset
 from qrp_store.samples import shown

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from qrp_store.arrays import arrays
+from qrp_store.arrays import blocked as arrays
 from qrp_store.arrays.root import Root
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import Cluster
-from qrp_store.ingest.sources import RowPart, RowSource, SeenFile
+from qrp_store.ingest.rows import RowPart, RowSource, SeenFile
 from qrp_store.records import ArraySpec, Block
 
 

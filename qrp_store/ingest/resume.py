@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from qrp_store.arrays import arrays
-from qrp_store.catalog import embeddings, lease
+from qrp_store.arrays import blocked as arrays
+from qrp_store.catalog.entities import embeddings
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.records import ArraySpec, Block
 from qrp_store.store import Store
 

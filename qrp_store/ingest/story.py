@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store.arrays import arrays
-from qrp_store.catalog import datasets, embeddings, lease
+from qrp_store.arrays import blocked as arrays
+from qrp_store.catalog.entities import datasets, embeddings
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.ingest.arrays import ArrayRows, is_array
 from qrp_store.ingest.images import ImageRows
 from qrp_store.ingest.job import Job, make_blocks
-from qrp_store.ingest.sources import Output, RowSource
+from qrp_store.ingest.rows import Output, RowSource
 from qrp_store.progress import Progress, silent
 from qrp_store.records import ArraySpec, Artifact, Dataset, Spec, StoredEmbedding
 from qrp_store.samples import shown

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store.arrays.arrays import load_array, save_array
-from qrp_store.catalog import concept_sets, datasets
-from qrp_store.catalog.concept_sets import StoredConcepts
+from qrp_store.arrays.blocked import load_array, save_array
+from qrp_store.catalog.entities import concept_sets, datasets
+from qrp_store.catalog.entities.concept_sets import StoredConcepts
 from qrp_store.errors import Corrupt, QrpStoreError
 from qrp_store.store import Store
 

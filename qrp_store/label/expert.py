@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from qrp_store.catalog import concept_sets, datasets, lease
-from qrp_store.concepts.names import read_names
+from qrp_store.catalog.entities import concept_sets, datasets
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import available_cores
 from qrp_store.label import expert_scores
+from qrp_store.label.numbering import ALL, Match, Numbers, Positions, Unknown, check_exclusive, numbered, refuse_unknown
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
 from qrp_store.label.story import LabelReport, check_options, label_report, write
-from qrp_store.label.table import ALL, Match, Numbers, Positions, Unknown, check_exclusive, numbered, refuse_unknown
 from qrp_store.progress import Progress, silent
+from qrp_store.readers.labels.class_names import read_names
 from qrp_store.records import Artifact, Dataset, Spec, fingerprint
 from qrp_store.samples import ImageFile, list_images
 from qrp_store.store import Store
 
 if TYPE_CHECKING:
-    from qrp_store.concepts.experts import Expert
+    from qrp_store.models.experts import Expert
 
 ALGORITHM = 1
 _DEFAULT_THRESHOLD = {"classifier": 0.5, "detector": 0.5, "segmenter": 0.01}
@@ -155,8 +156,8 @@ def _digest(files: dict[int, ImageFile]) -> str:
 def _load(
     expert: str, weights: str, activation: Literal["softmax", "sigmoid"], names: str | None, device: str, seed: int
 ) -> Expert:
-    from qrp_store.concepts.experts import Checkpoints, ExpertOptions, load_expert
-    from qrp_store.sources import checkpoints
+    from qrp_store.models import checkpoints
+    from qrp_store.models.experts import Checkpoints, ExpertOptions, load_expert
 
     classes = None
     if names is not None:

@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qrp_store.arrays import arrays
-from qrp_store.catalog import concept_sets, lease
+from qrp_store.arrays import blocked as arrays
+from qrp_store.catalog.entities import concept_sets
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput
+from qrp_store.images import decode_bytes, read_image
 from qrp_store.progress import Progress
 from qrp_store.records import ArraySpec, Block
 from qrp_store.samples import ImageFile, shown
-from qrp_store.sources.images import decode_bytes, read_image
 from qrp_store.store import Store
 
 if TYPE_CHECKING:
     import torch
 
-    from qrp_store.concepts.experts import Expert
+    from qrp_store.models.experts import Expert
 
 MEMBER = "scores"
 BLOCK_ROWS = 512  # what a kill costs: detectors label few images a second

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qrp_store.catalog import concept_sets, datasets, lease
-from qrp_store.concepts.readers import FORMATS, detect, read_labels, source_digest
+from qrp_store.catalog.entities import concept_sets, datasets
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.label import concept_rows
-from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
-from qrp_store.label.table import (
+from qrp_store.label.numbering import (
     LabelTable,
     Match,
     Numbers,
@@ -28,7 +27,9 @@ from qrp_store.label.table import (
     numbered,
     refuse_unknown,
 )
+from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
 from qrp_store.progress import Progress, silent
+from qrp_store.readers.labels.formats import FORMATS, detect, read_labels, source_digest
 from qrp_store.records import Artifact, Dataset, Spec
 from qrp_store.store import Store, check_name
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from qrp_store.catalog import concept_sets, datasets
-from qrp_store.catalog.concept_sets import StoredConcepts, Vocabulary
+from qrp_store.catalog.entities import concept_sets, datasets
+from qrp_store.catalog.entities.concept_sets import StoredConcepts, Vocabulary
 from qrp_store.label import concept_rows
 from qrp_store.store import Store
 

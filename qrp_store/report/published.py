@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qrp_store.catalog import embeddings
+from qrp_store.catalog.entities import embeddings
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.reporting.content import PublishedPoint, Ranked
+from qrp_store.rendering.content import PublishedPoint, Ranked
 from qrp_store.samples import shown
 from qrp_store.store import Store
 

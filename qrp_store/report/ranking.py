@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qrp_store.catalog import results
-from qrp_store.reporting.content import ForwardPoint, GroupBar, History, KPoint, Ranked, SeedScore, Setting
+from qrp_store.catalog.entities import results
+from qrp_store.rendering.content import ForwardPoint, GroupBar, History, KPoint, Ranked, SeedScore, Setting
 from qrp_store.store import Store
 
 Row = dict[str, Any]

@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 
 from qrp_store import __version__, settings
-from qrp_store.catalog import clusterings, datasets, results
-from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.catalog.entities import clusterings, datasets, results
+from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, near_names
 from qrp_store.execution import available_cores
 from qrp_store.export.story import check_output, whole_file
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Dataset
+from qrp_store.rendering.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, PublishedPoint, Report
 from qrp_store.report import ranking
 from qrp_store.report.published import published as published_beside
 from qrp_store.report.published import read_published
 from qrp_store.report.ranking import Standing
 from qrp_store.report.typical import typical
-from qrp_store.reporting.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, PublishedPoint, Report
 from qrp_store.samples import shown as shortened
 from qrp_store.store import Store
 
@@ -88,7 +88,7 @@ def report(
     that others published.
     Raises NotFound when there is nothing to report.
     """
-    from qrp_store.reporting.page import render
+    from qrp_store.rendering.page import render
 
     started = time.perf_counter()
     path = Path(output).expanduser()
@@ -176,7 +176,7 @@ def _with_pictures(
         notes.append(f"Without pictures: {root}.")
         progress.warn(f"a page without pictures: {root}; --images FOLDER names one, --no-images asks for none")
         return shown, ()
-    from qrp_store.reporting.thumbnails import pictures
+    from qrp_store.rendering.thumbnails import pictures
 
     n = sum(len(s.gallery.clusters) for s in shown)
     top = _MANY_PICTURES if n <= _FEW_CLUSTERS else _PICTURES
@@ -269,7 +269,7 @@ def _content(
 
 def _matches(shown: Sequence[_Shown]) -> Iterator[Matched]:
     """Both directions of every pair of backbones, pairs with the best ones first, until there are enough."""
-    from qrp_store.reporting.matching import overlaps
+    from qrp_store.rendering.matching import overlaps
 
     pairs = sorted((i + j, i, j) for i in range(len(shown)) for j in range(i + 1, len(shown)))
     room = _MOST_MATCHES

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from qrp_store.arrays.arrays import load_array
-from qrp_store.catalog import clusterings, embeddings
-from qrp_store.catalog.clusterings import StoredClustering
+from qrp_store.arrays.blocked import load_array
+from qrp_store.catalog.entities import clusterings, embeddings
+from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.cluster.quantize import UsableBlocks
 from qrp_store.embedding import Embedding
 from qrp_store.records import derive_seed

@@ -13,7 +13,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qrp_store.arrays import arrays
+from qrp_store.arrays import blocked as arrays
 from qrp_store.arrays.location import open_root
 from qrp_store.arrays.root import Root
 from qrp_store.errors import Corrupt, InvalidInput
@@ -212,7 +212,7 @@ def test_whole_arrays_come_back(root: Root, array: np.ndarray) -> None:
 
 
 def test_a_large_whole_array_is_cut_into_chunks(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qrp_store.arrays.arrays.WHOLE_CHUNK_BYTES", 100)
+    monkeypatch.setattr("qrp_store.arrays.blocked.WHOLE_CHUNK_BYTES", 100)
     array = np.arange(110, dtype=np.float32).reshape(11, 10)
     checksum = arrays.save_array(root, "w", array)
     assert list(root.list("w/c")) == sorted(f"w/c/{i}/0" for i in range(6))

@@ -25,7 +25,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from qrp_store.cli.main import call
-from qrp_store.reporting.content import (
+from qrp_store.rendering.content import (
     ClusterConcept,
     ClusterView,
     Gallery,
@@ -36,7 +36,7 @@ from qrp_store.reporting.content import (
     SeedScore,
     Setting,
 )
-from qrp_store.reporting.page import render
+from qrp_store.rendering.page import render
 
 NASTY = '<img src=x onerror=alert(1)> "q" 🦊 شبكة'
 CONCEPTS = ("apple", "<script>alert('pear')</script>", "red & round " + "very " * 2000, "🍇 grape")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qrp_store.catalog import schema
-from qrp_store.catalog.engine import Catalog
+from qrp_store.catalog.database import schema
+from qrp_store.catalog.database.engine import Catalog
 from qrp_store.settings import Location, resolve
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from qrp_store.catalog import bulk
-from qrp_store.catalog import tables as t
-from qrp_store.catalog.engine import Catalog
+from qrp_store.catalog.database import bulk
+from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.model import tables as t
 
 N, WIDTH = 23, 5
 

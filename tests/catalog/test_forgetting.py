@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from qrp_store.catalog import bulk, datasets, lease, upkeep
-from qrp_store.catalog import tables as t
-from qrp_store.catalog.engine import Catalog
+from qrp_store.catalog.database import bulk
+from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.entities import datasets
+from qrp_store.catalog.lifecycle import lease, retire
+from qrp_store.catalog.model import tables as t
 from qrp_store.errors import Busy, NotFound
 from qrp_store.records import Spec
 
@@ -29,39 +31,39 @@ def test_a_long_job_that_was_let_go_just_now_is_not_forgotten(catalog: Catalog) 
     with pytest.raises(KeyboardInterrupt), lease.held(catalog, claimed_of(lease.claim(catalog, SPEC))):
         raise KeyboardInterrupt
     set_all(catalog, t.artifact, created_at_seconds=t.artifact.c.created_at_seconds - TWO_DAYS)
-    assert [kept.fate for kept in upkeep.survey(catalog)] == ["keep"]
+    assert [kept.fate for kept in retire.survey(catalog)] == ["keep"]
     set_all(catalog, t.artifact, lease_expires=t.artifact.c.lease_expires - TWO_DAYS)
-    assert [kept.fate for kept in upkeep.survey(catalog)] == ["forget"]
+    assert [kept.fate for kept in retire.survey(catalog)] == ["forget"]
 
 
 def test_what_is_taken_up_again_after_the_survey_stays(catalog: Catalog) -> None:
     claimed_of(lease.claim(catalog, SPEC))
     set_all(catalog, t.artifact, lease_expires=1.0, lease_host="elsewhere")
-    (kept,) = upkeep.survey(catalog)
+    (kept,) = retire.survey(catalog)
     assert kept.fate == "forget"
     taken = claimed_of(lease.claim(catalog, SPEC))
-    assert not upkeep.condemn(catalog, kept)
+    assert not retire.condemn(catalog, kept)
     assert lease.renew(catalog, taken)
 
 
 def test_what_is_being_forgotten_is_out_of_reach(catalog: Catalog) -> None:
     sleeper = claimed_of(lease.claim(catalog, SPEC))
     set_all(catalog, t.artifact, lease_expires=1.0, lease_host="elsewhere")
-    (kept,) = upkeep.survey(catalog)
-    assert upkeep.condemn(catalog, kept)
+    (kept,) = retire.survey(catalog)
+    assert retire.condemn(catalog, kept)
     assert not lease.renew(catalog, sleeper)
     newcomer = claimed_of(lease.claim(catalog, SPEC))
     assert newcomer.id != sleeper.id
-    assert upkeep.remove_rows(catalog, kept) == 1
+    assert retire.remove_rows(catalog, kept) == 1
     assert lease.renew(catalog, newcomer)
 
 
 def test_a_staged_dataset_that_gc_took_is_refused_to_who_found_it_before(catalog: Catalog) -> None:
     found = datasets.stage_dataset(catalog, "d", ["a", "b"], "mark")
     set_all(catalog, t.dataset, created_at_seconds=1.0)
-    assert upkeep.remove_staged(catalog, dry_run=True) == 1
+    assert retire.remove_staged(catalog, dry_run=True) == 1
     assert datasets.keys(catalog, found) == ["a", "b"]
-    assert upkeep.remove_staged(catalog, dry_run=False) == 1
+    assert retire.remove_staged(catalog, dry_run=False) == 1
     assert datasets.stage_dataset(catalog, "d", ["a", "b"], "mark").id != found.id
     with catalog.write() as connection, pytest.raises(NotFound, match="meanwhile"):
         datasets.dataset_pk(connection, found.id)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from qrp_store.catalog import bulk, schema
-from qrp_store.catalog.engine import Catalog
+from qrp_store.catalog.database import bulk, schema
+from qrp_store.catalog.database.engine import Catalog
 from qrp_store.settings import resolve
 
 PLACE = sa.Table("place", sa.MetaData(), sa.Column("position", sa.Integer), sa.Column("note", sa.Text))

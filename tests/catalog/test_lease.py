@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
-from qrp_store.catalog import lease
-from qrp_store.catalog import tables as t
-from qrp_store.catalog.engine import Catalog
-from qrp_store.catalog.owner import Owner, is_gone, this_process
+from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.lifecycle import lease
+from qrp_store.catalog.lifecycle.owner import Owner, is_gone, this_process
+from qrp_store.catalog.model import tables as t
 from qrp_store.errors import Busy, Interrupted, QrpStoreError
 from qrp_store.records import Artifact, Spec
 

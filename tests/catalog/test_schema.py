@@ -15,9 +15,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from qrp_store.catalog import schema, views
-from qrp_store.catalog.engine import Catalog
-from qrp_store.catalog.tables import metadata
+from qrp_store.catalog.database import schema
+from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.model import views
+from qrp_store.catalog.model.tables import metadata
 from qrp_store.errors import NotFound, SchemaMismatch
 from qrp_store.settings import Location, resolve
 

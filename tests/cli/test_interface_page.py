@@ -22,11 +22,11 @@ from qrp_store.evaluate.story import EvaluateReport
 from qrp_store.export.story import ExportReport
 from qrp_store.ingest.story import IngestReport
 from qrp_store.label.story import LabelReport
+from qrp_store.maintenance.copy import CopyReport
+from qrp_store.maintenance.removal import GcReport, MigrateReport, RetireReport, VerifyReport
+from qrp_store.maintenance.repair import RepairReport
 from qrp_store.report.story import ReportReport
 from qrp_store.store import InitReport
-from qrp_store.upkeep.copy import CopyReport
-from qrp_store.upkeep.maintain import GcReport, MigrateReport, RetireReport, VerifyReport
-from qrp_store.upkeep.repair import RepairReport
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "interface.md").read_text(encoding="utf-8")

@@ -278,8 +278,8 @@ def test_the_lines_of_extending_run(qrp: Any, files: Any, monkeypatch: pytest.Mo
     import torch
     from torchvision.models import resnet18
 
-    from qrp_store.sources import checkpoints
-    from qrp_store.sources.recipes import Recipe
+    from qrp_store.models import checkpoints
+    from qrp_store.models.recipes import Recipe
 
     monkeypatch.chdir(files.folder)
     paths = ["a.jpg", "b.jpg"]

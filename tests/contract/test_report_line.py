@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrp_store.reporting.captions import digits
+from qrp_store.rendering.captions import digits
 
 KEYS = ("<script>alert('x')</script>.png", 'quote".png', "🦊 fox.png", "شبكة.png", "../outside.png")
 
@@ -242,8 +242,8 @@ def test_a_well_known_checkpoint_is_known_by_its_file(qrp: Any, store: Path, fil
     from torchvision.models import resnet18
 
     import qrp_store
+    from qrp_store.rendering.content import Ranked
     from qrp_store.report.published import published
-    from qrp_store.reporting.content import Ranked
 
     weights = tmp_path / "swav_100ep_pretrain.pth.tar"
     torch.save(resnet18().state_dict(), weights)

@@ -58,7 +58,8 @@ def test_what_was_retired_can_be_made_again_under_its_name(qrp: Any, own: Path, 
 
 
 def test_what_was_being_made_of_a_retired_dataset_is_refused(qrp: Any, own: Path, world: Any, sql: Any) -> None:
-    from qrp_store.catalog import concept_sets, datasets, lease
+    from qrp_store.catalog.entities import concept_sets, datasets
+    from qrp_store.catalog.lifecycle import lease
     from qrp_store.errors import QrpStoreError
     from qrp_store.records import Spec
     from qrp_store.store import open_store
@@ -79,8 +80,9 @@ def test_what_was_being_made_of_a_retired_dataset_is_refused(qrp: Any, own: Path
 def test_a_clustering_whose_embedding_is_retired_meanwhile_is_refused(
     qrp: Any, own: Path, world: Any, sql: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qrp_store.catalog import clusterings, upkeep
-    from qrp_store.catalog.references import resolve
+    from qrp_store.catalog.entities import clusterings
+    from qrp_store.catalog.lifecycle import retire
+    from qrp_store.catalog.overview.references import resolve
     from qrp_store.cluster import cluster
     from qrp_store.errors import NotFound
     from qrp_store.store import open_store
@@ -89,7 +91,7 @@ def test_a_clustering_whose_embedding_is_retired_meanwhile_is_refused(
 
     def retiring(catalog: Any, *args: Any) -> None:
         write(catalog, *args)
-        upkeep.retire(catalog, [world.ingested["sharp"]["id"]], resolve(catalog, world.ingested["sharp"]["id"]))
+        retire.retire(catalog, [world.ingested["sharp"]["id"]], resolve(catalog, world.ingested["sharp"]["id"]))
 
     monkeypatch.setattr(clusterings, "write", retiring)
     with open_store(str(own)) as store, pytest.raises(NotFound, match="was retired meanwhile"):
@@ -102,11 +104,11 @@ def test_a_clustering_whose_embedding_is_retired_meanwhile_is_refused(
 def test_verify_beside_rm_and_gc_reports_nothing_that_is_gone(
     qrp: Any, own: Path, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qrp_store.catalog import upkeep
+    from qrp_store.catalog.lifecycle import retire as promises
+    from qrp_store.maintenance.removal import gc, retire, verify
     from qrp_store.store import open_store
-    from qrp_store.upkeep.maintain import gc, retire, verify
 
-    ready = upkeep.ready
+    ready = retire.ready
     with open_store(str(own)) as store, open_store(str(own)) as other:
 
         def then(catalog: Any) -> Any:
@@ -115,15 +117,15 @@ def test_verify_beside_rm_and_gc_reports_nothing_that_is_gone(
             gc(other)
             return iter(rows)
 
-        monkeypatch.setattr(upkeep, "ready", then)
+        monkeypatch.setattr(promises, "ready", then)
         assert verify(store, deep=True).problems == ()
 
 
 def test_two_gc_at_once_delete_everything_once(qrp: Any, own: Path, world: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
+    from qrp_store.maintenance.removal import gc
     from qrp_store.store import open_store
-    from qrp_store.upkeep.maintain import gc
 
     qrp.ok("rm", "photos", "--cascade", "--yes", store=own)
     would = qrp.ok("gc", "--dry-run", store=own)

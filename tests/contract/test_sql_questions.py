@@ -75,8 +75,8 @@ def test_a_question_has_an_answer(photos: Path, title: str, statement: str) -> N
 def test_every_question_has_the_same_answer_on_postgres(
     photos: Path, new_database: Callable[[], str], tmp_path: Path
 ) -> None:
+    from qrp_store.maintenance.copy import copy
     from qrp_store.store import create_store, open_store
-    from qrp_store.upkeep.copy import copy
 
     url = new_database()
     create_store(url, str(tmp_path / "arrays"))

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from qrp_store.errors import QrpStoreError
+from qrp_store.maintenance.removal import verify
 from qrp_store.store import create_store, open_store
-from qrp_store.upkeep.maintain import verify
 
 
 def fill(lab: Any, store: object) -> None:
@@ -27,7 +27,9 @@ def test_a_directory_that_is_backed_up_while_somebody_writes(lab: Any, tmp_path:
     store, copy = tmp_path / "store", tmp_path / "restored"
     create_store(str(store))
     fill(lab, store)
-    writer = lab.command([*lab.ingest(1), "--store", store], point="qrp_store.catalog.embeddings:record_blocks:stop:2")
+    writer = lab.command(
+        [*lab.ingest(1), "--store", store], point="qrp_store.catalog.entities.embeddings:record_blocks:stop:2"
+    )
     copy.mkdir()
     with closing(sqlite3.connect(store / "catalog.db")) as here, closing(sqlite3.connect(copy / "catalog.db")) as there:
         here.backup(there)

@@ -11,8 +11,8 @@ import pytest
 
 from qrp_store.errors import Corrupt
 from qrp_store.ingest import ingest
+from qrp_store.maintenance.removal import verify
 from qrp_store.store import Store, create_store, open_store
-from qrp_store.upkeep.maintain import verify
 
 BLOCKS = 4
 

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from qrp_store.maintenance.removal import verify
 from qrp_store.store import create_store, open_store
-from qrp_store.upkeep.maintain import verify
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from qrp_store.maintenance.removal import verify
 from qrp_store.store import create_store, open_store
-from qrp_store.upkeep.maintain import verify
 
-EMBEDDINGS = "qrp_store.catalog.embeddings"
+EMBEDDINGS = "qrp_store.catalog.entities.embeddings"
 
 
 def until(true: Callable[[], bool], seconds: float = 30) -> None:
@@ -46,7 +46,9 @@ def test_a_process_stopped_past_its_lease_is_refused_and_has_damaged_nothing(
     url = str(tmp_path / "store") if kind == "directory" else new_database()
     create_store(url, str(tmp_path / "arrays"))
     line = [*{"ingest": lab.ingest(), "label": lab.label, "cluster": lab.cluster}[name], "--store", url]
-    point = f"{EMBEDDINGS}:record_blocks:stop:2" if name == "ingest" else "qrp_store.catalog.lease:claim:stop:1"
+    point = (
+        f"{EMBEDDINGS}:record_blocks:stop:2" if name == "ingest" else "qrp_store.catalog.lifecycle.lease:claim:stop:1"
+    )
     if name != "ingest":
         assert lab.crowd([[*lab.ingest(), "--store", url]])[0]["code"] == 0
     sleeper = lab.command([*line, "--json"], point=point)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from qrp_store.maintenance.removal import verify
 from qrp_store.store import create_store, open_store
-from qrp_store.upkeep.maintain import verify
 
 OLD = Path(__file__).resolve().parents[1] / "data" / "store-0.1.0.tar.gz"
 TORCH = ("qrp_store.evaluate", "qrp_store.probing.trial", "faiss", "zarr")

@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from qrp_store.catalog.lease import claim
+from qrp_store.catalog.lifecycle.lease import claim
 from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import Busy, Corrupt, InvalidInput, NotFound
 from qrp_store.ingest import ingest
 from qrp_store.label import label
+from qrp_store.maintenance.removal import gc, retire, verify
+from qrp_store.maintenance.repair import repair
 from qrp_store.records import Spec
 from qrp_store.store import create_store, open_store
-from qrp_store.upkeep.maintain import gc, retire, verify
-from qrp_store.upkeep.repair import repair
 
 N, DIM = 40, 3
 NAMES = st.sampled_from(("a", "b"))

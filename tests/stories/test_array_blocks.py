@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrp_store.catalog import embeddings
+from qrp_store.catalog.entities import embeddings
 from qrp_store.ingest import ingest
 from qrp_store.ingest.recording import Placed
 from qrp_store.store import create_store, open_store

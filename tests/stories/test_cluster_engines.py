@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from qrp_store.catalog import clusterings
+from qrp_store.catalog.entities import clusterings
 from qrp_store.cli.main import call
 from qrp_store.cluster import cluster
-from qrp_store.clustering.torch_nearest import TorchNearest
 from qrp_store.errors import InvalidInput, Unavailable
 from qrp_store.ingest import ingest
+from qrp_store.kmeans.torch_nearest import TorchNearest
 from qrp_store.label import label
 from qrp_store.store import Store, create_store, open_store
 

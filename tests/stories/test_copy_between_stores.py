@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from qrp_store.arrays import arrays
-from qrp_store.catalog import lease, transfer
+from qrp_store.arrays import blocked as arrays
+from qrp_store.catalog.lifecycle import lease
+from qrp_store.catalog.overview import transfer
 from qrp_store.cluster import cluster
 from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import Busy, Corrupt, InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
 from qrp_store.ingest import ingest
 from qrp_store.label import label
+from qrp_store.maintenance import copy as story
+from qrp_store.maintenance.copy import CopyReport, copy
+from qrp_store.maintenance.removal import gc, retire, verify
 from qrp_store.store import Store, create_store, open_store
-from qrp_store.upkeep import copy as story
-from qrp_store.upkeep.copy import CopyReport, copy
-from qrp_store.upkeep.maintain import gc, retire, verify
 
 N = 300
 VIEWS = {
@@ -311,7 +312,7 @@ def test_two_copies_at_once_are_one(laptop: Store, tmp_path: Path) -> None:
 
 def _meet_somebody(laptop: Store, team: Store) -> None:
     """Copy without waiting what another process (here: pid 1) is writing."""
-    from qrp_store.catalog import tables as t
+    from qrp_store.catalog.model import tables as t
     from qrp_store.records import Spec
 
     label(laptop, str(Path(laptop.name).parent / "labels.csv"), dataset="d", concepts="c", force=True)

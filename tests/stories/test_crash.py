@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qrp_store.maintenance.removal import verify
 from qrp_store.store import create_store, open_store
-from qrp_store.upkeep.maintain import verify
 
 DRIVER = Path(__file__).with_name("crash_driver.py")
 MODULES = ("qrp_store.ingest.story", "qrp_store.label.story", "qrp_store.cluster.story", "qrp_store.evaluate.story")
@@ -33,11 +33,11 @@ INGEST = [
     f"{CATALOG}lease:claim:after:1",
     f"{CATALOG}embeddings:begin:before:1",
     f"{CATALOG}embeddings:begin:after:1",
-    "qrp_store.arrays.arrays:create:before:1",
-    "qrp_store.arrays.arrays:create:after:1",
+    "qrp_store.arrays.blocked:create:before:1",
+    "qrp_store.arrays.blocked:create:after:1",
     "qrp_store.arrays.directory:_write_all:after:1",
-    "qrp_store.arrays.arrays:write_block:before:1",
-    "qrp_store.arrays.arrays:write_block:after:2",
+    "qrp_store.arrays.blocked:write_block:before:1",
+    "qrp_store.arrays.blocked:write_block:after:2",
     f"{CATALOG}embeddings:record_blocks:before:1",
     f"{CATALOG}embeddings:record_blocks:after:2",
     f"{CATALOG}embeddings:commit:before:1",
@@ -57,10 +57,10 @@ LABEL = [
 ]
 CLUSTER = [
     f"{CATALOG}lease:claim:after:1",
-    "qrp_store.clustering.kmeans:kmeans:before:1",
+    "qrp_store.kmeans.lloyd:kmeans:before:1",
     "qrp_store.cluster.checkpoint:Checkpoint.save:before:1",
     "qrp_store.cluster.checkpoint:Checkpoint.save:after:1",
-    "qrp_store.clustering.kmeans:kmeans:after:1",
+    "qrp_store.kmeans.lloyd:kmeans:after:1",
     "qrp_store.cluster.story:save_array:after:1",
     f"{CATALOG}clusterings:write:before:1",
     f"{CATALOG}bulk:clear:after:1",
@@ -72,8 +72,8 @@ CLUSTER = [
 ]
 EVALUATE = [  # which clusters first: with another seed than the command `cluster`
     f"{CATALOG}lease:claim:after:1",
-    "qrp_store.clustering.kmeans:kmeans:before:1",
-    "qrp_store.clustering.kmeans:kmeans:after:1",
+    "qrp_store.kmeans.lloyd:kmeans:before:1",
+    "qrp_store.kmeans.lloyd:kmeans:after:1",
     f"{CATALOG}bulk:insert:after:2",
     f"{CATALOG}clusterings:commit:after:1",
     "qrp_store.evaluate.probe:prepare:after:1",

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from qrp_store.arrays import checkup as arrays_checkup
+from qrp_store.arrays import health as arrays_checkup
 from qrp_store.arrays.directory import Directory
 from qrp_store.arrays.root import Bytes
-from qrp_store.catalog import checkup
+from qrp_store.catalog.database import health
 from qrp_store.errors import Unavailable
+from qrp_store.maintenance.doctor import DoctorReport, doctor
 from qrp_store.records import Finding
 from qrp_store.store import create_store, open_store
-from qrp_store.upkeep.doctor import DoctorReport, doctor
 
 
 def by_check(report: DoctorReport) -> dict[str, Finding]:
@@ -83,7 +83,7 @@ def test_arrays_that_one_may_only_read_are_no_problem_for_who_only_looks(
         raise Unavailable("cannot write: Access Denied", hint="check the keys")
 
     monkeypatch.setattr(Directory, "put", refuse)
-    monkeypatch.setattr(checkup, "may_write", lambda catalog: writer)
+    monkeypatch.setattr(health, "may_write", lambda catalog: writer)
     report = doctor(str(tmp_path / "s"))
     assert (report.ok, report.exit_kind) == ((False, "failed") if writer else (True, None))
     found = by_check(report)["arrays: write"]
@@ -106,11 +106,11 @@ def test_sqlite_on_a_network_file_system_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, status: str
 ) -> None:
     create_store(str(tmp_path / "s"))
-    monkeypatch.setattr(checkup, "filesystem", lambda path: "nfs4")
+    monkeypatch.setattr(health, "filesystem", lambda path: "nfs4")
     with open_store(str(tmp_path / "s")) as store:
         with store.catalog.engine.raw_connection() as raw:
             raw.cursor().execute(f"PRAGMA journal_mode = {mode}")
-        found = {finding.check: finding for finding in checkup.examine(store.catalog)}
+        found = {finding.check: finding for finding in health.examine(store.catalog)}
     assert found["catalog: file system"].status == status
     assert "postgres" in str(found["catalog: file system"].advice).lower()
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qrp_store.clustering.split import split_groups
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
+from qrp_store.kmeans.split import split_groups
 from qrp_store.records import TEST, VAL
 from qrp_store.store import Store
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qrp_store.catalog import clusterings
+from qrp_store.catalog.entities import clusterings
 from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate

@@ -13,7 +13,7 @@ from PIL import Image
 from qrp_store.errors import InvalidInput
 from qrp_store.ingest import ingest
 from qrp_store.ingest.images import ImageRows
-from qrp_store.ingest.sources import BlockRows
+from qrp_store.ingest.rows import BlockRows
 from qrp_store.records import ArraySpec
 from qrp_store.store import Store, create_store, open_store
 

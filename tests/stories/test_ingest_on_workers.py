@@ -11,7 +11,7 @@ import pytest
 from distributed import LocalCluster
 from PIL import Image
 
-from qrp_store.catalog import embeddings
+from qrp_store.catalog.entities import embeddings
 from qrp_store.errors import InvalidInput
 from qrp_store.ingest import IngestReport, ingest
 from qrp_store.ingest import remote as ingest_remote

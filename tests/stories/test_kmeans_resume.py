@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from qrp_store.arrays.directory import Directory
-from qrp_store.catalog import clusterings
+from qrp_store.catalog.entities import clusterings
 from qrp_store.cluster import ClusterReport, checkpoint, cluster
-from qrp_store.clustering.kmeans import KMeansState
 from qrp_store.ingest import ingest
+from qrp_store.kmeans.lloyd import KMeansState
 from qrp_store.store import Store, create_store, open_store
 
 

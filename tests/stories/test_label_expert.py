@@ -15,12 +15,12 @@ import pytest
 import sklearn.datasets
 from PIL import Image
 
-from qrp_store.concepts.experts import Expert
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.ingest import ingest
 from qrp_store.label import expert_scores
 from qrp_store.label.expert import label_by_expert
 from qrp_store.look import show
+from qrp_store.models.experts import Expert
 from qrp_store.store import Store, create_store, open_store
 
 EMOJI = ["1F570", "1F4FA", "2602", "1F34C", "1F34E", "1F697", "1F6B2", "1F981"]
@@ -319,7 +319,7 @@ def test_a_run_that_was_killed_goes_on_with_the_blocks_that_are_whole(tmp_path: 
         command = ["label", "--expert", "timm/test_resnet", "--weights", "random", "--names", names, "--images", images]
         command += ["--dataset", "d", "--concepts", "seen", "--top-k", "1", "--store", str(tmp_path / "store")]
         driver = [sys.executable, str(Path(__file__).with_name("crash_driver.py"))]
-        point = "qrp_store.arrays.arrays:write_block:after:1"
+        point = "qrp_store.arrays.blocked:write_block:after:1"
         killed = subprocess.run([*driver, point, "--", *command], capture_output=True, text=True)
         assert killed.returncode == -signal.SIGKILL, killed
         assert labels(store) == {}

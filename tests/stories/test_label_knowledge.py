@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qrp_store.catalog import concept_sets
+from qrp_store.catalog.entities import concept_sets
 from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import Corrupt, InvalidInput
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest, load
 from qrp_store.evaluate.verified import known_block
 from qrp_store.ingest import ingest
 from qrp_store.label import concept_rows, label
-from qrp_store.label.table import Unknown
+from qrp_store.label.numbering import Unknown
 from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.store import Store, create_store, open_store
 
@@ -78,7 +78,7 @@ def request(**more: bool) -> ProbeRequest:
 
 
 def test_only_verified_leaves_out_the_least_known_until_all_is_known(store: Store, tmp_path: Path) -> None:
-    from qrp_store.catalog import clusterings
+    from qrp_store.catalog.entities import clusterings
 
     label(store, wide(tmp_path / "w.csv", cells()[:58]), dataset="d", concepts="w")
     (tmp_path / "l.csv").write_text("key,concept\n0,other\n")
@@ -97,7 +97,7 @@ def test_only_verified_leaves_out_the_least_known_until_all_is_known(store: Stor
 
 
 def test_a_concept_that_stands_in_two_joined_sets_says_of_which_it_is(store: Store, tmp_path: Path) -> None:
-    from qrp_store.catalog import clusterings
+    from qrp_store.catalog.entities import clusterings
 
     label(store, wide(tmp_path / "w.csv", np.nan_to_num(cells())), dataset="d", concepts="w")
     for content in ("0,a\n", "1,a\n2,else\n"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qrp_store.catalog import results
+from qrp_store.catalog.entities import results
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import evaluate
 from qrp_store.evaluate.result import Result

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 import torch
 from torch.utils.data import DataLoader
 
-from qrp_store.arrays import arrays
-from qrp_store.catalog import tables
+from qrp_store.arrays import blocked as arrays
+from qrp_store.catalog.model import tables
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, NotFound, Unavailable
 from qrp_store.ingest import ingest

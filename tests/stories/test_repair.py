@@ -12,9 +12,9 @@ import pytest
 from qrp_store.evaluate import evaluate
 from qrp_store.ingest import ingest
 from qrp_store.label import label
+from qrp_store.maintenance.removal import verify
+from qrp_store.maintenance.repair import repair
 from qrp_store.store import Store, create_store, open_store
-from qrp_store.upkeep.maintain import verify
-from qrp_store.upkeep.repair import repair
 
 N = 300
 

@@ -16,10 +16,10 @@ from qrp_store.errors import QrpStoreError
 from qrp_store.evaluate import evaluate
 from qrp_store.ingest import ingest
 from qrp_store.label import label
+from qrp_store.maintenance.doctor import doctor
+from qrp_store.maintenance.removal import migrate, retire
 from qrp_store.settings import resolve
 from qrp_store.store import create_store, open_store
-from qrp_store.upkeep.doctor import doctor
-from qrp_store.upkeep.maintain import migrate, retire
 
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "roles.sql"
 

@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 import pytest
 
-from qrp_store.catalog import lease
+from qrp_store.catalog.lifecycle import lease
 from qrp_store.cluster import cluster
 from qrp_store.errors import Interrupted, Unavailable
 from qrp_store.evaluate import EvaluateReport, evaluate, probe

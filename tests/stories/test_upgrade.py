@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from qrp_store.catalog import schema
+from qrp_store.catalog.database import schema
 from qrp_store.errors import SchemaMismatch
 from qrp_store.evaluate import evaluate
+from qrp_store.maintenance.removal import migrate, verify
 from qrp_store.store import open_store
-from qrp_store.upkeep.maintain import migrate, verify
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SCORES = {

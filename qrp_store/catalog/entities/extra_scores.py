@@ -1,0 +1,119 @@
+"""What is scored beside a result, maybe later than it: forward probes, learning curves, thresholds.
+
+Rows are put in whole, for one result, in one transaction; whoever asks the same at once writes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from qrp_store.catalog.database.clock import now_text
+from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.lifecycle.owner import created_by
+from qrp_store.catalog.model import tables as t
+from qrp_store.errors import NotFound
+
+Rows = Sequence[Mapping[str, Any]]
+_a, _f = t.artifact.c, t.forward_score.c
+_TABLES = {"curve": t.curve_score, "thresholds": t.threshold_score}
+_SHOWN = ("concept_group", "probe", "metric", "value", "n_test", "n_concepts", "n_left_out", "seed", "details")
+
+
+def forward(catalog: Catalog, question: str, *, of: str | None = None) -> list[dict[str, Any]]:
+    """The forward scores that answer a question, of one result or of any ready one; whole vocabulary first."""
+    query = sa.select(_a.id, *(_f[name] for name in _SHOWN)).join(t.artifact, _a.pk == _f.result_pk)
+    query = query.where(_f.question == question, _a.state == "ready")
+    if of is not None:
+        query = query.where(_a.id == of)
+    query = query.order_by(_a.pk, _f.concept_group != "(all)", _f.concept_group, _f.probe.desc())
+    with catalog.read() as connection:
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+    return [{name: row[name] for name in _SHOWN} for row in rows if row["id"] == rows[0]["id"]]
+
+
+def put_forward(catalog: Catalog, result: str, question: str, rows: Rows) -> None:
+    """Store a result's forward scores, in place of those that answered another question. Raises NotFound."""
+    with catalog.write() as connection:
+        own = {"result_pk": _ready(connection, result), "question": question, "created_by": created_by()}
+        connection.execute(t.forward_score.delete().where(_f.result_pk == own["result_pk"]))
+        for row in rows:
+            connection.execute(t.forward_score.insert().values(**own, **row, created_at=now_text()))
+
+
+def points(catalog: Catalog, what: str, result: str) -> list[dict[str, Any]]:
+    """The stored points of a result's `curve` or `thresholds`, in order."""
+    table = _TABLES[what]
+    shown = [c for c in table.c if c.name not in ("result_pk", "created_at")]
+    query = sa.select(*shown).join(t.artifact, _a.pk == table.c.result_pk)
+    query = query.where(_a.id == result, _a.state == "ready")
+    query = query.order_by(shown[0].desc(), *shown[1:3]) if what == "curve" else query.order_by(shown[0])
+    with catalog.read() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def put_points(catalog: Catalog, what: str, result: str, rows: Rows) -> None:
+    """Store points of a result's `curve` or `thresholds`; those that are there are replaced. Raises NotFound."""
+    table = _TABLES[what]
+    own = [c.name for c in table.primary_key if c.name != "result_pk"]
+    with catalog.write() as connection:
+        pk = _ready(connection, result)
+        for row in rows:
+            same = [table.c[name] == row[name] for name in own]
+            connection.execute(table.delete().where(table.c.result_pk == pk, *same))
+            connection.execute(table.insert().values(result_pk=pk, **row, created_at=now_text()))
+
+
+def bring(source: Catalog, target: Catalog, here: str, there: str) -> int:
+    """Put what is scored beside a result in one catalog beside the same result in another; returns how many rows.
+
+    Rows stay as they are, with date and author. What the target has of its own stays, unless it is older: forward
+    scores as a whole (they answer one question), points one by one. Raises NotFound when the result was removed.
+    """
+    new = 0
+    for table in t.BESIDE:
+        ours = _rows(source, table, here)
+        if not ours:
+            continue
+        with target.write() as connection:
+            pk = _ready(connection, there)
+            known = [dict(row) for row in connection.execute(_whole(table, there)).mappings()]
+            same = [c.name for c in table.primary_key if c.name != "result_pk"]
+            if table is t.forward_score:
+                wanted = ours if _newest(ours) > _newest(known) else []
+                drop = known if wanted else []
+            else:
+                dates = {tuple(row[name] for name in same): row["created_at"] for row in known}
+                wanted = [r for r in ours if r["created_at"] > dates.get(tuple(r[name] for name in same), "")]
+                drop = wanted
+            for row in drop:
+                own = [table.c[name] == row[name] for name in same]
+                connection.execute(table.delete().where(table.c.result_pk == pk, *own))
+            if wanted:
+                connection.execute(table.insert(), [{**row, "result_pk": pk} for row in wanted])
+        new += len(wanted)
+    return new
+
+
+def _rows(catalog: Catalog, table: sa.Table, result: str) -> list[dict[str, Any]]:
+    with catalog.read() as connection:
+        return [dict(row) for row in connection.execute(_whole(table, result)).mappings()]
+
+
+def _whole(table: sa.Table, result: str) -> sa.Select[Any]:
+    return sa.select(table).join(t.artifact, _a.pk == table.c.result_pk).where(_a.id == result)
+
+
+def _newest(rows: Iterable[Mapping[str, Any]]) -> str:
+    return max((str(row["created_at"]) for row in rows), default="")
+
+
+def _ready(connection: sa.Connection, result: str) -> int:
+    # locked, so that who asks the same at once waits and then replaces the same rows; SQLite's writers always wait
+    query = sa.select(_a.pk).where(_a.id == result, _a.state == "ready").with_for_update()
+    pk = connection.execute(query).scalar()
+    if pk is None:
+        raise NotFound(f"no result {result!r}: it was removed meanwhile", hint="qrp-store ls results")
+    return int(pk)

@@ -1,0 +1,1 @@
+"""The life of an artifact: claimed, committed, retired, deleted."""

@@ -1,0 +1,1 @@
+"""What the catalog says across kinds: names, listings, run times, transfers."""

@@ -1,0 +1,96 @@
+"""What a person calls things: ids, unique starts of ids, and names, with or without @N."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.model import tables as t
+from qrp_store.errors import InvalidInput, NotFound
+
+_ID = re.compile(r"^(ds|bb|emb|con|clu|res)-[0-9a-f]*$")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""What stands after the @ of NAME@N."""
+_a = t.artifact.c
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One thing: its kind (an artifact's kind, "dataset" or "backbone"), id, name and state."""
+
+    kind: str
+    id: str
+    name: str
+    state: str
+
+
+def resolve(catalog: Catalog, text: str) -> Reference:
+    """The one ready thing that a text names; a retired artifact only by its id. Raises NotFound, or InvalidInput
+    when several things go by that name."""
+    with catalog.read() as connection:
+        found = _by_id(connection, text) if _ID.match(text) else []
+        if not any(thing.id == text for thing in found):  # a name may look like the start of an id
+            found += [thing for thing in _by_name(connection, text) if thing not in found]
+        if not found:
+            near = difflib.get_close_matches(text, _names(connection), n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "qrp-store ls"
+            raise NotFound(f"nothing here is called {text!r}", hint=hint)
+    if len(found) > 1:
+        shown = ", ".join(f"{r.id} ({r.kind} {r.name})" for r in found[:8])
+        raise InvalidInput(f"{text!r} names {len(found)} things: {shown}", hint="use an id")
+    return found[0]
+
+
+def _things(where: sa.ColumnElement[bool], table: sa.Table, kind: str) -> sa.Select[Any]:
+    columns = (sa.literal(kind), table.c.id, table.c.name, table.c.state)
+    return sa.select(*columns).where(table.c.state == "ready", where)
+
+
+def _reference(row: Any) -> Reference:
+    return Reference(row[0], row[1], row[2], row[3])
+
+
+def _by_id(connection: sa.Connection, text: str) -> list[Reference]:
+    found = []
+    for table, kind in ((t.dataset, "dataset"), (t.backbone, "backbone")):
+        query = _things(table.c.id.startswith(text, autoescape=True), table, kind)
+        found += [_reference(row) for row in connection.execute(query.limit(9))]
+    query = sa.select(_a.kind, _a.id, _a.name, _a.state).where(
+        _a.id.startswith(text, autoescape=True), _a.state.in_(("ready", "retired"))
+    )
+    found += [_reference(row) for row in connection.execute(query.limit(9))]
+    exact = [r for r in found if r.id == text]
+    return exact or found
+
+
+def _by_name(connection: sa.Connection, text: str) -> list[Reference]:
+    name, _, number = text.rpartition("@")
+    if name and VERSION.fullmatch(number):
+        query = sa.select(_a.kind, _a.id, _a.name, _a.state).where(_a.name == name, _a.version == int(number))
+        return [_reference(row) for row in connection.execute(query.where(_a.state == "ready"))]
+    found = []
+    for table, kind in ((t.dataset, "dataset"), (t.backbone, "backbone")):
+        found += [_reference(row) for row in connection.execute(_things(table.c.name == text, table, kind))]
+    newest = (
+        sa.select(_a.series, sa.func.max(_a.version).label("version"))
+        .where(_a.state == "ready", _a.name == text)
+        .group_by(_a.series)
+        .subquery()
+    )
+    query = sa.select(_a.kind, _a.id, _a.name, _a.state).join(
+        newest, sa.and_(newest.c.series == _a.series, newest.c.version == _a.version)
+    )
+    return found + [_reference(row) for row in connection.execute(query)]
+
+
+def _names(connection: sa.Connection) -> list[str]:
+    names: set[str] = set()
+    for table in (t.dataset, t.backbone, t.artifact):
+        query = sa.select(table.c.name).distinct().where(table.c.state == "ready").limit(1000)
+        names.update(connection.execute(query).scalars())
+    return sorted(names)

@@ -1,1 +1,0 @@
-"""Where labels come from: files in the usual layouts."""

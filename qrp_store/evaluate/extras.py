@@ -1,0 +1,205 @@
+"""What is scored beside a result when it is asked for, also later: the usual probes, a learning curve, thresholds.
+
+It takes no part in the result's fingerprint or setting, so that asking for it neither repeats a result nor parts a
+leaderboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qrp_store.catalog.entities import clusterings, embeddings
+from qrp_store.catalog.entities import extra_scores as stored
+from qrp_store.catalog.entities.clusterings import StoredClustering
+from qrp_store.embedding import Embedding
+from qrp_store.errors import InvalidInput
+from qrp_store.evaluate import probe
+from qrp_store.evaluate.curve import at_thresholds, check_thresholds, learning_curve
+from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest, load
+from qrp_store.evaluate.result import Result
+from qrp_store.progress import Progress
+from qrp_store.records import derive_seed, fingerprint
+from qrp_store.store import Store
+
+QUERIES = 20_000
+"""How many test samples are asked of their nearest neighbours, at most, unless told otherwise."""
+_ALGORITHM = 2
+KEPT_BYTES = 1 << 30
+"""The most that is kept of an embedding, as it is stored, for going through it again."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to score beside each result. Raises InvalidInput for values that make no sense."""
+
+    forward: bool = False
+    queries: int = QUERIES
+    curve: bool = False
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        bad = [t for t in self.thresholds if not 0 <= t < 1]
+        if bad:
+            raise InvalidInput(f"--thresholds {bad[0]:g}: a threshold is at least 0 and below 1")
+        if self.queries < 0:
+            raise InvalidInput(f"--knn-queries {self.queries} must be at least 0 (0: all test samples)")
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What of forward, curve and thresholds is wanted."""
+        return tuple(name for name in ("forward", "curve", "thresholds") if getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A result and what it is the answer to."""
+
+    store: Store
+    result: Result
+    clustering: StoredClustering
+    joined: JoinedConcepts
+    request: ProbeRequest
+    progress: Progress
+
+
+def check(store: Store, clustering: StoredClustering | None, joined: JoinedConcepts, wanted: Wanted) -> None:
+    """Raises InvalidInput when something that is wanted cannot be had beside this clustering's and concepts' result.
+
+    None: a clustering that is still to be made of an embedding.
+    """
+    check_thresholds(joined, wanted.thresholds)
+    if (
+        clustering is not None
+        and wanted.forward
+        and clusterings.embedding_id(store.catalog, clustering.artifact.id) is None
+    ):
+        raise InvalidInput(
+            f"clustering {clustering.artifact.name!r} was imported: it has no embedding for a forward probe to look at",
+            hint="evaluate it without --forward",
+        )
+
+
+def missing(
+    store: Store,
+    identifier: str,
+    clustering: StoredClustering,
+    joined: JoinedConcepts,
+    request: ProbeRequest,
+    w: Wanted,
+) -> Wanted:
+    """What of `w` is not there yet beside a result."""
+    known = {row["threshold"] for row in stored.points(store.catalog, "thresholds", identifier)}
+    return Wanted(
+        forward=w.forward and not stored.forward(store.catalog, _forward_asked(clustering, joined, request, w.queries)),
+        queries=w.queries,
+        curve=w.curve and not stored.points(store.catalog, "curve", identifier),
+        thresholds=tuple(t for t in w.thresholds if t not in known),
+    )
+
+
+def score_beside(question: Question, wanted: Wanted) -> Result:
+    """The result with all that is wanted beside it, computed and stored where it is not there yet."""
+    result = question.result
+    if wanted.forward:
+        result = replace(result, forward=tuple(_forward(question, wanted.queries)))
+    if wanted.curve:
+        result = replace(result, curve=tuple(_curve(question)))
+    if wanted.thresholds:
+        result = replace(result, thresholds=tuple(_thresholds(question, wanted.thresholds)))
+    return result
+
+
+def _curve(question: Question) -> list[dict[str, Any]]:
+    """Rows of `curve_scores`; none for a result without a score."""
+    catalog, result, q = question.store.catalog, question.result, question
+    if result.nmi is not None and not stored.points(catalog, "curve", result.id):
+        rows = learning_curve(q.store, q.clustering, q.joined, q.request, result, q.progress)
+        stored.put_points(catalog, "curve", result.id, rows)
+    return stored.points(catalog, "curve", result.id)
+
+
+def _thresholds(question: Question, thresholds: tuple[float, ...]) -> list[dict[str, Any]]:
+    """Rows of `threshold_scores` at these thresholds; none for a result without a score."""
+    catalog, result, q = question.store.catalog, question.result, question
+    known = {row["threshold"] for row in stored.points(catalog, "thresholds", result.id)}
+    missing = sorted(set(thresholds) - known)
+    if result.nmi is not None and missing:
+        rows = at_thresholds(q.store, q.clustering, q.joined, q.request, missing, q.progress)
+        stored.put_points(catalog, "thresholds", result.id, rows)
+    return [row for row in stored.points(catalog, "thresholds", result.id) if row["threshold"] in thresholds]
+
+
+def _forward(question: Question, queries: int) -> list[dict[str, Any]]:
+    """Rows of `forward_scores`: those there are, those of another result of the same samples and concepts, or new."""
+    catalog = question.store.catalog
+    asked = _forward_asked(question.clustering, question.joined, question.request, queries)
+    rows = stored.forward(catalog, asked, of=question.result.id)
+    if rows:
+        return rows
+    # what --force has just made anew is not to be found elsewhere
+    rows = stored.forward(catalog, asked) if question.result.cached else []
+    rows = rows or _computed(question, queries)
+    stored.put_forward(catalog, question.result.id, asked, rows)
+    return stored.forward(catalog, asked, of=question.result.id)
+
+
+def _forward_asked(clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, queries: int) -> str:
+    """The fingerprint of all that changes a forward score."""
+    return fingerprint(
+        {
+            "algorithm": _ALGORITHM,
+            "clustering": clustering.artifact.identity,
+            "concepts": [part.artifact.identity for part in joined.parts],
+            "samples": [request.labelled_only, request.min_count, request.permute, *([True] * request.only_verified)],
+            "queries": queries,
+        }
+    )
+
+
+def _computed(question: Question, queries: int) -> list[dict[str, Any]]:
+    from qrp_store.probing.device import resolve_device
+    from qrp_store.probing.forward import ForwardData, forward
+
+    store, seed = question.store, question.clustering.row.seed
+    embedding_id = clusterings.embedding_id(store.catalog, question.clustering.artifact.id)
+    assert embedding_id is not None  # checked before
+    data = load(store, question.clustering, question.joined, question.request)
+    rows = EmbeddingRows(Embedding(store.arrays, embeddings.by_id(store.catalog, embedding_id)))
+    scores = forward(
+        ForwardData(rows, data.positions, data.parts, data.concepts.matrix, data.concepts.groups_named),
+        queries=queries,
+        seed=derive_seed(seed, "forward"),
+        device=question.request.device,
+        progress=question.progress,
+    )
+    about = {"device": str(resolve_device(question.request.device)), **probe.surroundings()}
+    return [{**asdict(score), "seed": seed, "details": {**score.details, **about}} for score in scores]
+
+
+class EmbeddingRows:
+    """Vectors of an embedding by position, a block at a time; the blocks stay in memory when all of them are small."""
+
+    def __init__(self, embedding: Embedding) -> None:
+        self._embedding = embedding
+        self._kept: dict[int, np.ndarray] = {}
+        self._keep = embedding.shape[0] * embedding.shape[1] * embedding.dtype.itemsize <= KEPT_BYTES
+
+    @property
+    def dim(self) -> int:
+        return self._embedding.shape[1]
+
+    def chunks(self, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """The vectors at these positions (ascending), in order; float32 (n, dim) each."""
+        size = self._embedding.stored.array.block_rows
+        numbers, starts = np.unique(positions // size, return_index=True)
+        for number, start, stop in zip(numbers.tolist(), starts, [*starts[1:], len(positions)], strict=True):
+            block = self._kept.get(number)
+            if block is None:
+                block = self._embedding.block(number)
+                if self._keep:
+                    self._kept[number] = block
+            yield block[positions[start:stop] - number * size].astype(np.float32)

@@ -1,0 +1,83 @@
+"""Which engine searches, and where: what was asked for, or the best that is there. Nothing falls back in silence."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.kmeans.nearest import FaissGpuNearest, FaissNearest, Nearest, faiss_sees_cuda
+
+ENGINES = ("auto", "faiss", "torch")
+DEVICES = ("auto", "cpu", "cuda")
+_INSTALL = "pip install 'qrp-store[cpu]', or 'qrp-store[gpu]' for a GPU"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An engine ("faiss" or "torch") and the device ("cpu" or "cuda") that it computes on."""
+
+    engine: str
+    device: str
+
+    @property
+    def sums_there(self) -> bool:
+        """Whether rows are held and summed on the device too, instead of only searched there."""
+        return self.engine == "torch" and self.device != "cpu"
+
+    def nearest(self) -> Nearest:
+        """The engine itself. Raises Unavailable when it cannot be loaded."""
+        if self.engine == "faiss":
+            return FaissGpuNearest() if self.device == "cuda" else FaissNearest()
+        from qrp_store.kmeans.torch_nearest import TorchNearest
+
+        return TorchNearest(self.device)
+
+
+def choose(engine: str = "auto", device: str = "auto") -> Chosen:
+    """What runs when this is asked for.
+
+    torch and faiss search on the CPU and, where their builds can, on CUDA. "auto" takes a CUDA device where one is
+    asked for or there, and then torch before faiss: it keeps the rows on the device and sums there. On the CPU it
+    takes faiss, and torch when faiss is not installed. Raises Unavailable for what is not there.
+    """
+    for name, value, known in (("engine", engine, ENGINES), ("device", device, DEVICES)):
+        if value not in known:
+            raise InvalidInput(f"--{name} {value!r}: known are {', '.join(known)}")
+    asked = ("torch", "faiss") if engine == "auto" else (engine,)
+    there = [name for name in asked if _installed(name)]
+    if not there:
+        one = f"--engine {engine} needs {engine}, which is not installed"
+        neither = "K-means needs faiss or torch, and neither is installed"
+        raise Unavailable(neither if engine == "auto" else one, hint=_INSTALL)
+    if device == "cuda" or (device == "auto" and _may_have_cuda()):
+        for name in there:
+            if _cuda(name):
+                return Chosen(name, "cuda")
+    if device == "cuda":
+        raise Unavailable(
+            f"--device cuda: {' and '.join(there)} here can compute on no CUDA device of this machine",
+            hint="--device cpu, or pip install 'qrp-store[gpu]' where there is a GPU",
+        )
+    return Chosen(there[-1], "cpu")
+
+
+def _installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def _may_have_cuda() -> bool:
+    """Whether asking torch, which takes seconds and much memory to load, is worth it: is there a driver's device?"""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _cuda(engine: str) -> bool:
+    if engine == "faiss":
+        return faiss_sees_cuda()
+    from qrp_store.kmeans.torch_nearest import sees_cuda
+
+    return sees_cuda()

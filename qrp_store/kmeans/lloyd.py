@@ -1,0 +1,281 @@
+"""K-means as faiss does it, over any Points: exact Lloyd, split clusters for empty ones, resumable to the bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qrp_store.errors import InvalidInput
+from qrp_store.kmeans.nearest import Float32, Labels
+from qrp_store.kmeans.passes import Step
+from qrp_store.kmeans.points import Points, Rows
+from qrp_store.kmeans.seeding import INITS, Init, initial
+from qrp_store.progress import Progress, silent
+
+POINTS_PER_CENTROID = 256  # faiss' default training sample
+_SPLIT_SEED = 1234  # faiss' own, whatever the user's seed
+_EPSILON = 1 / 1024
+_SECOND_TRY = 15486557  # faiss' stride between the seeds of two tries
+
+
+@dataclass(frozen=True)
+class KMeansOptions:
+    """What changes the result. `sample`: rows to train on ("all", a number, or None for at most 256 a centroid)."""
+
+    k: int
+    seed: int = 0
+    niter: int = 25
+    nredo: int = 1
+    init: Init = "random"
+    sample: int | Literal["all"] | None = None
+    spherical: bool = False
+
+    def sample_size(self, count: int) -> int:
+        """Rows to train on when there are `count`."""
+        if self.sample == "all":
+            return count
+        return min(count, POINTS_PER_CENTROID * self.k if self.sample is None else self.sample)
+
+
+@dataclass(frozen=True)
+class KMeansState:
+    """Where training stands: enough to go on with the same bits.
+
+    `iteration` steps of try `redo` are done, `objective` is theirs (the sum of squared distances of the training rows
+    before each step) and `splits` (how many clusters each found empty), `centroids` float32 (k, d) is what came of
+    them; `best_*` is the best of the tries before.
+    """
+
+    redo: int
+    iteration: int
+    centroids: Float32
+    objective: tuple[float, ...]
+    best_centroids: Float32 | None = None
+    best_objective: tuple[float, ...] = ()
+    splits: tuple[int, ...] = ()
+    best_splits: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """`labels` int32 (n,) of all points; `objective` is the sum of their squared distances to their centroid.
+
+    `objective_per_iteration` is of the training rows in the try that was kept, `splits_per_iteration` how many empty
+    clusters took half of another there; both are empty, and `n_sampled` None, where nothing was trained. `timings`:
+    read_s (training rows into memory), train_s, assign_s, total_s.
+    """
+
+    centroids: Float32
+    labels: Labels
+    sizes: npt.NDArray[np.int64]
+    objective: float
+    objective_per_iteration: tuple[float, ...]
+    splits_per_iteration: tuple[int, ...]
+    n_sampled: int | None
+    timings: dict[str, float]
+
+
+def kmeans(
+    points: Points,
+    options: KMeansOptions,
+    *,
+    start: Float32 | None = None,
+    resume: KMeansState | None = None,
+    on_iteration: Callable[[KMeansState], None] | None = None,
+    progress: Progress = silent,
+) -> KMeansResult:
+    """Cluster `points`: train on the sample that the seed chooses, then assign every point.
+
+    `start` (k, d) replaces the first try's initial centroids. `on_iteration` sees the state before the first step of
+    a try and after each; given
+    back as `resume`, with the same points and options, it leads to the same bits. What it raises ends the run.
+    Raises InvalidInput when K < 2, K exceeds the training rows, or an option makes no sense.
+    """
+    _check(points, options, start, resume)
+    began = time.perf_counter()
+    rows = _sample_rows(points.count, options)
+    training = points.subset(rows)
+    read = time.perf_counter()
+    with progress.task("K-means", options.nredo * options.niter + 1, "passes") as task:
+        shown = 0
+
+        def show(state: KMeansState) -> None:
+            nonlocal shown
+            before, shown = shown, state.redo * options.niter + state.iteration
+            task.advance(shown - before)
+
+        def stepped(state: KMeansState) -> None:
+            if on_iteration is not None:
+                on_iteration(state)
+            show(state)
+
+        if resume is not None:
+            show(resume)
+
+        state = _train(training, options, start, resume, stepped)
+        trained = time.perf_counter()
+        centroids, objective, splits = _best(state)
+        labels, distances = (training if rows is None else points).assign(centroids)
+        task.advance()
+    ended = time.perf_counter()
+    return KMeansResult(
+        centroids,
+        labels,
+        np.bincount(labels, minlength=options.k),
+        float(distances.sum(dtype=np.float64)),
+        objective,
+        splits,
+        training.count,
+        {"read_s": read - began, "train_s": trained - read, "assign_s": ended - trained, "total_s": ended - began},
+    )
+
+
+def quantized(points: Points, centroids: Float32, *, progress: Progress = silent) -> KMeansResult:
+    """Every point's nearest among centroids (k, d) that are there: nothing is trained, and the centroids stay as given.
+
+    Raises InvalidInput when points have another number of dimensions.
+    """
+    if centroids.shape[1] != points.dim:
+        raise InvalidInput(f"points have {points.dim} dimensions, the centroids {centroids.shape[1]}")
+    began = time.perf_counter()
+    with progress.task("Assigning", 1, "passes") as task:
+        labels, distances = points.assign(centroids)
+        task.advance()
+    took = time.perf_counter() - began
+    return KMeansResult(
+        centroids,
+        labels,
+        np.bincount(labels, minlength=len(centroids)),
+        float(distances.sum(dtype=np.float64)),
+        (),
+        (),
+        None,
+        {"read_s": 0.0, "train_s": 0.0, "assign_s": took, "total_s": took},
+    )
+
+
+def _check(points: Points, options: KMeansOptions, start: Float32 | None, resume: KMeansState | None) -> None:
+    k, n_training = options.k, options.sample_size(points.count)
+    if k < 2:
+        raise InvalidInput(f"K is {k}: at least 2 clusters are needed")
+    if k > points.count:
+        raise InvalidInput(f"K is {k}, but there are only {points.count} usable rows", hint="choose a smaller K")
+    if k > n_training:
+        raise InvalidInput(f"K is {k}, but the sample has only {n_training} rows", hint="choose a larger sample")
+    if options.niter < 1 or options.nredo < 1:
+        raise InvalidInput(f"niter {options.niter} and nredo {options.nredo} must be at least 1")
+    if options.init not in INITS:
+        raise InvalidInput(f"init {options.init!r} is not one of {', '.join(INITS)}")
+    if options.seed < 0:
+        raise InvalidInput(f"seed {options.seed} is negative")
+    for given in (start, None if resume is None else resume.centroids):
+        if given is not None and given.shape != (k, points.dim):
+            raise InvalidInput(f"initial centroids are {given.shape}, not {(k, points.dim)}")
+
+
+def _random(seed: int) -> np.random.RandomState:
+    """numpy's frozen stream: the same numbers in every version, which Generator does not promise."""
+    return np.random.RandomState(seed % (1 << 32))
+
+
+def _sample_rows(count: int, options: KMeansOptions) -> Rows | None:
+    """The training rows, ascending so that reading is sequential; None for all."""
+    wanted = options.sample_size(count)
+    if wanted == count:
+        return None
+    return np.sort(_random(options.seed).permutation(count)[:wanted]).astype(np.int64)
+
+
+def _train(
+    training: Points,
+    options: KMeansOptions,
+    start: Float32 | None,
+    resume: KMeansState | None,
+    stepped: Callable[[KMeansState], None],
+) -> KMeansState:
+    state = resume
+    while True:
+        if state is None:
+            state = KMeansState(0, 0, _initial(training, options, 0, start), ())
+            stepped(state)  # so that it may be kept: seeding a large K takes as long as many steps
+        elif state.iteration == options.niter:
+            if state.redo + 1 == options.nredo:
+                return state
+            centroids, objective, splits = _best(state)
+            fresh = _initial(training, options, state.redo + 1, None)
+            state = KMeansState(state.redo + 1, 0, fresh, (), centroids, objective, best_splits=splits)
+            stepped(state)
+        state = _iterate(training, options, state)
+        stepped(state)
+
+
+def _iterate(training: Points, options: KMeansOptions, state: KMeansState) -> KMeansState:
+    """One Lloyd step; or all that are left, when it moves nothing and they would only repeat it."""
+    step = training.step(state.centroids)
+    centroids = _update(step, training.count, options.spherical)
+    done = options.niter - state.iteration if np.array_equal(centroids, state.centroids) else 1
+    return replace(
+        state,
+        iteration=state.iteration + done,
+        centroids=centroids,
+        objective=state.objective + (step.inertia,) * done,
+        splits=state.splits + (int((step.counts == 0).sum()),) * done,
+    )
+
+
+def _best(state: KMeansState) -> tuple[Float32, tuple[float, ...], tuple[int, ...]]:
+    """Centroids, objective and splits of the better of this try and the best before; the earlier one when equal."""
+    if state.best_centroids is not None and state.best_objective[-1] <= state.objective[-1]:
+        return state.best_centroids, state.best_objective, state.best_splits
+    return state.centroids, state.objective, state.splits
+
+
+def _initial(training: Points, options: KMeansOptions, redo: int, start: Float32 | None) -> Float32:
+    random = _random(options.seed + 1 + redo * _SECOND_TRY)
+    if start is not None:
+        centroids = np.array(start, np.float32)
+    else:
+        centroids = initial(training, options.k, options.init, random)
+    return _unit_length(centroids) if options.spherical else centroids
+
+
+def _update(step: Step, n: int, spherical: bool) -> Float32:
+    """The means of a step's clusters; an empty one takes half of another, as faiss does it."""
+    counts = step.counts.astype(np.float32)
+    centroids = np.empty(step.sums.shape, np.float32)
+    np.divide(step.sums, np.maximum(step.counts, 1)[:, None], out=centroids, casting="same_kind")  # in float64
+    centroids = _split_empty(centroids, counts, n)
+    return _unit_length(centroids) if spherical else centroids
+
+
+def _split_empty(centroids: Float32, counts: npt.NDArray[np.float32], n: int) -> Float32:
+    """Give each empty cluster a copy of a populous one's centroid, and push the two apart by 1/1024.
+
+    faiss walks round the clusters and stops at one with probability (size - 1) / (n - k); the walk below draws the
+    same numbers. `counts` is changed along.
+    """
+    k, dim = centroids.shape
+    draws = np.random.RandomState(_SPLIT_SEED)
+    sign = np.where(np.arange(dim) % 2 == 0, np.float32(_EPSILON), np.float32(-_EPSILON))
+    for empty in np.flatnonzero(counts == 0):
+        chances = ((counts - 1.0) / np.float32(max(n - k, 1))).astype(np.float32)
+        full = 0
+        while np.float32(draws.randint(1 << 32, dtype=np.uint32)) / np.float32(2**32 - 1) >= chances[full]:
+            full = (full + 1) % k
+        centroids[empty] = centroids[full] * (1 + sign)
+        centroids[full] = centroids[full] * (1 - sign)
+        counts[empty] = counts[full] / 2
+        counts[full] -= counts[empty]
+    return centroids
+
+
+def _unit_length(centroids: Float32) -> Float32:
+    norms = np.sqrt(np.square(centroids, dtype=np.float64).sum(axis=1))
+    norms[norms == 0] = 1.0
+    unit: Float32 = (centroids / norms[:, None]).astype(np.float32)
+    return unit

@@ -1,0 +1,161 @@
+"""One pass over all points: what K-means does with data, whether it lies in memory or streams by.
+
+Every number here depends on the points, the centroids and n, K and d alone. Rows are searched in batches at fixed
+offsets; float64 sums are taken inside groups of fixed rows and combined in a binary tree over the groups. So the
+number of workers, their order, the layout of blocks on disk and the memory allowed change no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from qrp_store.errors import InvalidInput
+from qrp_store.execution import run
+from qrp_store.kmeans.nearest import Float32, Labels, Nearest, Search
+
+BATCH = 2048  # rows a search: half as many are twice as slow in few dimensions, more only take memory
+_GROUP_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a Lloyd step needs: rows per centroid int64 (k,), their sum float64 (k, d), the sum of squared distances."""
+
+    counts: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.float64]
+    inertia: float
+
+    def __add__(self, other: Step) -> Step:
+        return Step(self.counts + other.counts, self.sums + other.sums, self.inertia + other.inertia)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Consecutive rows: number of the first one, and the rows float32 (m, d)."""
+
+    start: int
+    rows: Float32
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a pass is worked off: the search engine, and how many threads run it side by side."""
+
+    nearest: Nearest
+    workers: int = 1
+
+    def over(self, function: Callable[[Group], Any], groups: Iterable[Group]) -> Generator[Any, None, None]:
+        return run(function, groups, workers=self.workers, window=None if self.workers == 1 else self.workers + 1)
+
+
+def group_rows(k: int, dim: int) -> int:
+    """Rows of a group: whole batches, at least 8 K (else partial sums outweigh the data), about 8 MiB or more."""
+    rows = max(8 * k, _GROUP_BYTES // (4 * dim), BATCH)
+    return -(-rows // BATCH) * BATCH
+
+
+def step_pass(groups: Iterable[Group], centroids: Float32, engine: Engine, name: Callable[[int], str]) -> Step:
+    """Counts, sums and inertia of all rows about `centroids`. InvalidInput, naming the row, for one not finite."""
+    return total(subtrees_pass(groups, centroids, engine, name))
+
+
+def subtrees_pass(
+    groups: Iterable[Group], centroids: Float32, engine: Engine, name: Callable[[int], str], first: int = 0
+) -> list[Subtree[Step]]:
+    """The same for consecutive groups, of which number `first` is the first, as the subtrees that they make up."""
+    search = engine.nearest.prepare(centroids)
+    k = len(centroids)
+    with closing(engine.over(lambda group: _partial(group, search, k, name), groups)) as partials:
+        return joined(Subtree(0, number, partial) for number, partial in enumerate(partials, first))
+
+
+def assign_pass(
+    groups: Iterable[Group], count: int, centroids: Float32, engine: Engine, name: Callable[[int], str]
+) -> tuple[Labels, Float32]:
+    """Each row's nearest centroid, int32 (count,), and the squared distance to it, float32 (count,).
+
+    Distances are taken from the differences, not from the expanded square that the search uses: they stay exact for
+    points far from the origin.
+    """
+    search = engine.nearest.prepare(centroids)
+    labels, distances = np.empty(count, np.int32), np.empty(count, np.float32)
+
+    def assign(group: Group) -> None:
+        found, _ = _search(group, search, name)
+        labels[group.start : group.start + len(found)] = found
+        for first in range(0, len(found), BATCH):
+            part = slice(first, first + BATCH)
+            apart = group.rows[part] - centroids[found[part]]
+            distances[group.start + first : group.start + first + len(apart)] = np.einsum("ij,ij->i", apart, apart)
+
+    with closing(engine.over(assign, groups)) as done:
+        for _ in done:
+            pass
+    return labels, distances
+
+
+def _search(group: Group, search: Search, name: Callable[[int], str]) -> tuple[Labels, Float32]:
+    parts = [search(group.rows[first : first + BATCH]) for first in range(0, len(group.rows), BATCH)]
+    labels = np.concatenate([p[0] for p in parts])
+    if labels.min() < 0:
+        row = group.start + int(np.argmax(labels < 0))
+        raise InvalidInput(f"{name(row)} holds values that are not finite, or too large to square")
+    return labels, np.concatenate([p[1] for p in parts])
+
+
+def _partial(group: Group, search: Search, k: int, name: Callable[[int], str]) -> Step:
+    labels, distances = _search(group, search, name)
+    counts = np.bincount(labels, minlength=k)
+    sums = np.zeros((k, group.rows.shape[1]))
+    order = np.argsort(labels, kind="stable")
+    first = 0
+    # Gathering each cluster's few rows while they are in the cache beats one large gather, and np.add.at by far.
+    for cluster, last in enumerate(np.cumsum(counts).tolist()):
+        if last > first:
+            np.add.reduce(group.rows[order[first:last]], axis=0, out=sums[cluster])
+        first = last
+    return Step(counts, sums, float(distances.sum(dtype=np.float64)))
+
+
+class Summand(Protocol):
+    """What can be combined in a tree: a Step, wherever it is kept."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+S = TypeVar("S", bound=Summand)
+
+
+@dataclass(frozen=True)
+class Subtree(Generic[S]):
+    """A node of the binary tree: the sum, pair by pair, of the 2^level groups from number x 2^level on."""
+
+    level: int
+    number: int
+    sum: S
+
+
+def joined(subtrees: Iterable[Subtree[S]]) -> list[Subtree[S]]:
+    """Consecutive subtrees as few as they can be: siblings are added, nothing else, and at once."""
+    made: list[Subtree[S]] = []
+    for subtree in subtrees:
+        made.append(subtree)
+        while len(made) > 1 and made[-1].level == made[-2].level and made[-2].number % 2 == 0:
+            right, left = made.pop(), made.pop()
+            made.append(Subtree(left.level + 1, left.number // 2, left.sum + right.sum))
+    return made
+
+
+def total(subtrees: Iterable[Subtree[S]]) -> S:
+    """The sum of all groups from the first on: right to left over what is joined, so that of the whole binary tree."""
+    held = [subtree.sum for subtree in joined(subtrees)]
+    whole = held[-1]
+    for part in reversed(held[:-1]):
+        whole = part + whole
+    return whole

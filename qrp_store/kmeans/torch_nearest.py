@@ -1,0 +1,139 @@
+"""Nearest centroids by torch, on the CPU or on CUDA. With torch_points the only clustering module that imports torch.
+
+Decisions are made in float32, never in TF32 or bfloat16. On the CPU the same batch gives the same bits, whatever the
+number of threads. On CUDA distances differ from those on the CPU by rounding, about 1e-6 of the squared norms.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from qrp_store.errors import Unavailable
+from qrp_store.kmeans.nearest import Float32, Labels, Search
+
+try:
+    import torch
+except ImportError as error:
+    raise Unavailable("this engine needs torch", hint="pip install 'qrp-store[cpu]'") from error
+
+_ALIGNED = 64  # bytes; MKL's sums depend on whether its operands are
+_exact_lock = threading.Lock()
+_exact_users = 0
+_undo: Callable[[], None]
+
+
+class TorchNearest:
+    """Exact search by blocked matrix products. `device` is "cpu" or "cuda"."""
+
+    name = "torch"
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def prepare(self, centroids: Float32) -> Search:
+        own, norms = prepared(centroids, self.device)
+        threads = torch.get_num_threads()
+
+        def search(rows: Float32) -> tuple[Labels, Float32]:
+            with _one_thread(threads), exact_products():
+                there = on_device(rows, self.device)
+                labels, distances = nearest(there, squared(there), own, norms)
+            found = labels.to("cpu", torch.int32).numpy()
+            apart: Float32 = distances.cpu().numpy()
+            found[~np.isfinite(apart)] = -1
+            return found, apart
+
+        return search
+
+
+def sees_cuda() -> bool:
+    """Whether torch can compute on a CUDA device here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about a driver that it cannot use; for us that is a no
+        return bool(torch.cuda.is_available())
+
+
+def prepared(centroids: Float32, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The centroids (k, d) and their squared norms (k,) on the device."""
+    own = torch.tensor(centroids, dtype=torch.float32, device=device)
+    return own, squared(own)
+
+
+def on_device(rows: Float32, device: torch.device) -> torch.Tensor:
+    """The rows as a tensor of the device, well aligned; shares memory with `rows` where it can, and is only read."""
+    if device.type != "cpu":
+        return torch.tensor(rows, device=device)
+    if rows.ctypes.data % _ALIGNED or not rows.flags.writeable or not rows.flags.c_contiguous:
+        return torch.tensor(rows)
+    return torch.from_numpy(rows)
+
+
+def squared(rows: torch.Tensor) -> torch.Tensor:
+    """The squared norms of rows (m, d): (m,)."""
+    return rows.square().sum(dim=1)
+
+
+def nearest(
+    rows: torch.Tensor, squares: torch.Tensor, centroids: torch.Tensor, norms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The number (int64) of each row's nearest centroid, the lowest among equals, and the squared distance to it.
+
+    `squares` and `norms` are the squared norms of rows and centroids. A row that is not finite, or whose square is not,
+    has a distance that is not.
+    """
+    apart = torch.addmm(norms, rows, centroids.T, alpha=-2)
+    labels = apart.argmin(dim=1)
+    distances = apart.gather(1, labels[:, None])[:, 0] + squares
+    return labels, distances.clamp_(min=0)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products are float32 products while anybody is in here, whatever the program has set for its own."""
+    global _exact_users, _undo
+    with _exact_lock:
+        if _exact_users == 0:
+            _undo = _made_exact()
+        _exact_users += 1
+    try:
+        yield
+    finally:
+        with _exact_lock:
+            _exact_users -= 1
+            if _exact_users == 0:
+                _undo()
+
+
+def _made_exact() -> Callable[[], None]:
+    """Sets float32 for products; what is given back sets what was there before."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # so torch answers a program that has set each backend's `fp32_precision`
+        mkldnn: Any = torch.backends.mkldnn  # whose types do not tell of its `matmul`
+        backends: tuple[Any, ...] = torch.backends.cuda.matmul, mkldnn.matmul
+        set_before = [backend.fp32_precision for backend in backends]
+
+        def set_backends(precisions: list[str]) -> None:
+            for backend, precision in zip(backends, precisions, strict=True):
+                backend.fp32_precision = precision
+
+        set_backends(["ieee", "ieee"])
+        return lambda: set_backends(set_before)
+    torch.set_float32_matmul_precision("highest")
+    return lambda: torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _one_thread(before: int) -> Iterator[None]:
+    """One thread for this call. torch keeps the number per thread, but new threads begin with what was set last."""
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

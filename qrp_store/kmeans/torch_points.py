@@ -1,0 +1,234 @@
+"""Points that are searched and summed where a GPU has them: resident when they fit, else sent over in every pass.
+
+What the device still works on is waited for once a pass, not once a group: bincount and a checked segment_reduce would
+each ask it for a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.kmeans.nearest import Float32, Labels
+from qrp_store.kmeans.passes import Step, Subtree, group_rows, joined, total
+from qrp_store.kmeans.points import MemoryPoints, Points, Rows, StreamedPoints, row_number
+from qrp_store.kmeans.torch_nearest import exact_products, nearest, on_device, prepared, squared
+from qrp_store.kmeans.torch_transfer import brought
+
+_LEFT = 0.4  # of the GPU's memory: sums, distances and copies of a group need it
+_SCRATCH = 1 << 28  # bytes that distances, or float64 copies, may take at a time
+_LATE = 32  # groups whose assignments wait on the device before they are fetched
+_NONE = int(np.iinfo(np.int64).max)  # no row
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Consecutive rows on the device: number of the first, the rows (m, d), their squared norms (m,)."""
+
+    start: int
+    rows: torch.Tensor
+    squares: torch.Tensor
+
+
+class TorchPoints:
+    """The points of `inner`, with steps and assignments on a torch device.
+
+    Sums are float64, taken cluster by cluster in the order of the rows, so a pass repeats itself to the bit on one
+    device. Against the CPU engines distances agree to float32 rounding (about 1e-6 of the squared norms), and so do
+    sums but for rows that are as near to two centroids. `budget` (bytes) bounds what stays on the device; None: as
+    much as leaves two fifths of its memory free. Raises Unavailable when that is too small for one group.
+    """
+
+    def __init__(
+        self,
+        inner: MemoryPoints | StreamedPoints,
+        *,
+        device: str = "cuda",
+        budget: int | None = None,
+        name: Callable[[int], str] = row_number,
+    ) -> None:
+        self._inner, self._device, self._name = inner, torch.device(device), name
+        self._budget = budget
+        self._held: list[_Group] | None = None
+        self._held_size = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None}  # another process brings the rows to its own device
+
+    @property
+    def count(self) -> int:
+        return self._inner.count
+
+    @property
+    def dim(self) -> int:
+        return self._inner.dim
+
+    def sample(self, rows: Rows) -> Float32:
+        return self._inner.sample(rows)
+
+    def subset(self, rows: Rows | None) -> Points:
+        name = self._name if rows is None else (lambda row: self._name(int(rows[row])))
+        return TorchPoints(self._inner.subset(rows), device=str(self._device), budget=self._budget, name=name)
+
+    def step(self, centroids: Float32) -> Step:
+        with self._partials(centroids, 0) as partials:
+            whole = total(partials)
+        self._refuse(int(whole.bad))
+        return whole.step()
+
+    def subtrees(self, centroids: Float32, first: int) -> list[Subtree[Step]]:
+        """A step's sums for points whose first group is number `first` of more, as the subtrees that they make up."""
+        with self._partials(centroids, first) as partials:
+            found = joined(partials)
+        self._refuse(min(int(subtree.sum.bad) for subtree in found))
+        return [Subtree(subtree.level, subtree.number, subtree.sum.step()) for subtree in found]
+
+    def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
+        labels, distances = np.empty(self.count, np.int32), np.empty(self.count, np.float32)
+        late: list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+        def fetch() -> None:
+            for start, found, apart, bad in late:
+                self._refuse(int(bad))
+                labels[start : start + len(found)] = found.cpu().numpy()
+                distances[start : start + len(found)] = apart.cpu().numpy()
+            late.clear()
+
+        with self._pass(centroids) as (groups, own, norms):
+            for group in groups:
+                found, apart = _search(group, own, norms)
+                # From the differences: exact far from the origin too, as on the CPU.
+                exact = [(group.rows[b] - own[found[b]]).square_().sum(dim=1) for b in _blocks(group, len(own))]
+                late.append((group.start, found.int(), torch.cat(exact), _first_bad(group.start, apart)))
+                if len(late) == _LATE:
+                    fetch()
+            fetch()
+        return labels, distances
+
+    @contextmanager
+    def _partials(self, centroids: Float32, first: int) -> Iterator[Iterator[Subtree[_Partial]]]:
+        with self._pass(centroids) as (groups, own, norms):
+            yield (Subtree(0, number, _partial(group, own, norms)) for number, group in enumerate(groups, first))
+
+    @contextmanager
+    def _pass(self, centroids: Float32) -> Iterator[tuple[Iterator[_Group], torch.Tensor, torch.Tensor]]:
+        try:
+            own, norms = prepared(centroids, self._device)
+            with exact_products(), closing(self._groups(len(centroids))) as groups:
+                yield groups, own, norms
+        except torch.OutOfMemoryError as error:
+            self._held = None
+            raise Unavailable(
+                f"the memory of {self._device} is too small for {len(centroids):,} centroids, {self.dim:,}-d",
+                hint="end what else uses it, choose a smaller K, or --device cpu",
+            ) from error
+
+    def _groups(self, k: int) -> Generator[_Group, None, None]:
+        """The groups of a pass about `k` centroids, on the device."""
+        size = group_rows(k, self.dim)
+        if self._held is not None and self._held_size == size:
+            yield from self._held
+            return
+        self._held = None
+        keep: list[_Group] | None = [] if self._fits() else None
+        with closing(self._inner.groups(k)) as groups, closing(self._brought(groups)) as there:
+            for start, rows in there:
+                squares = [squared(rows[b : b + _rows_at_once(k)]) for b in range(0, len(rows), _rows_at_once(k))]
+                group = _Group(start, rows, torch.cat(squares))
+                if keep is not None:
+                    keep.append(group)
+                yield group
+        self._held, self._held_size = keep, size
+
+    def _brought(self, groups: Any) -> Generator[tuple[int, torch.Tensor], None, None]:
+        if self._device.type == "cuda":
+            return brought(groups, self._device)
+        return ((group.start, on_device(group.rows, self._device)) for group in groups)
+
+    def _fits(self) -> bool:
+        budget = self._budget
+        if budget is None:
+            budget = _room(self._device) if self._device.type == "cuda" else 0
+        return self.count * self.dim * 4 <= budget
+
+    def _refuse(self, bad: int) -> None:
+        if bad < _NONE:
+            raise InvalidInput(f"{self._name(bad)} holds values that are not finite, or too large to square")
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """A Step on the device, and the number of its first row that cannot be searched."""
+
+    counts: torch.Tensor
+    sums: torch.Tensor
+    inertia: torch.Tensor
+    bad: torch.Tensor
+
+    def __add__(self, other: _Partial) -> _Partial:
+        return _Partial(
+            self.counts + other.counts,
+            self.sums + other.sums,
+            self.inertia + other.inertia,
+            torch.minimum(self.bad, other.bad),
+        )
+
+    def step(self) -> Step:
+        return Step(self.counts.cpu().numpy(), self.sums.cpu().numpy(), float(self.inertia))
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that rows may take of a CUDA device: what is free, or torch has kept for the next to come, but a share."""
+    free, whole = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + kept - _LEFT * whole)
+
+
+def _rows_at_once(k: int) -> int:
+    """How many rows' distances to `k` centroids are there at a time: by K alone, since it may show in the last bits."""
+    return max(1, _SCRATCH // (4 * k))
+
+
+def _blocks(group: _Group, k: int) -> list[slice]:
+    rows = _rows_at_once(k)
+    return [slice(first, first + rows) for first in range(0, len(group.rows), rows)]
+
+
+def _search(group: _Group, own: torch.Tensor, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = [nearest(group.rows[b], group.squares[b], own, norms) for b in _blocks(group, len(own))]
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _partial(group: _Group, own: torch.Tensor, norms: torch.Tensor) -> _Partial:
+    labels, distances = _search(group, own, norms)
+    ordered, order = torch.sort(labels, stable=True)
+    counts = torch.searchsorted(ordered, torch.arange(len(own) + 1, device=labels.device)).diff()
+    return _Partial(
+        counts,
+        _sums(group.rows, order, counts),
+        distances.sum(dtype=torch.float64),
+        _first_bad(group.start, distances),
+    )
+
+
+def _sums(rows: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The float64 sums (k, d) of sorted rows. Sums of segments have a fixed order; those of index_add_ on a GPU not."""
+    columns = max(32, _SCRATCH // (8 * len(rows)))
+    parts = [
+        torch.segment_reduce(
+            rows[:, first : first + columns][order].double(), "sum", lengths=counts, axis=0, initial=0.0, unsafe=True
+        )
+        for first in range(0, rows.shape[1], columns)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _first_bad(start: int, distances: torch.Tensor) -> torch.Tensor:
+    bad = ~distances.isfinite()
+    return torch.where(bad.any(), start + bad.to(torch.uint8).argmax(), _NONE)

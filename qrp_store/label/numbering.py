@@ -1,0 +1,294 @@
+"""Labels by name, as a reader gives them, to labels by number: positions in a dataset and concepts of a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Literal
+
+import numpy as np
+
+from qrp_store.catalog.entities.concept_sets import Vocabulary
+from qrp_store.errors import InvalidInput
+from qrp_store.label.piles import Piles, columns
+from qrp_store.progress import Progress
+from qrp_store.readers.labels.rows import LabelRows, Term
+from qrp_store.samples import shown
+
+Match = Literal["key", "basename", "stem"]
+_EXAMPLES = 5
+_FIRST = 1000
+_AMBIGUOUS = -2
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """Labels by position and concept number, sorted and unique; NaN for no score. The arrays lie on disk.
+
+    `verified` are the (positions, concepts) that somebody looked at, sorted and unique, concept ALL for every concept;
+    None when what is not there is absent. `unknown` are the keys that the dataset does not have.
+    """
+
+    vocabulary: Vocabulary
+    positions: np.ndarray
+    concepts: np.ndarray
+    scores: np.ndarray
+    keys: Sequence[str] = field(repr=False)
+    verified: tuple[np.ndarray, np.ndarray] | None
+    unknown: Unknown
+
+
+ALL = -1
+"""In place of a concept's number: all of them."""
+
+
+@dataclass
+class Unknown:
+    """Keys that the dataset does not have: on how many rows they stand, the first thousand, and how many differ.
+
+    They may be more than fit in memory as text, so 64 bits of each are kept: two of ten million agree once in 400,000
+    files.
+    """
+
+    n_rows: int = 0
+    first: dict[str, None] = field(default_factory=dict)
+    _known: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    _recent: list[np.ndarray] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        self._merge()
+        return len(self._known)
+
+    def add(self, keys: Sequence[str]) -> None:
+        """Count the keys of some rows."""
+        if not keys:
+            return
+        self.n_rows += len(keys)
+        if len(self.first) < _FIRST:
+            self.first.update(dict.fromkeys(keys[: _FIRST - len(self.first)]))
+        self._recent.append(np.unique(np.fromiter(map(hash, keys), np.int64, len(keys))))
+        if sum(map(len, self._recent)) > max(len(self._known), _FIRST):
+            self._merge()
+
+    def _merge(self) -> None:
+        self._known, self._recent = np.unique(np.concatenate([self._known, *self._recent])), []
+
+
+@dataclass
+class Numbers:
+    """Concepts in order of first appearance, with their groups; at most `limit` of them."""
+
+    source: str
+    limit: int
+    number: dict[str, int] = field(default_factory=dict)
+    group: list[str | None] = field(default_factory=list)
+
+    def learn(self, terms: Iterable[Term]) -> None:
+        """Give new concepts their number. Raises InvalidInput for one in two groups, and beyond the limit."""
+        for name, group in dict.fromkeys(terms):
+            number = self.number.setdefault(name, len(self.number))
+            if number == len(self.group):
+                self.group.append(group)
+            elif group is not None and self.group[number] != group:
+                if self.group[number] is not None:
+                    raise InvalidInput(
+                        f"{self.source}: concept {shown(name)} stands in two groups, "
+                        f"{shown(str(self.group[number]))} and {shown(group)}",
+                        hint="give the two concepts different names",
+                    )
+                self.group[number] = group
+        if len(self.number) > self.limit:
+            raise InvalidInput(
+                f"{self.source}: more than {self.limit:,} different concepts, for example "
+                f"{', '.join(shown(name, 30) for name in list(self.number)[-3:])}",
+                hint="are two columns swapped? --max-concepts raises the limit",
+            )
+
+
+class Positions:
+    """From the keys of a source to positions in the dataset, by the whole key, its basename or its stem.
+
+    `ids`: a key that is none of the dataset's may be the stem of one. By basename or stem, a sample has one key
+    throughout.
+    """
+
+    def __init__(self, keys: Sequence[str], match: Match = "key", *, ids: bool = False) -> None:
+        self._keys = keys
+        self._match = match
+        self._position: dict[str, int] = {}
+        if match != "key" or ids:
+            for i, key in enumerate(keys):
+                name = reduced(key, "stem" if match == "key" else match)
+                self._position[name] = _AMBIGUOUS if name in self._position else i
+        if match == "key":
+            self._position.update((key, i) for i, key in enumerate(keys))
+        self._called = np.zeros(0 if match == "key" else len(keys), np.int64)
+
+    def of(self, keys: Sequence[str], source: str) -> np.ndarray:
+        """Positions (int64), -1 for a key that is not there. Raises InvalidInput for one that means several samples,
+        and for two that mean one."""
+        names = keys if self._match == "key" else [reduced(key, self._match) for key in keys]
+        found = np.fromiter(map(self._position.get, names, repeat(-1)), np.int64, len(names))
+        several = np.flatnonzero(found == _AMBIGUOUS)
+        if len(several):
+            name = names[several[0]]
+            how: Match = "stem" if self._match == "key" else self._match
+            meant = [shown(key) for key in self._keys if reduced(key, how) == name][:_EXAMPLES]
+            raise InvalidInput(
+                f"{source}: {shown(keys[several[0]])} means several samples: {', '.join(meant)}",
+                hint="--match key tells them apart",
+            )
+        if self._match != "key":
+            self._refuse_two(keys, found, source)
+        return found
+
+    def _refuse_two(self, keys: Sequence[str], found: np.ndarray, source: str) -> None:
+        own = np.fromiter(map(hash, keys), np.int64, len(keys)) | 1
+        here = np.flatnonzero(found >= 0)
+        new = here[self._called[found[here]] == 0]
+        self._called[found[new]] = own[new]
+        other = here[self._called[found[here]] != own[here]]
+        if len(other):
+            at = found[other[0]]
+            both = [key for key, position in zip(keys, found.tolist(), strict=True) if position == at]
+            named = " and ".join(shown(key) for key in list(dict.fromkeys(both))[:2])
+            raise InvalidInput(
+                f"{source}: {named if len(set(both)) > 1 else f'{named} and a key before it'} both mean the sample "
+                f"{shown(self._keys[at])} by --match {self._match}",
+                hint="--match key tells them apart, or leave one of them out",
+            )
+
+
+def reduced(key: str, match: Match) -> str:
+    """What of a key is compared."""
+    if match == "key":
+        return key
+    name = key.rstrip("/").rpartition("/")[2]
+    stem, _, ending = name.rpartition(".")
+    return stem if match == "stem" and stem and ending else name
+
+
+def gather(
+    batches: Iterable[LabelRows],
+    numbers: Numbers,
+    positions: Positions,
+    threshold: float,
+    labels: Piles,
+    looked_at: Piles,
+    progress: Progress,
+) -> tuple[Unknown, int]:
+    """Put aside the `labels` above the threshold and what was `looked_at`; unknown keys, and the number of rows."""
+    unknown, n_rows = Unknown(), 0
+    with progress.task(f"read {numbers.source}", None, "labels") as task:
+        for rows in batches:
+            numbers.learn(rows.vocabulary)
+            numbers.learn(zip(rows.concepts, rows.groups, strict=True))
+            at = positions.of(rows.keys, numbers.source)
+            seen = positions.of(rows.seen, numbers.source)
+            unknown.add([rows.keys[i] for i in np.flatnonzero(at < 0).tolist()])
+            unknown.add([rows.seen[i] for i in np.flatnonzero(seen < 0).tolist()])
+            concept = np.fromiter(map(numbers.number.__getitem__, rows.concepts), np.int32, len(at))
+            scores = np.full(len(at), np.nan) if rows.scores is None else rows.scores
+            kept = (at >= 0) & ~(scores <= threshold)
+            labels.add(at[kept], concept[kept], scores[kept])
+            if rows.verified is not None:
+                checked = rows.verified & (at >= 0)
+                looked_at.add(at[checked], concept[checked])
+            seen = seen[seen >= 0]
+            looked_at.add(seen, np.full(len(seen), ALL, np.int32))
+            n_rows += len(at) + len(rows.seen)
+            task.advance(len(at))
+    return unknown, n_rows
+
+
+def refuse_unknown(
+    source: str, dataset: str, unknown: Unknown, n_rows: int, keys: Sequence[str], *, ignore: bool
+) -> None:
+    """Raise InvalidInput for keys that the dataset does not have (with examples, and whether another match would do),
+    unless they are to be left out and some are known."""
+    if not unknown.n_rows:
+        return
+    examples = ", ".join(shown(key) for key in list(unknown.first)[:_EXAMPLES])
+    better = _better_match(unknown.first, keys)
+    if not ignore:
+        raise InvalidInput(
+            f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}",
+            hint=f"{better}--ignore-unknown-keys leaves them out",
+        )
+    if n_rows == unknown.n_rows:
+        raise InvalidInput(
+            f"{source}: none of its {n_rows} labels is of dataset {dataset!r}; keys are like {examples}",
+            hint=better.removesuffix("; ") or None,
+        )
+
+
+def _better_match(unknown: Iterable[str], keys: Sequence[str]) -> str:
+    matches: tuple[Match, ...] = ("basename", "stem")
+    for match in matches:
+        known = {reduced(key, match) for key in keys}
+        if any(reduced(key, match) in known for key in unknown):
+            return f"--match {match} would find them; "
+    return ""
+
+
+def numbered(numbers: Numbers, labels: Piles, looked_at: Piles, keys: Sequence[str], unknown: Unknown) -> LabelTable:
+    """Number the concepts by group and name, sort the labels, keep the highest score of repeated ones."""
+    names = list(numbers.number)
+    order = sorted(range(len(names)), key=lambda i: (numbers.group[i] is None, numbers.group[i] or "", names[i]))
+    rank = np.empty(len(names) + 1, np.int32)
+    rank[order] = np.arange(len(names), dtype=np.int32)
+    rank[ALL] = ALL
+    counts = np.zeros(len(names), np.int64)
+    with columns(np.int64, np.int32, np.float64) as found:
+        for pile in labels:
+            part = _unique(pile["at"], rank[pile["concept"]], pile["score"], len(names))
+            counts += np.bincount(part[1], minlength=len(names))
+            found.add(*part)
+        at, concept, scores = found.arrays()
+    vocabulary = Vocabulary(
+        tuple(names[i] for i in order), tuple(numbers.group[i] for i in order), tuple(int(c) for c in counts)
+    )
+    return LabelTable(vocabulary, at, concept, scores, keys, _known(looked_at, rank, len(keys)), unknown)
+
+
+def _known(looked_at: Piles, rank: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """What was looked at, sorted and unique; None when that is everything, or nothing is said of it."""
+    whole = np.zeros(n, bool)
+    for pile in looked_at:
+        whole[pile["at"][pile["concept"] == ALL]] = True
+    if not len(looked_at) or whole.all():
+        return None
+    width = len(rank)  # one more than there are concepts
+    with columns(np.int64, np.int32) as found:
+        for pile in looked_at:
+            at, concept = np.divmod(np.unique(pile["at"] * width + rank[pile["concept"]] + 1), width)
+            found.add(at, concept - 1)
+        at, concept = found.arrays()
+    return at, concept
+
+
+def _unique(at: np.ndarray, concept: np.ndarray, scores: np.ndarray, n_concepts: int) -> tuple[np.ndarray, ...]:
+    """Sorted by position and concept, each pair once, with its highest score."""
+    pair = at * max(n_concepts, 1) + concept
+    if (pair[1:] > pair[:-1]).all():
+        return at, concept, scores
+    # A label without a score holds for certain: NaN sorts after every score, and the last of equals is kept.
+    by = np.argsort(pair, kind="stable") if np.isnan(scores).all() else np.lexsort((scores, pair))
+    pair, at, concept, scores = pair[by], at[by], concept[by], scores[by]
+    last = np.ones(len(pair), bool)
+    last[:-1] = pair[1:] != pair[:-1]
+    return at[last], concept[last], scores[last]
+
+
+def check_exclusive(table: LabelTable, source: str) -> None:
+    """Raise InvalidInput when a sample has two labels."""
+    twice = np.flatnonzero(table.positions[1:] == table.positions[:-1])
+    if len(twice):
+        i = int(twice[0])
+        names = [shown(table.vocabulary.names[table.concepts[j]]) for j in (i, i + 1)]
+        raise InvalidInput(
+            f"{source}: --exclusive, but {len(np.unique(table.positions[twice]))} samples have more than one label; "
+            f"{shown(table.keys[table.positions[i]])} has {names[0]} and {names[1]}",
+            hint="leave --exclusive out, or raise --threshold",
+        )

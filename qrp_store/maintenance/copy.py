@@ -1,0 +1,275 @@
+"""The story of copy: from one store into another, fingerprints, versions and ids kept.
+
+gather: the thing and everything it was made from; nothing is written unless all of it fits. compute: blocks are read,
+verified and written, those of an earlier try kept. commit: each artifact by itself, inputs first, so that a copy that
+was stopped goes on where it was. Beside a result, new there or not, goes what was scored later than it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from qrp_store import execution
+from qrp_store.arrays import blocked as arrays
+from qrp_store.catalog.entities import datasets, embeddings, extra_scores
+from qrp_store.catalog.lifecycle import lease
+from qrp_store.catalog.overview import references, transfer
+from qrp_store.catalog.overview.transfer import Parcel
+from qrp_store.embedding import Embedding
+from qrp_store.errors import Busy, Corrupt, InvalidInput, NotFound
+from qrp_store.ingest.resume import standing_blocks
+from qrp_store.progress import Progress, silent
+from qrp_store.records import Artifact, Backbone, Block, Dataset, Spec, StoredEmbedding
+from qrp_store.samples import shown
+from qrp_store.store import Store
+
+SCHEMA = "qrp-store/copy/1"
+_AT_ONCE = 4  # blocks under way: what hides a bucket's latency
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What `copy` did: `copied` now and `found` there already, inputs first. `bytes` are those of blocks written.
+
+    `scores` are rows brought beside results, new or found: forward scores, points of curves and thresholds.
+    """
+
+    schema: str
+    id: str
+    name: str
+    to: str
+    copied: tuple[dict[str, object], ...]
+    found: tuple[dict[str, object], ...]
+    blocks: dict[str, int]
+    bytes: int
+    scores: int
+    cached: bool
+    timings: dict[str, float]
+
+
+def copy(source: Store, target: Store, reference: str, *, wait: bool = True, progress: Progress = silent) -> CopyReport:
+    """Copy what a name or id means, with everything it was made from, into another store.
+
+    A dataset or a backbone brings everything made from it. What is there already is found. Raises InvalidInput, with
+    the difference and before anything is written, when a name means something else there.
+    """
+    started = time.perf_counter()
+    wanted = references.resolve(source.catalog, reference)
+    if wanted.state != "ready":
+        raise InvalidInput(f"{wanted.id} is retired", hint="qrp-store ls")
+    parcels = transfer.parcels(source.catalog, wanted)
+    if not parcels:
+        raise NotFound(f"nothing of {wanted.kind} {wanted.name!r} is complete", hint="qrp-store ls embeddings")
+    job = _Copy(source, target, wait, progress)
+    job.check(parcels)
+    with progress.task(f"copy {wanted.name}", len(parcels), "artifacts") as task:
+        for parcel in parcels:
+            job.take(parcel)
+            task.advance()
+    return CopyReport(
+        schema=SCHEMA,
+        id=wanted.id,
+        name=wanted.name,
+        to=target.name,
+        copied=tuple(job.copied),
+        found=tuple(job.found),
+        blocks=job.blocks,
+        bytes=job.bytes,
+        scores=job.scores,
+        cached=not job.copied and not job.scores,
+        timings={"total_s": time.perf_counter() - started},
+    )
+
+
+@dataclass
+class _Copy:
+    """One copy under way. `there` maps ids here to ids there."""
+
+    source: Store
+    target: Store
+    wait: bool
+    progress: Progress
+    there: dict[str, str] = field(default_factory=dict)
+    copied: list[dict[str, object]] = field(default_factory=list)
+    found: list[dict[str, object]] = field(default_factory=list)
+    blocks: dict[str, int] = field(default_factory=lambda: {"total": 0, "written": 0, "reused": 0})
+    bytes: int = 0
+    scores: int = 0
+
+    def check(self, parcels: list[Parcel]) -> None:
+        """Raise InvalidInput unless every name means the same in both stores, or nothing there."""
+        for dataset in {p.dataset.name: p.dataset for p in parcels}.values():
+            self._check_dataset(dataset)
+        for name in {p.backbone: None for p in parcels if p.backbone is not None}:
+            known = datasets.find_backbone(self.target.catalog, name)
+            if known is not None:
+                datasets.require_same_backbone(known, self._backbone(name).spec)
+        for parcel in parcels:
+            found = transfer.counterpart(self.target.catalog, parcel.artifact)
+            if found is not None:
+                self._check_same_bytes(parcel.artifact, found)
+
+    def take(self, parcel: Parcel) -> None:
+        """Copy one artifact, unless it is there, and what is scored beside it."""
+        original, catalogs = parcel.artifact, (self.source.catalog, self.target.catalog)
+        claimed = self._claim(original)
+        if isinstance(claimed, lease.Claim):
+            try:
+                self._write(parcel, claimed)
+            except Busy:  # its version was made there meanwhile: found, if it is the same, and InvalidInput if not
+                there = transfer.counterpart(self.target.catalog, original)
+                if there is None:
+                    raise
+                claimed = there
+        if isinstance(claimed, Artifact):
+            self._check_same_bytes(original, claimed)
+        self.there[original.id] = claimed.id
+        told: dict[str, object] = {"kind": original.kind, "id": claimed.id, "name": original.name}
+        told["version"] = original.version
+        (self.found if isinstance(claimed, Artifact) else self.copied).append(told)
+        if original.kind == "result":
+            self.scores += extra_scores.bring(*catalogs, original.id, claimed.id)
+
+    def _write(self, parcel: Parcel, claimed: lease.Claim) -> None:
+        with lease.held(self.target.catalog, claimed) as heartbeat:
+            dataset = self._dataset(parcel.dataset)
+            if parcel.artifact.kind == "embedding":
+                self._embedding(parcel, claimed, dataset, heartbeat)
+                return
+            self._arrays(parcel.artifact, claimed)
+            inputs: Mapping[str, str] = {here: self.there[here] for here in parcel.inputs}
+            catalogs = self.source.catalog, self.target.catalog
+            transfer.write_rows(*catalogs, claimed, parcel.artifact, dataset, inputs)
+
+    def _claim(self, original: Artifact) -> Artifact | lease.Claim:
+        """The same version there, or the right to write it. Somebody who makes it just now is waited for."""
+        spec = Spec(original.kind, original.name, original.series, original.spec)
+        force = False
+        while True:
+            found = transfer.counterpart(self.target.catalog, original)
+            if found is not None:
+                return found
+            claimed = lease.claim(
+                self.target.catalog,
+                spec,
+                force=force,
+                wait=self.wait,
+                progress=self.progress,
+                identifier=original.id,
+            )
+            if isinstance(claimed, lease.Claim):
+                return claimed
+            force = claimed.version != original.version  # another version of the same fingerprint is not this one
+
+    def _check_dataset(self, here: Dataset) -> None:
+        there = datasets.find_dataset(self.target.catalog, here.name)
+        if there is None:
+            return
+        self._require_same_keys(here, there)
+        before = datasets.image_files(self.target.catalog, there)
+        changed = [
+            position
+            for position, (_, _, digest) in datasets.image_files(self.source.catalog, here).items()
+            if digest is not None and before.get(position, (0, 0, None))[2] not in (None, digest)
+        ]
+        if changed:
+            keys = datasets.keys(self.source.catalog, here)
+            examples = ", ".join(shown(keys[position]) for position in sorted(changed)[:5])
+            raise InvalidInput(
+                f"{len(changed)} images of dataset {here.name!r} have other bytes in {self.target.name}: {examples}",
+                hint="they are other images: ingest them as another --dataset, then copy that",
+            )
+
+    def _require_same_keys(self, here: Dataset, there: Dataset) -> None:
+        if there.fingerprint != here.fingerprint:
+            differing = self._first_difference(here, there)
+            raise InvalidInput(
+                f"dataset {here.name!r} has other keys in {self.target.name} ({there.n}, here {here.n}): {differing}",
+                hint="ingest and label under another --dataset name, then copy that",
+            )
+
+    def _first_difference(self, here: Dataset, there: Dataset) -> str:
+        ours, theirs = datasets.keys(self.source.catalog, here), datasets.keys(self.target.catalog, there)
+        pairs = enumerate(zip(ours, theirs, strict=False))
+        at = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
+        said = [shown(keys[at]) if at < len(keys) else "nothing" for keys in (theirs, ours)]
+        return f"the first difference is at position {at}: {said[0]} there, {said[1]} here"
+
+    def _check_same_bytes(self, here: Artifact, there: Artifact) -> None:
+        """The same fingerprint computed on two machines need not be the same bytes, and then is not the same thing."""
+        if here.kind == "result":  # rounding in the weights is no conflict; the clustering it tells of is the same
+            return
+        ours = transfer.checksums(self.source.catalog, here)
+        theirs = transfer.checksums(self.target.catalog, there)
+        differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+        if differing:
+            raise InvalidInput(
+                f"{here.kind} {here.name!r} version {here.version} was also made in {self.target.name} ({there.id}), "
+                f"on another machine and with other bytes: {differing[0]} and {len(differing) - 1} more differ",
+                hint=f"qrp-store rm {there.id} there, or make a new version here (--force) and copy that",
+            )
+
+    def _backbone(self, name: str) -> Backbone:
+        found = datasets.find_backbone(self.source.catalog, name)
+        assert found is not None, f"an embedding of backbone {name!r} is ready"
+        return found
+
+    def _dataset(self, here: Dataset) -> Dataset:
+        there = datasets.find_dataset(self.target.catalog, here.name)
+        if there is not None:
+            self._require_same_keys(here, there)  # it may be younger than `check`
+            return there
+        keys = datasets.keys(self.source.catalog, here)
+        root = datasets.image_root(self.source.catalog, here)
+        return datasets.stage_dataset(self.target.catalog, here.name, keys, here.fingerprint, root)
+
+    def _embedding(self, parcel: Parcel, claimed: lease.Claim, dataset: Dataset, heartbeat: lease.Heartbeat) -> None:
+        stored = embeddings.by_id(self.source.catalog, parcel.artifact.id)
+        backbone = datasets.stage_backbone(self.target.catalog, stored.backbone.name, stored.backbone.spec)
+        asked = replace(stored.array, path=f"{claimed.path}/{embeddings.MEMBER}")
+        layout, recorded = embeddings.begin(self.target.catalog, claimed, dataset, backbone, asked)
+        known = {b.index: b.checksum for b in stored.blocks}
+        # what a computation began there may have other rows, or blocks of another size
+        spoiled = {b.index for b in recorded if layout != asked or known.get(b.index) != b.checksum}
+        kept = standing_blocks(self.target, claimed, layout, recorded, spoiled)
+        arrays.create(self.target.arrays, layout)
+        files = datasets.image_files(self.source.catalog, parcel.dataset)
+        reader = Embedding(self.source.arrays, stored)
+
+        def write(number: int) -> Block:
+            heartbeat.check()
+            start, count = layout.rows_of(number)
+            rows = reader[start : start + count]
+            bad = [p for p in stored.bad if start <= p < start + count]
+            block = arrays.write_block(self.target.arrays, layout, number, rows, bad, replace=True)
+            seen = [(i, *files[i]) for i in range(start, start + count) if i in files]
+            embeddings.record_blocks(self.target.catalog, claimed, dataset, [(block, seen)])
+            return block
+
+        missing = [number for number in range(layout.n_blocks) if number not in kept]
+        with self.progress.task(f"copy {parcel.artifact.name}", len(missing), "blocks") as task:
+            for block in execution.run(write, missing, workers=_AT_ONCE):
+                self._expect(stored, block)
+                self.bytes += block.nbytes
+                task.advance()
+        self.blocks["total"] += layout.n_blocks
+        self.blocks["written"] += len(missing)
+        self.blocks["reused"] += len(kept)
+        self.target.arrays.sync(layout.path)  # data first: the catalog's word follows
+        catalogs = self.source.catalog, self.target.catalog
+        transfer.commit_embedding(*catalogs, claimed, parcel.artifact, dataset, backbone)
+
+    def _expect(self, stored: StoredEmbedding, block: Block) -> None:
+        own = next((b for b in stored.blocks if (b.start, b.rows) == (block.start, block.rows)), None)
+        if own is not None and own.checksum != block.checksum:
+            raise Corrupt(f"block {block.index} of {stored.artifact.id} changed on its way", hint="copy again")
+
+    def _arrays(self, original: Artifact, claimed: lease.Claim) -> None:
+        """Centroids and weights: read, verified, and written under the new path."""
+        for path, checksum in transfer.arrays_of(self.source.catalog, original):
+            place = f"{claimed.path}{path.removeprefix(str(original.path))}"
+            whole = arrays.load_array(self.source.arrays, path, checksum)
+            if arrays.save_array(self.target.arrays, place, whole, replace=True) != checksum:
+                raise Corrupt(f"array {path} changed on its way", hint="copy again")

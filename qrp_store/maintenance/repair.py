@@ -1,0 +1,193 @@
+"""The story of repair: what verify finds is made again where that gives the same bytes, and else no longer shown.
+
+What is ready never changes: a block is put back only when its bytes come out with the recorded checksum. Sources of
+bytes: for blocks, what was ingested; for centroids, K-means; for weights, the probe; each asked as it was asked then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from qrp_store.arrays import blocked as arrays
+from qrp_store.catalog.entities import clusterings, datasets, embeddings
+from qrp_store.catalog.lifecycle import retire
+from qrp_store.cluster.quantize import UsableBlocks, place_for
+from qrp_store.cluster.story import ClusterOptions, parse_memory
+from qrp_store.embedding import Embedding
+from qrp_store.errors import Corrupt, InvalidInput, NotFound, QrpStoreError
+from qrp_store.evaluate import probe
+from qrp_store.evaluate.rerun import asked as asked_of
+from qrp_store.ingest.rows import RowSource
+from qrp_store.ingest.story import open_rows
+from qrp_store.maintenance.integrity import METADATA, ROWS, Damage, examine
+from qrp_store.progress import Progress, silent
+from qrp_store.records import StoredEmbedding
+from qrp_store.store import Store
+
+SCHEMA = "qrp-store/repair/1"
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What `repair` did with each damaged part: `mended` (how), or why not; `dropped` are the artifacts that no longer
+    show because of that, `left` the parts that stay damaged."""
+
+    schema: str
+    checked: dict[str, int]
+    mended: tuple[dict[str, Any], ...]
+    failed: tuple[dict[str, Any], ...]
+    dropped: tuple[dict[str, Any], ...]
+    left: tuple[dict[str, Any], ...]
+    timings: dict[str, float]
+
+
+def repair(store: Store, *, keep: bool = False, progress: Progress = silent) -> RepairReport:
+    """Read everything as `verify --deep` does, and mend what is missing or damaged.
+
+    An artifact of which a part cannot be made again with the same bytes is retired, unless `keep`. What was made from
+    it stays as it is.
+    """
+    started = time.perf_counter()
+    checked, found = examine(store, True, progress)
+    job = _Repair(store, progress)
+    for _, parts in groupby(found, key=lambda damage: damage.id):
+        job.mend(list(parts))
+    failed = tuple(job.failed)
+    dropped = {row["id"]: {name: row[name] for name in ("id", "kind", "name")} for row in failed if not keep}
+    if dropped:
+        retire.retire(store.catalog, list(dropped))
+    return RepairReport(
+        schema=SCHEMA,
+        checked=checked,
+        mended=tuple(job.mended),
+        failed=failed,
+        dropped=tuple(dropped.values()),
+        left=failed if keep else (),
+        timings={"total_s": time.perf_counter() - started},
+    )
+
+
+@dataclass
+class _Repair:
+    """The damaged parts of one artifact after the other."""
+
+    store: Store
+    progress: Progress
+    mended: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+
+    def mend(self, damages: Sequence[Damage]) -> None:
+        """Make every damaged part of one artifact again, as far as it goes."""
+        blocks = [d for d in damages if d.block is not None]
+        for damage in damages:
+            if damage.part == ROWS:
+                self._fail(damage, "rows of the catalog are not made again")
+            elif damage.part == METADATA:
+                self._try([damage], self._metadata)
+            elif damage.block is None:
+                again = self._centroids if damage.kind == "clustering" else self._weights
+                self._try([damage], again)
+        if blocks:
+            self._try(blocks, self._blocks)
+
+    def _try(self, damages: list[Damage], again: Callable[[list[Damage]], Iterator[tuple[Damage, str]]]) -> None:
+        open_ = {damage.part: damage for damage in damages}
+        try:
+            for damage, how in again(damages):
+                del open_[damage.part]
+                self.mended.append({**asdict(damage), "how": how})
+                self.progress.note(f"{damage.id} ({damage.name}) {damage.part}: {how}")
+        except (NotFound, InvalidInput, Corrupt) as error:
+            for damage in open_.values():
+                self._fail(damage, error.message)
+        except QrpStoreError as error:
+            raise type(error)(f"{damages[0].id}: {error.message}", hint=error.hint) from error
+
+    def _fail(self, damage: Damage, why: str) -> None:
+        self.failed.append({**asdict(damage), "why": why})
+        self.progress.warn(f"{damage.id} ({damage.name}) {damage.problem}; it cannot be made again: {why}")
+
+    def _metadata(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
+        (damage,) = damages
+        spec = embeddings.by_id(self.store.catalog, damage.id).array
+        self.store.arrays.delete(f"{spec.path}/{METADATA}")
+        arrays.create(self.store.arrays, spec)
+        yield damage, "written anew from the catalog"
+
+    def _blocks(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
+        stored = embeddings.by_id(self.store.catalog, damages[0].id)
+        known = {block.index: block for block in stored.blocks}
+        wanted = {d.block: d for d in damages if d.block is not None and d.block in known}
+        source, rows = self._source(stored)
+        for number, made in zip(wanted, rows.blocks(stored.array, list(wanted)), strict=True):
+            block = known[number]
+            bad = [block.start + local for local in made.bad]
+            arrays.write_block(
+                self.store.arrays, stored.array, number, made.rows, bad, replace=True, expect=block.checksum
+            )
+            yield wanted[number], f"ingested again from {source}"
+        if len(wanted) < len(damages):
+            raise Corrupt("the catalog does not know what these blocks held")
+
+    def _source(self, stored: StoredEmbedding) -> tuple[str, RowSource]:
+        """What the embedding was ingested from, opened again, when it is still the same."""
+        told = stored.artifact.provenance
+        # an embedding of 0.1.0 tells no more than the field of its array
+        plain = {"arch": None, "keys": None, "key_root": None, "field": told.get("field"), "dtype": stored.array.dtype}
+        source = str(told.get("source"))
+        rows = open_rows(self.store, source, stored.dataset, told.get("asked", plain), None, self.progress)
+        datasets.require_same_backbone(stored.backbone, rows.outputs[0].backbone)
+        if rows.content != stored.artifact.spec["content"]:
+            raise InvalidInput(f"{source} holds other numbers now")
+        return source, rows
+
+    def _centroids(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
+        (damage,) = damages
+        made = clusterings.by_id(self.store.catalog, damage.id)
+        row, told = made.row, made.artifact.provenance
+        assert row.centroids_path is not None
+        assert row.centroids_checksum is not None
+        if "centroids_of" in told:
+            other = clusterings.by_id(self.store.catalog, str(told["centroids_of"])).row
+            centroids = arrays.load_array(self.store.arrays, str(other.centroids_path), row.centroids_checksum)
+            how = f"copied from {told['centroids_of']}"
+        else:
+            centroids, how = self._clustered(made.artifact.spec["options"], damage.id, told), "clustered again"
+        self._save(row.centroids_path, centroids, row.centroids_checksum)
+        yield damage, how
+
+    def _clustered(self, options: dict[str, Any], identifier: str, told: Any) -> np.ndarray:
+        of = clusterings.embedding_id(self.store.catalog, identifier)
+        assert of is not None, "an imported clustering has no centroids"
+        stored = embeddings.by_id(self.store.catalog, of)
+        own = {name: options[name] for name in ("niter", "sample", "init", "nredo", "normalize", "spherical")}
+        seed = clusterings.by_id(self.store.catalog, identifier).row.seed
+        asked = ClusterOptions(k=options["clusters"], seed=seed, engine=told["engine"], device=told["device"], **own)
+        keys = datasets.keys(self.store.catalog, stored.dataset)
+        blocks = UsableBlocks(Embedding(self.store.arrays, stored))
+        with place_for(asked) as place:
+            memory = parse_memory(asked.memory)
+            return place.kmeans(blocks, keys, asked, memory, None, lambda state: None, self.progress).centroids
+
+    def _weights(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
+        from qrp_store.probing.device import using_threads
+
+        (damage,) = damages
+        question = asked_of(self.store, damage.id)
+        with using_threads(question.result.artifact.provenance.get("threads")):
+            outcome = probe.run(self.store, question.clustering, question.joined, question.request, self.progress)
+        row = question.result.row
+        self._save(row["weights_path"], outcome.weights, row["weights_checksum"])
+        yield damage, "trained again"
+
+    def _save(self, path: str, array: np.ndarray, checksum: str) -> None:
+        found = arrays.whole_checksum(array)
+        if found != checksum:
+            raise Corrupt(f"it comes out with other bytes on this machine (checksum {found}, not {checksum})")
+        arrays.save_array(self.store.arrays, path, array, replace=True)

@@ -1,0 +1,1 @@
+"""Frozen networks: architectures, checkpoints, preprocessing, features and expert labels."""

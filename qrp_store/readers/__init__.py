@@ -1,0 +1,1 @@
+"""Files as people have them: arrays, images, labels and groupings, read in bounded memory."""

@@ -1,0 +1,1 @@
+"""Embeddings in files: one matrix, read row by row, whatever the format."""

@@ -1,0 +1,135 @@
+"""Arrays in files that only their own library reads: PyTorch's .pt and HDF5. One of several is named by `--field`."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qrp_store.errors import InvalidInput, Unavailable, first_line
+from qrp_store.readers.arrays.matrix import ArraySource, Rows, choose, key_name, matrix, with_keys
+
+
+def read_pt(path: Path, field: str | None) -> ArraySource:
+    """A tensor, or one of a (nested) dictionary, its name's parts joined by dots. Mapped from the file where the file
+    is of PyTorch's zip format, else loaded whole."""
+    try:
+        import torch
+    except ImportError as error:
+        raise Unavailable(f"{path}: .pt files need torch", hint="pip install 'qrp-store[cpu]'") from error
+    content = _load(path)
+    tensors: dict[str, torch.Tensor] = {}
+    texts: dict[str, list[object]] = {}
+    _collect(content, "", tensors, texts)
+    if not isinstance(content, torch.Tensor) or field is not None:
+        matrices = [name for name, tensor in tensors.items() if tensor.ndim == 2]
+        field = choose(path, matrices or list(tensors), field)
+    tensor = tensors[field or ""].detach()
+    name = str(path) if field is None else f"{path}[{field}]"
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise InvalidInput(f"{name}: a sparse or quantized tensor", hint="save numbers: tensor.to_dense().float()")
+    short = tensor.dtype == torch.bfloat16  # numpy has none
+    try:
+        kind = torch.empty(0, dtype=torch.float32 if short else tensor.dtype).numpy().dtype
+    except TypeError as error:
+        raise InvalidInput(f"{name}: numbers of type {tensor.dtype}", hint="save tensor.float()") from error
+
+    def rows(start: int, stop: int) -> Rows:
+        part = tensor[start:stop]
+        found: Rows = (part.float() if short else part.resolve_conj()).contiguous().numpy()
+        return found
+
+    source = matrix(path, field, tuple(tensor.shape), kind, rows)
+    named = key_name(list(texts))
+    return source if named is None else with_keys(source, texts[named], named)
+
+
+def _load(path: Path) -> object:
+    import torch
+
+    def load(mapped: bool) -> object:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+    try:
+        try:
+            return load(True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            return load(False)  # the format before PyTorch 1.6
+    except pickle.UnpicklingError as error:
+        raise InvalidInput(
+            f"{path}: not a PyTorch file, or one that would run code to be read ({first_line(error)})",
+            hint="save tensors alone: torch.save(features, …), or with their names: {'filenames': […], 'features': …}",
+        ) from error
+    except Exception as error:  # a damaged file breaks the reader in many ways
+        raise InvalidInput(f"{path}: not a PyTorch file, or damaged ({first_line(error)})") from error
+
+
+def _collect(content: object, name: str, tensors: dict[str, Any], texts: dict[str, list[object]]) -> None:
+    """Every tensor and every list of texts in nested dictionaries, by dotted name."""
+    import torch
+
+    if isinstance(content, torch.Tensor):
+        tensors[name] = content
+    elif isinstance(content, (list, tuple)) and content and isinstance(content[0], str):
+        texts[name] = list(content)
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            _collect(value, f"{name}.{key}" if name else str(key), tensors, texts)
+
+
+def read_hdf5(path: Path, field: str | None) -> ArraySource:
+    """A dataset of an HDF5 file, by its path inside; keys are a dataset of texts beside it."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise Unavailable(f"{path}: HDF5 files need h5py", hint="pip install 'qrp-store[hdf5]'") from error
+    found: dict[str, Any] = {}
+
+    def visit(name: str, member: Any) -> None:
+        if isinstance(member, h5py.Dataset):
+            found[name] = member
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+            matrices = [name for name, member in found.items() if member.ndim == 2]
+            field = choose(path, matrices or list(found), None if field is None else field.strip("/"))
+            shape, dtype = tuple(found[field].shape), found[field].dtype
+            unwritten = _unwritten(found[field], path.parent)
+            named = key_name([name for name, member in found.items() if h5py.check_string_dtype(member.dtype)])
+            keys = None if named is None or field == named else found[named][:].tolist()
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise InvalidInput(f"{path}: not an HDF5 file, or damaged ({first_line(error)})") from error
+
+    def rows(start: int, stop: int) -> Rows:
+        with h5py.File(path, "r") as file:
+            part: Rows = file[field][start:stop]
+            return part
+
+    source = matrix(path, field, shape, dtype, rows)
+    if unwritten is not None:  # it would read as the fill value without a word
+        raise InvalidInput(f"{path}[{field}]: {unwritten}", hint="let what writes it finish, or copy it again")
+    return source if named is None or keys is None else with_keys(source, keys, named)
+
+
+def _unwritten(dataset: Any, folder: Path) -> str | None:
+    """Which parts of an HDF5 dataset have no numbers, in words; None when all have."""
+    if dataset.is_virtual:
+        names = {part.file_name for part in dataset.virtual_sources()} - {"."}
+        absent = sorted(name for name in names if "%" not in name and not (folder / name).exists())
+        return f"its part {absent[0]} is not there" if absent else None
+    if dataset.chunks is None or not dataset.size:
+        never = dataset.size and dataset.external is None and not dataset.id.get_storage_size()
+        return "was never written" if never else None
+    expected = math.prod(-(-extent // step) for extent, step in zip(dataset.shape, dataset.chunks, strict=True))
+    missing = expected - int(dataset.id.get_num_chunks())
+    return f"{missing} of its {expected} chunks were never written" if missing else None

@@ -1,0 +1,241 @@
+"""Images that do not lie in a folder as files: members of tar shards, bytes in Parquet, a list of paths.
+
+Each is an `ImageFile` that reads its own bytes; keys are what a user would write, and never become paths.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from qrp_store.errors import InvalidInput, NotFound, first_line
+from qrp_store.readers.arrays.formats import read_keys
+from qrp_store.readers.arrays.matrix import choose, key_name
+from qrp_store.samples import IMAGE_ENDINGS, ImageFile, check_keys, list_images, shown
+
+_KEPT_GROUPS = 2  # row groups in memory: threads that decode are at most at the border of two
+
+
+def list_image_source(
+    source: Path, field: str | None = None, key_root: str | None = None
+) -> tuple[list[ImageFile], str | None]:
+    """The images of a folder, a .tar, a .parquet, a folder of either, or a .txt list; and the folder the keys are
+    relative to, if there is one.
+
+    Keys: paths relative to the folder (sorted); the member's name in a tar, `shard/member` in a folder of them; a
+    Parquet file's column of keys or paths, else row numbers; the lines of a list, relative to `key_root` when that is
+    given. `field` names the Parquet column. Raises NotFound, or InvalidInput naming what is wrong.
+    """
+    if key_root is not None and source.suffix.lower() != ".txt":
+        raise InvalidInput(f"--key-root goes with a list of paths (.txt) or an array; {source} is none")
+    if source.is_dir():
+        return _of_folder(source, field)
+    if not source.exists():
+        raise NotFound(f"{source}: no such file or folder")
+    ending = source.suffix.lower()
+    root: str | None = None
+    if ending == ".tar":
+        images = list(_tar_members(source, ""))
+    elif ending == ".parquet":
+        images = list(_parquet_images(source, field, ""))
+    elif ending == ".txt":
+        images, root = _listed(source, key_root)
+    else:
+        hint = "a folder, .tar, .parquet with image bytes, or .txt with a path a line"
+        if ending in (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip"):
+            hint = "unpack it: compressed archives can only be read from their beginning"
+        raise InvalidInput(f"{source}: not a source of images", hint=hint)
+    if not images:
+        raise InvalidInput(f"{source}: holds no images")
+    check_keys([image.key for image in images], str(source), "image")
+    return images, root
+
+
+def _of_folder(folder: Path, field: str | None) -> tuple[list[ImageFile], str | None]:
+    try:
+        return list_images(folder), str(folder.absolute())
+    except InvalidInput:
+        shards = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".tar", ".parquet") and p.is_file())
+        if not shards:
+            raise
+    kinds = {shard.suffix.lower() for shard in shards}
+    if len(kinds) > 1:
+        raise InvalidInput(f"{folder}: holds both .tar and .parquet files", hint="put them into folders of their own")
+    images: list[ImageFile] = []
+    for shard in shards:
+        name = shard.relative_to(folder).with_suffix("").as_posix() + "/"
+        images += _tar_members(shard, name) if kinds == {".tar"} else _parquet_images(shard, field, name)
+    if not images:
+        raise InvalidInput(f"{folder}: its {len(shards)} shards hold no images")
+    check_keys([image.key for image in images], str(folder), "image")
+    return images, None
+
+
+@dataclass(frozen=True)
+class TarMember(ImageFile):
+    """A member of an uncompressed tar: `size` bytes of the file at `path`, from `offset`."""
+
+    offset: int = 0
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+def _tar_members(path: Path, prefix: str) -> Iterator[ImageFile]:
+    """The members with an image's ending, in the archive's order; what webdataset keeps beside them is left out."""
+    try:
+        mtime = path.stat().st_mtime_ns
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                if os.path.splitext(name)[1].lower() not in IMAGE_ENDINGS or os.path.basename(name).startswith("."):
+                    continue
+                if member.islnk():  # the same bytes, stored once
+                    member = archive.getmember(member.linkname)
+                if member.isreg() and not member.issparse():
+                    yield TarMember(prefix + name, path, member.size, mtime, member.offset_data)
+            end = archive.offset
+    except (tarfile.TarError, OSError, KeyError, ValueError) as error:
+        raise InvalidInput(f"{path}: not an uncompressed tar archive, or damaged ({first_line(error)})") from error
+    _check_end(path, end)
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Refuse a tar whose members end at byte `offset` without an end mark: tarfile takes a bad header for one."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise InvalidInput(
+                f"{path}: cut off or damaged at byte {offset}, where neither a member nor the archive's end is",
+                hint="fetch the archive again, or make it again",
+            )
+
+
+@dataclass(frozen=True)
+class ParquetImage(ImageFile):
+    """An image in a row of a Parquet file; size and time are the file's."""
+
+    row: int = 0
+    column: _BytesColumn | None = None
+
+    def read(self) -> bytes:
+        assert self.column is not None
+        return self.column.read(self.row)
+
+
+class _BytesColumn:
+    """Bytes by row of a Parquet column, for several threads; the row groups read last are kept."""
+
+    def __init__(self, path: Path, column: str, ends: Sequence[int]) -> None:
+        self._path, self._column, self._ends = path, column, ends
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_path": self._path, "_column": self._column, "_ends": self._ends}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def read(self, row: int) -> bytes:
+        group = bisect_right(self._ends, row)
+        try:
+            with self._lock:
+                if group not in self._kept:
+                    self._kept[group] = self._group(group)
+                    if len(self._kept) > _KEPT_GROUPS:
+                        self._kept.popitem(last=False)
+                self._kept.move_to_end(group)
+                cells = self._kept[group]
+            value = cells[row - (self._ends[group - 1] if group else 0)].as_py()
+        except Exception as error:  # a damaged page breaks pyarrow in many ways
+            raise InvalidInput(f"{self._path}: row {row} cannot be read ({first_line(error)})") from error
+        if not isinstance(value, bytes):
+            raise InvalidInput("no bytes in this row")
+        return value
+
+    def _group(self, group: int) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(self._path)
+        column = file.read_row_group(group, columns=[self._column], use_threads=False).column(0)
+        return column.combine_chunks().field("bytes") if pa.types.is_struct(column.type) else column
+
+
+def _parquet_images(path: Path, field: str | None, prefix: str) -> Iterator[ImageFile]:
+    """The rows of a column of bytes, or of Hugging Face's {bytes, path}."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        schema = file.schema_arrow
+        columns = {
+            f.name: f"{f.name}.bytes" if pa.types.is_struct(f.type) else f.name for f in schema if _is_bytes(f.type)
+        }
+        chosen = choose(path, list(columns), field)
+        named = key_name(schema.names)
+        if named is None and columns[chosen] != chosen and schema.field(chosen).type.get_field_index("path") >= 0:
+            named = f"{chosen}.path"
+        keys = None
+        if named is not None:
+            table = file.read([named]).column(0)
+            keys = [
+                cell for part in table.chunks for cell in (part.field("path") if "." in named else part).to_pylist()
+            ]
+        ends = list(accumulate(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)))
+        status = path.stat()
+    except InvalidInput:
+        raise
+    except Exception as error:  # a damaged footer breaks pyarrow in many ways
+        raise InvalidInput(f"{path}: not a Parquet file, or damaged ({first_line(error)})") from error
+    if keys is not None and None in keys:
+        keys = None
+    column = _BytesColumn(path, columns[chosen], ends)
+    for row in range(ends[-1] if ends else 0):
+        key = prefix + (str(row) if keys is None else str(keys[row]))
+        yield ParquetImage(key, path, status.st_size, status.st_mtime_ns, row, column)
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _is_bytes(kind.field(place).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _listed(path: Path, key_root: str | None) -> tuple[list[ImageFile], str | None]:
+    """The files that a list names, one a line: absolute, or relative to `key_root`, else to the list's folder."""
+    lines = read_keys(path)
+    root = Path(key_root).expanduser().absolute() if key_root is not None else path.parent.absolute()
+    images = []
+    for line in lines:
+        file = root / line
+        key = line
+        if key_root is not None and os.path.isabs(line):
+            if not file.is_relative_to(root):
+                raise InvalidInput(f"{path}: {shown(line)} does not lie below --key-root {key_root}")
+            key = file.relative_to(root).as_posix()
+        try:
+            status = file.stat()
+            images.append(ImageFile(key, file, status.st_size, status.st_mtime_ns))
+        except (OSError, ValueError):  # whoever reads it reports it
+            images.append(ImageFile(key, file, 0, 0))
+    return images, str(root)

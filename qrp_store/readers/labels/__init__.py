@@ -1,0 +1,1 @@
+"""Label files: which concepts hold for which sample, in the usual layouts."""

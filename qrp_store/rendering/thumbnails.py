@@ -1,0 +1,77 @@
+"""Pictures small enough that thousands of them fit into one page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from qrp_store.rendering.content import Picture
+
+SIDE = 96
+MAX_BYTES = 22_000_000
+"""Of all thumbnails of a page together, as text."""
+_QUALITY = 60
+_AT_ONCE = 64
+
+
+def below(root: Path, key: str) -> Path | None:
+    """The file that a key names strictly below a folder; None for any other place, and when it is no plain file."""
+    try:
+        path = (root / key).resolve()
+        inside = path.is_relative_to(root.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds what no file's name may
+        return None
+    return path if inside else None
+
+
+def thumbnail(path: Path) -> str | None:
+    """The picture of a file as a data: URI, SIDE × SIDE pixels, its middle; None when it cannot be read."""
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow thinks of odd headers
+            with Image.open(path) as opened:
+                opened.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG: decode at a fraction of the size
+                upright = ImageOps.exif_transpose(opened)
+                small = ImageOps.fit(upright.convert("RGBA"), (SIDE, SIDE), Image.Resampling.BOX, bleed=0)
+        flat = Image.new("RGB", small.size, "white")
+        flat.paste(small, mask=small)
+        encoded = io.BytesIO()
+        flat.save(encoded, "WEBP", quality=_QUALITY, method=2)
+    except Exception:  # a damaged file can break its decoder in any way; the page goes on without it
+        return None
+    return "data:image/webp;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
+
+
+def pictures(
+    root: Path, keys: Sequence[str], *, threads: int, most: int = MAX_BYTES, seen: Callable[[], object] = lambda: None
+) -> tuple[dict[str, Picture], list[str]]:
+    """Thumbnails of these keys' files, in their order until `most` bytes are reached, and the keys that have none.
+
+    `seen` is called once a key.
+    """
+    found: dict[str, Picture] = {}
+    failed: list[str] = []
+    size = 0
+
+    def make(key: str) -> str | None:
+        path = below(root, key)
+        return None if path is None else thumbnail(path)
+
+    left = iter(dict.fromkeys(keys))
+    with ThreadPoolExecutor(threads) as pool:
+        while size < most and (batch := list(islice(left, _AT_ONCE))):
+            for key, uri in zip(batch, pool.map(make, batch), strict=True):
+                seen()
+                if uri is None:
+                    failed.append(key)
+                elif size + len(uri) <= most:
+                    found[key] = Picture(key, uri)
+                    size += len(uri)
+    return found, failed

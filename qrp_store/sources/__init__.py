@@ -1,1 +1,0 @@
-"""Where embeddings come from: arrays in files, and images through a frozen backbone."""
