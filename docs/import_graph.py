@@ -17,9 +17,12 @@ COLUMN, ROW, WIDTH, HEIGHT = 118, 92, 104, 30
 
 @dataclass(frozen=True)
 class Module:
+    """A module and what it imports; `types`: what it imports for type checkers alone."""
+
     name: str
     path: Path
     imports: frozenset[str]
+    types: frozenset[str]
 
     @property
     def unit(self) -> str:
@@ -29,29 +32,33 @@ class Module:
 
 
 def modules() -> list[Module]:
-    found = []
+    result = []
     for folder, package in FOLDERS.items():
         for path in sorted((ROOT / folder).rglob("*.py")):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
             is_package = parts[-1] == "__init__"
             name = ".".join([package, *(parts[:-1] if is_package else parts)])
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            found.append(Module(name, path, frozenset(imported(tree, name, is_package))))
-    return found
+            typing = type_checking(tree)
+            imports = frozenset(imported(set(ast.walk(tree)) - typing, name, is_package))
+            result.append(Module(name, path, imports, frozenset(imported(typing, name, is_package)) - imports))
+    return result
 
 
-def imported(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
-    """Every module that is imported, inside functions too; what only type checkers see is left out."""
-    unseen = {
+def type_checking(tree: ast.Module) -> set[ast.AST]:
+    """The nodes below `if TYPE_CHECKING:`."""
+    return {
         inner
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for child in node.body
         for inner in ast.walk(child)
     }
-    for node in ast.walk(tree):
-        if node in unseen:
-            continue
+
+
+def imported(nodes: set[ast.AST], name: str, is_package: bool) -> Iterator[str]:
+    """Every module that these nodes import, inside functions too."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -104,12 +104,16 @@ class Embedding:
         key that the dataset does not have."""
         if self._places is None:
             self._places = {key: position for position, key in enumerate(self.keys)}
-        asked = [keys] if isinstance(keys, str) else list(keys)
-        missing = next((key for key in asked if key not in self._places), None)
+        names = [keys] if isinstance(keys, str) else list(keys)
+        missing = next((key for key in names if key not in self._places), None)
         if missing is not None:
             raise NotFound(f"dataset {self.stored.dataset.name!r} has no key {shown(missing)}")
-        rows = self._gather(np.array([self._places[key] for key in asked], np.int64))
+        rows = self._gather(np.array([self._places[key] for key in names], np.int64))
         return rows[0] if isinstance(keys, str) else rows
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.stored.blocks)
 
     def block(self, index: int) -> np.ndarray:
         """The rows of one block, shape (rows, dim), verified against the catalog."""

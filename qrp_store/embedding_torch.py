@@ -1,22 +1,31 @@
-"""An embedding as torch datasets, in a module of their own so that DataLoader's workers can unpickle them."""
+"""An embedding as torch datasets. They need a module of their own, because DataLoader's workers unpickle them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-if TYPE_CHECKING:
-    from qrp_store.embedding import Embedding
+
+class BlockedRows(Protocol):
+    """What the datasets read: rows of shape (dim,), in blocks. `qrp_store.embedding.Embedding` is one."""
+
+    @property
+    def n_blocks(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: int | np.ndarray, /) -> np.ndarray: ...
+    def block(self, index: int, /) -> np.ndarray:
+        """The rows of one block, shape (rows, dim)."""
+        ...
 
 
 class MappedRows(Dataset[torch.Tensor]):
     """Rows by position, each a tensor (dim,); a batch of positions is read at once."""
 
-    def __init__(self, embedding: Embedding) -> None:
+    def __init__(self, embedding: BlockedRows) -> None:
         self.embedding = embedding
 
     def __len__(self) -> int:
@@ -30,12 +39,12 @@ class MappedRows(Dataset[torch.Tensor]):
 
 
 class StreamedRows(IterableDataset[torch.Tensor]):
-    """Rows in order, each a tensor (dim,), block by block; DataLoader's workers share the blocks among them.
+    """Rows in order, each a tensor (dim,), block by block; DataLoader's workers divide the blocks among themselves.
 
-    With a `seed` the blocks, and the rows inside each, come in an order of their own.
+    With a `seed`, the blocks and the rows inside each block are shuffled.
     """
 
-    def __init__(self, embedding: Embedding, seed: int | None) -> None:
+    def __init__(self, embedding: BlockedRows, seed: int | None) -> None:
         self.embedding = embedding
         self.seed = seed
 
@@ -43,7 +52,7 @@ class StreamedRows(IterableDataset[torch.Tensor]):
         return len(self.embedding)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        numbers = np.arange(len(self.embedding.stored.blocks))
+        numbers = np.arange(self.embedding.n_blocks)
         if self.seed is not None:
             np.random.default_rng(self.seed).shuffle(numbers)
         worker = get_worker_info()
