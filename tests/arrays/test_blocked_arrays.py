@@ -271,7 +271,8 @@ def test_metadata_is_ordinary_zarr_without_shards(root: Root) -> None:
 def test_reading_blocks_does_not_load_zarr(root: Root) -> None:
     made(root, 10, 3, 4)
     code = (
-        "import sys; from qrp_store.arrays import arrays, location; from qrp_store.records import ArraySpec, Block\n"
+        "import sys; from qrp_store.arrays import blocked as arrays, location\n"
+        "from qrp_store.records import ArraySpec, Block\n"
         f"spec = ArraySpec({PATH!r}, 10, 3, 'float32', 4)\n"
         "root = location.open_root(sys.argv[1])\n"
         "assert arrays.verify_block(root, spec, Block(0, 0, 4, 52, ''), True)\n"

@@ -108,7 +108,7 @@ def test_verify_beside_rm_and_gc_reports_nothing_that_is_gone(
     from qrp_store.maintenance.removal import gc, retire, verify
     from qrp_store.store import open_store
 
-    ready = retire.ready
+    ready = promises.ready
     with open_store(str(own)) as store, open_store(str(own)) as other:
 
         def then(catalog: Any) -> Any:

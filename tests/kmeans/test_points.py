@@ -254,7 +254,7 @@ def test_two_builds_of_faiss_are_refused() -> None:
 
 def test_clustering_loads_no_torch_and_faiss_only_when_searching() -> None:
     code = (
-        "import sys, numpy as np; from qrp_store import clustering as c\n"
+        "import sys, numpy as np; from qrp_store import kmeans as c\n"
         "assert 'faiss' not in sys.modules\n"
         "x = np.random.default_rng(0).standard_normal((100, 4)).astype('f4')\n"
         "c.kmeans(c.MemoryPoints(x), c.KMeansOptions(3))\n"

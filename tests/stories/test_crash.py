@@ -24,65 +24,65 @@ MODULES = ("qrp_store.ingest.story", "qrp_store.label.story", "qrp_store.cluster
 LIBRARIES = ("qrp_store.probing.trial", "faiss", "zarr", "sqlalchemy", "psycopg", "pyarrow.csv")
 CATALOG = "qrp_store.catalog."
 INGEST = [
-    f"{CATALOG}datasets:stage_dataset:before:1",
-    f"{CATALOG}bulk:insert:before:1",
-    f"{CATALOG}bulk:insert:after:1",
-    f"{CATALOG}datasets:stage_dataset:after:1",
-    f"{CATALOG}datasets:stage_backbone:after:1",
-    f"{CATALOG}lease:claim:before:1",
-    f"{CATALOG}lease:claim:after:1",
-    f"{CATALOG}embeddings:begin:before:1",
-    f"{CATALOG}embeddings:begin:after:1",
+    f"{CATALOG}entities.datasets:stage_dataset:before:1",
+    f"{CATALOG}database.bulk:insert:before:1",
+    f"{CATALOG}database.bulk:insert:after:1",
+    f"{CATALOG}entities.datasets:stage_dataset:after:1",
+    f"{CATALOG}entities.datasets:stage_backbone:after:1",
+    f"{CATALOG}lifecycle.lease:claim:before:1",
+    f"{CATALOG}lifecycle.lease:claim:after:1",
+    f"{CATALOG}entities.embeddings:begin:before:1",
+    f"{CATALOG}entities.embeddings:begin:after:1",
     "qrp_store.arrays.blocked:create:before:1",
     "qrp_store.arrays.blocked:create:after:1",
     "qrp_store.arrays.directory:_write_all:after:1",
     "qrp_store.arrays.blocked:write_block:before:1",
     "qrp_store.arrays.blocked:write_block:after:2",
-    f"{CATALOG}embeddings:record_blocks:before:1",
-    f"{CATALOG}embeddings:record_blocks:after:2",
-    f"{CATALOG}embeddings:commit:before:1",
-    f"{CATALOG}datasets:publish_dataset:after:1",
-    f"{CATALOG}lease:commit:before:1",
-    f"{CATALOG}lease:commit:after:1",
-    f"{CATALOG}embeddings:commit:after:1",
+    f"{CATALOG}entities.embeddings:record_blocks:before:1",
+    f"{CATALOG}entities.embeddings:record_blocks:after:2",
+    f"{CATALOG}entities.embeddings:commit:before:1",
+    f"{CATALOG}entities.datasets:publish_dataset:after:1",
+    f"{CATALOG}lifecycle.lease:commit:before:1",
+    f"{CATALOG}lifecycle.lease:commit:after:1",
+    f"{CATALOG}entities.embeddings:commit:after:1",
 ]
 LABEL = [
-    f"{CATALOG}lease:claim:after:1",
-    f"{CATALOG}concept_sets:write:before:1",
-    f"{CATALOG}bulk:clear:after:1",
-    f"{CATALOG}bulk:insert:after:1",
-    f"{CATALOG}bulk:insert:after:2",
-    f"{CATALOG}lease:commit:after:1",
-    f"{CATALOG}concept_sets:commit:after:1",
+    f"{CATALOG}lifecycle.lease:claim:after:1",
+    f"{CATALOG}entities.concept_sets:write:before:1",
+    f"{CATALOG}database.bulk:clear:after:1",
+    f"{CATALOG}database.bulk:insert:after:1",
+    f"{CATALOG}database.bulk:insert:after:2",
+    f"{CATALOG}lifecycle.lease:commit:after:1",
+    f"{CATALOG}entities.concept_sets:commit:after:1",
 ]
 CLUSTER = [
-    f"{CATALOG}lease:claim:after:1",
+    f"{CATALOG}lifecycle.lease:claim:after:1",
     "qrp_store.kmeans.lloyd:kmeans:before:1",
     "qrp_store.cluster.checkpoint:Checkpoint.save:before:1",
     "qrp_store.cluster.checkpoint:Checkpoint.save:after:1",
     "qrp_store.kmeans.lloyd:kmeans:after:1",
     "qrp_store.cluster.story:save_array:after:1",
-    f"{CATALOG}clusterings:write:before:1",
-    f"{CATALOG}bulk:clear:after:1",
-    f"{CATALOG}bulk:insert:after:1",
-    f"{CATALOG}bulk:insert:after:2",
-    f"{CATALOG}lease:commit:before:1",
-    f"{CATALOG}lease:commit:after:1",
-    f"{CATALOG}clusterings:commit:after:1",
+    f"{CATALOG}entities.clusterings:write:before:1",
+    f"{CATALOG}database.bulk:clear:after:1",
+    f"{CATALOG}database.bulk:insert:after:1",
+    f"{CATALOG}database.bulk:insert:after:2",
+    f"{CATALOG}lifecycle.lease:commit:before:1",
+    f"{CATALOG}lifecycle.lease:commit:after:1",
+    f"{CATALOG}entities.clusterings:commit:after:1",
 ]
 EVALUATE = [  # which clusters first: with another seed than the command `cluster`
-    f"{CATALOG}lease:claim:after:1",
+    f"{CATALOG}lifecycle.lease:claim:after:1",
     "qrp_store.kmeans.lloyd:kmeans:before:1",
     "qrp_store.kmeans.lloyd:kmeans:after:1",
-    f"{CATALOG}bulk:insert:after:2",
-    f"{CATALOG}clusterings:commit:after:1",
+    f"{CATALOG}database.bulk:insert:after:2",
+    f"{CATALOG}entities.clusterings:commit:after:1",
     "qrp_store.evaluate.probe:prepare:after:1",
     "qrp_store.evaluate.probe:conclude:after:1",
     "qrp_store.evaluate.probe:save_weights:after:1",
-    f"{CATALOG}results:commit:before:1",
-    f"{CATALOG}lease:commit:before:1",
-    f"{CATALOG}lease:commit:after:1",
-    f"{CATALOG}results:commit:after:1",
+    f"{CATALOG}entities.results:commit:before:1",
+    f"{CATALOG}lifecycle.lease:commit:before:1",
+    f"{CATALOG}lifecycle.lease:commit:after:1",
+    f"{CATALOG}entities.results:commit:after:1",
 ]
 POINTS = {"ingest": INGEST, "label": LABEL, "cluster": CLUSTER, "evaluate": EVALUATE}
 
@@ -234,7 +234,7 @@ def test_an_expired_owner_elsewhere_is_taken_over_on_a_new_path(
     work: Work, undisturbed: dict[str, object], empty: Callable[[], str]
 ) -> None:
     store = empty()
-    assert work.run(store, "ingest", f"{CATALOG}embeddings:record_blocks:after:2") == -signal.SIGKILL
+    assert work.run(store, "ingest", f"{CATALOG}entities.embeddings:record_blocks:after:2") == -signal.SIGKILL
     with open_store(store) as opened, opened.catalog.write() as connection:
         connection.exec_driver_sql("UPDATE artifact SET lease_host = 'elsewhere', lease_expires = 1")
     assert work.run(store, "ingest") == 0
