@@ -1,1 +1,1 @@
-"""The page that people look at: figures, pictures and HTML from frozen records. Knows no store."""
+"""Render the report: figures, thumbnails and HTML from frozen records. This leaf knows no store."""

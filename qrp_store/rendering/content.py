@@ -1,4 +1,4 @@
-"""What a report's page is made of. Information in nats unless a name says otherwise; None where there is no number."""
+"""The records that a report's page shows. Information is in nats unless a name says otherwise; None means no number."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Setting:
-    """Results that differ in backbone and seed alone, best backbone first."""
+    """Results that differ only in backbone and seed, best backbone first."""
 
     concepts: str
     clusters: int
@@ -56,7 +56,7 @@ class KPoint:
 
 @dataclass(frozen=True)
 class GroupBar:
-    """What one concept group gives a backbone: alone, with all the others, and what is left without it."""
+    """NMI of one concept group alone, of all groups, and of all groups without it."""
 
     backbone: str
     group: str
@@ -67,7 +67,7 @@ class GroupBar:
 
 @dataclass(frozen=True)
 class History:
-    """A training run: one entry an epoch. `train` is None for the epoch before the first."""
+    """A training run, one entry per epoch. `train` is None for epoch 0."""
 
     backbone: str
     epochs: tuple[int, ...]
@@ -78,7 +78,7 @@ class History:
 
 @dataclass(frozen=True)
 class ForwardPoint:
-    """A backbone's score under linear probing beside its score under reverse probing."""
+    """A backbone's scores under linear probing and under reverse probing."""
 
     backbone: str
     reverse: float
@@ -88,7 +88,7 @@ class ForwardPoint:
 
 @dataclass(frozen=True)
 class PublishedPoint:
-    """A backbone's score under reverse probing beside the ImageNet top-1 (percent) that `source` gives for it."""
+    """A backbone's score under reverse probing, and the ImageNet top-1 (percent) that `source` reports for it."""
 
     backbone: str
     reverse: float
@@ -98,7 +98,7 @@ class PublishedPoint:
 
 @dataclass(frozen=True)
 class ClusterConcept:
-    """A concept that says something about a cluster; `n` training images of the cluster have it."""
+    """A concept that defines a cluster; `n` training images of the cluster have it."""
 
     name: str
     group: str | None
@@ -134,7 +134,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Matched:
-    """For each cluster of gallery `first`, the cluster of gallery `second` it overlaps most, and by how much.
+    """For each cluster of gallery `first`, the cluster of gallery `second` with the largest overlap.
 
     `overlap`: images in both / images in either (Jaccard), 0…1.
     """
@@ -155,7 +155,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page shows. The first of `settings` is the one that figures and galleries are of."""
+    """Everything that the page shows. Figures and galleries belong to the first of `settings`."""
 
     dataset: str
     n: int

@@ -1,7 +1,7 @@
-"""The page's figures as inline SVG: text stays text, and colours are the page's own, so that light and dark both read.
+"""The page's figures as inline SVG. Text stays text; colours are CSS variables, for light and dark pages.
 
-Drawn by matplotlib with stand-in colours, which become CSS variables. Series differ in colour (Okabe and Ito's, which
-the colour-blind tell apart), marker and line alike.
+matplotlib draws with placeholder colours, which become CSS variables. Series differ in colour (the palette of Okabe and
+Ito, safe for colour-blind readers), marker and line style.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PLAIN = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def ranking(rows: Sequence[Ranked]) -> str:
-    """Mean and spread over seeds, each seed with its interval; best on top."""
+    """Mean and standard deviation over seeds, each seed with its interval; best backbone on top."""
 
     def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
@@ -81,11 +81,11 @@ def across_k(points: Sequence[KPoint]) -> str:
 
     def draw(axes: Axes) -> None:
         for number, name in enumerate(dict.fromkeys(p.backbone for p in points)):
-            own = sorted((p for p in points if p.backbone == name), key=lambda p: p.clusters)
+            series = sorted((p for p in points if p.backbone == name), key=lambda p: p.clusters)
             axes.errorbar(
-                [p.clusters for p in own],
-                [p.nmi_mean for p in own],
-                yerr=[p.nmi_std or 0 for p in own],
+                [p.clusters for p in series],
+                [p.nmi_mean for p in series],
+                yerr=[p.nmi_std or 0 for p in series],
                 label=_short(name),
                 capsize=2,
                 **_look(number),
@@ -101,32 +101,32 @@ def across_k(points: Sequence[KPoint]) -> str:
 
 
 def groups(bars: Sequence[GroupBar]) -> str:
-    """One figure a backbone, of one scale: each concept group alone, and without it, beside all groups together."""
+    """One figure per backbone, all with one scale: each concept group alone, all groups without it, and all groups."""
     values = [v for bar in bars for v in (bar.alone, bar.without, bar.all, 0.0) if v is not None]
     room = 0.04 * (max(values) - min(values) or 1.0)
 
     def draw(axes: Axes) -> None:
-        for place, bar in enumerate(own):
+        for place, bar in enumerate(shown):
             axes.barh(place - 0.19, bar.alone or 0, 0.36, color=_SERIES[0])
             axes.barh(place + 0.19, bar.without or 0, 0.36, color="none", edgecolor=_SERIES[1], hatch="///")
-        if own[0].all is not None:
-            axes.axvline(own[0].all, color=_INK, linestyle="--", linewidth=1.2)
-        axes.set_yticks(range(len(own)), [_short(bar.group, 22) for bar in own])
-        axes.set_ylim(len(own) - 0.4, -0.6)
+        if shown[0].all is not None:
+            axes.axvline(shown[0].all, color=_INK, linestyle="--", linewidth=1.2)
+        axes.set_yticks(range(len(shown)), [_short(bar.group, 22) for bar in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(min(values) - room, max(values) + room)
         axes.set_title(_short(name), loc="left", fontsize=11.5)
         axes.grid(False, axis="y")
         axes.set_xlabel("NMI")
 
-    found = []
+    figures = []
     for number, name in enumerate(dict.fromkeys(bar.backbone for bar in bars)):
-        own = [bar for bar in bars if bar.backbone == name]
-        found.append(_draw(f"groups-{number}", draw, height=0.9 + 0.34 * len(own)))
-    return "".join(found)
+        shown = [bar for bar in bars if bar.backbone == name]
+        figures.append(_draw(f"groups-{number}", draw, height=0.9 + 0.34 * len(shown)))
+    return "".join(figures)
 
 
 def training(runs: Sequence[History]) -> str:
-    """Cross-entropy on the validation part epoch by epoch; the epoch that was taken is marked."""
+    """Cross-entropy on the validation part by epoch, with a marker at the selected epoch."""
 
     def draw(axes: Axes) -> None:
         for number, run in enumerate(runs):
@@ -142,7 +142,7 @@ def training(runs: Sequence[History]) -> str:
 
 
 def sizes(galleries: Sequence[Gallery]) -> str:
-    """The clusters' sizes, largest first."""
+    """Cluster sizes, largest first."""
     from matplotlib.ticker import LogLocator
 
     def draw(axes: Axes) -> None:
@@ -151,15 +151,15 @@ def sizes(galleries: Sequence[Gallery]) -> str:
             axes.plot(_percent(values), values, label=_short(gallery.backbone), **_look(number, len(values)))
         axes.set_yscale("log", subs=[])
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")  # 100, where matplotlib writes a formula
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")  # 100 instead of matplotlib's formula
         axes.set_xlabel("% of the clusters, largest first")
-        axes.set_ylabel("images in it (log scale)")
+        axes.set_ylabel("images in the cluster (log scale)")
 
     return _draw("sizes", draw, named=len(galleries))
 
 
 def shares(galleries: Sequence[Gallery]) -> str:
-    """What the concepts tell about an image of a cluster (its share of the MI / p̂), best first."""
+    """MI per test image of each cluster (its share of the MI / p̂), best first."""
 
     def draw(axes: Axes) -> None:
         for number, gallery in enumerate(galleries):
@@ -173,13 +173,13 @@ def shares(galleries: Sequence[Gallery]) -> str:
 
 
 def per_image(gallery: Gallery) -> list[float]:
-    """What the concepts tell about a test image of each cluster that has some, in nats."""
+    """MI per test image, in nats, of each cluster that has test images."""
     total = sum(c.n_test for c in gallery.clusters)
     return [c.mi_nats * total / c.n_test for c in gallery.clusters if c.n_test]
 
 
 def against(name: str, axis: str, points: Sequence[tuple[str, float, float]]) -> str:
-    """Reverse probing against another number, one point (backbone, that number, NMI) a backbone."""
+    """Reverse probing against another number. `points`: (backbone, that number, NMI)."""
 
     def draw(axes: Axes) -> None:
         for number, (backbone, other, reverse) in enumerate(points):
@@ -192,13 +192,13 @@ def against(name: str, axis: str, points: Sequence[tuple[str, float, float]]) ->
 
 
 def _draw(name: str, draw: Any, *, height: float = 2.9, named: int = 0) -> str:
-    """The figure, as high as `height` inches and a legend of `named` series above it, in two columns."""
+    """The figure, `height` inches high, with a legend of `named` series above it in two columns."""
     import matplotlib
     from matplotlib.figure import Figure
 
     style: Any = {**_STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a script that matplotlib's own font lacks; the browser has one
+        warnings.simplefilter("ignore")  # glyphs that matplotlib's font lacks; the browser has them
         figure = Figure(figsize=(_WIDTH, height + 0.21 * ((named + 1) // 2)), layout="constrained")
         axes = figure.subplots()
         draw(axes)
@@ -208,13 +208,13 @@ def _draw(name: str, draw: Any, *, height: float = 2.9, named: int = 0) -> str:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element for a page, with ids of its own."""
+    """The figure as an <svg> element for a page, with unique ids."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata=_PLAIN)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<[^<>]*>", lambda tag: _restyled(tag[0], name), svg)  # tags alone: names stay as they are
+    svg = re.sub(r"<[^<>]*>", lambda tag: _restyled(tag[0], name), svg)  # only tags: names in the text stay as they are
     return svg.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
 
@@ -223,7 +223,7 @@ def _restyled(tag: str, name: str) -> str:
     tag = re.sub(r' xmlns(:\w+)?="[^"]*"', "", tag)
     tag = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", tag)
     tag = re.sub(r"(?<= id=\")|(?<=url\(#)|(?<=href=\"#)", f"{name}-", tag)
-    return re.sub(r"#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), tag)
+    return re.sub(r"#[0-9a-f]{6}", lambda colour: _VARIABLES.get(colour[0], colour[0]), tag)
 
 
 def _look(number: int, n: int = 1) -> dict[str, Any]:
@@ -238,12 +238,12 @@ def _look(number: int, n: int = 1) -> dict[str, Any]:
 
 
 def _marker(number: int) -> str:
-    """Another one each time that a colour comes again."""
+    """A marker that changes each time a colour repeats."""
     return _MARKERS[(number + number // 8 * 3) % 8]
 
 
 def _spread(n: int) -> list[float]:
-    """Where n seeds stand beside their backbone's line."""
+    """Vertical offsets of n seeds around their backbone's line."""
     return [0.0] * n if n < 2 else [-0.25 + 0.5 * i / (n - 1) for i in range(n)]
 
 
@@ -252,7 +252,7 @@ def _percent(values: Sequence[float]) -> list[float]:
 
 
 def _short(text: str, most: int = 26) -> str:
-    """The text in at most `most` columns: what is too long loses its middle, since names often differ at their ends."""
+    """Shorten the text to at most `most` columns by cutting its middle, since names often differ at their ends."""
     shown = "".join(c if c.isprintable() else "�" for c in text[:1000])
     if width(shown) <= most:
         return shown
@@ -261,7 +261,7 @@ def _short(text: str, most: int = 26) -> str:
 
 
 def _fitting(text: str, most: int) -> str:
-    """As much of the text's beginning as fits into `most` columns."""
+    """The longest prefix of the text that fits into `most` columns."""
     used = 0
     for end, sign in enumerate(text):
         used += width(sign)

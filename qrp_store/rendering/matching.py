@@ -1,4 +1,4 @@
-"""Which clusters of two clusterings hold the same images."""
+"""Match the clusters of two clusterings by the images that they share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Ints = NDArray[np.int64]
 def overlaps(
     first: NDArray[np.int32], second: NDArray[np.int32], k: tuple[int, int]
 ) -> tuple[Ints, NDArray[np.float64]]:
-    """For each of the k[0] clusters of `first` the cluster of `second` that it overlaps most, and the overlap.
+    """Return, for each of the k[0] clusters of `first`, the cluster of `second` that overlaps it most, and the overlap.
 
-    `first` and `second` are (n,): the same images' clusters. The overlap is images in both / images in either; the
-    match of an empty cluster is −1. Among equals the lower number wins.
+    `first` and `second`, shape (n,), hold the clusters of the same images. Overlap is images in both / images in either
+    (Jaccard). An empty cluster matches −1. Ties go to the lower number.
     """
     both, counts = np.unique(first.astype(np.int64) * k[1] + second, return_counts=True)
     a, b = both // k[1], both % k[1]

@@ -4,8 +4,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const { concepts, groups, galleries, matches, pictures } = data;
   const at = (id) => document.getElementById(id);
-  const ask = at("ask"), cards = at("cards"), found = at("found"), more = at("more");
-  const backbone = at("backbone"), search = at("search"), sort = at("sort"), beside = at("beside");
+  const ask = at("ask"), cards = at("cards"), status = at("status"), more = at("more");
+  const backbone = at("backbone"), search = at("search"), sort = at("sort"), compared = at("compare");
   let shown = PAGE;
 
   function element(name, text, attributes = {}) {
@@ -14,7 +14,7 @@
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   }
-  const whole = (name) => (name.length > 100 ? { title: name } : {});  // the page shows three lines of it
+  const whole = (name) => (name.length > 100 ? { title: name } : {});  // the page shows its first three lines
   const option = (value, text) => element("option", text, { value });
   const decimals = (value, n = 2) => {
     if (value === null) return "–";
@@ -34,9 +34,9 @@
   };
 
   function card(cluster, hits, owner) {
-    const [number, size, nTest, crossEntropy, top1, mi, told, seen] = cluster;
+    const [number, size, nTest, crossEntropy, top1, mi, defining, seen] = cluster;
     const made = element("article", null, { class: "card" });
-    const name = told.length ? concepts[told[0][0]][0] : "no concept";
+    const name = defining.length ? concepts[defining[0][0]][0] : "no concept";
     made.append(element("h3", `${owner ? `${owner} · ` : ""}Cluster ${number}: ${name}`, whole(name)));
     const left = crossEntropy === null ? "no test image" : `${decimals(crossEntropy)} nats left, top-1 ${Math.round(100 * top1)} %`;
     made.append(element("p", `${size.toLocaleString("en")} images · ${left} · ${decimals(mi, 4)} nats of the MI`));
@@ -49,7 +49,7 @@
       made.append(row);
     }
     const list = element("ul", null, { "aria-label": "Concepts with weight, lift and images" });
-    for (const [concept, weight, lift, n] of told) {
+    for (const [concept, weight, lift, n] of defining) {
       const item = element("li", null), text = element("span", null, whole(concepts[concept][0]));
       text.append(element(hits && hits.has(concept) ? "mark" : "bdi", concepts[concept][0]));
       if (concepts[concept][1] !== null) text.append(" ", element("small", groups[concepts[concept][1]]));
@@ -61,15 +61,15 @@
   }
 
   function matched(gallery) {
-    const pair = matches.find((m) => m[0] === gallery && m[1] === Number(beside.value));
-    return beside.value === "" ? null : pair || null;
+    const pair = matches.find((m) => m[0] === gallery && m[1] === Number(compared.value));
+    return compared.value === "" ? null : pair || null;
   }
 
-  function wanted(gallery) {
-    const asked = folded(search.value.trim());
+  function selected(gallery) {
+    const query = folded(search.value.trim());
     const order = ORDERS[sort.value];
-    if (!asked) return [[...gallery.clusters].sort(order), null];
-    const hits = new Set(words.flatMap((word, index) => (word.includes(asked) ? [index] : [])));
+    if (!query) return [[...gallery.clusters].sort(order), null];
+    const hits = new Set(words.flatMap((word, index) => (word.includes(query) ? [index] : [])));
     const drive = (cluster) => Math.max(...cluster[6].filter((c) => hits.has(c[0])).map((c) => c[1]));
     const some = gallery.clusters.filter((cluster) => cluster[6].some((c) => hits.has(c[0])));
     return [some.sort((a, b) => drive(b) - drive(a)), hits];
@@ -77,7 +77,7 @@
 
   function show() {
     const index = Number(backbone.value), gallery = galleries[index];
-    const [list, hits] = wanted(gallery);
+    const [list, hits] = selected(gallery);
     const pair = matched(index);
     const other = pair && galleries[pair[1]];
     const byNumber = other && new Map(other.clusters.map((c) => [c[0], c]));
@@ -85,8 +85,8 @@
       if (!pair) return card(cluster, hits, "");
       const both = element("div", null, { class: "pair" });
       const [number, overlap] = pair[2][cluster[0]];
-      const said = number < 0 ? "nothing in common" : `${Math.round(100 * overlap)} % overlap: images in both / images in either`;
-      both.append(element("p", said), card(cluster, hits, gallery.backbone));
+      const overlapText = number < 0 ? "no common image" : `${Math.round(100 * overlap)} % overlap: images in both / images in either`;
+      both.append(element("p", overlapText), card(cluster, hits, gallery.backbone));
       if (number >= 0) both.append(card(byNumber.get(number), hits, other.backbone));
       return both;
     });
@@ -94,10 +94,10 @@
     cards.replaceChildren(...made);
     more.hidden = list.length <= shown;
     sort.disabled = hits !== null;
-    const asked = `“${search.value.trim()}”`, count = `${list.length} of ${gallery.clusters.length} clusters`;
-    const which = hits ? ` that ${asked} drives, most strongly driven first` : "";
-    found.textContent = hits && !list.length
-      ? `${count}: none has ${asked} among its strongest concepts.`
+    const quoted = `“${search.value.trim()}”`, count = `${list.length} of ${gallery.clusters.length} clusters`;
+    const which = hits ? ` with ${quoted} among their concepts, largest weight first` : "";
+    status.textContent = hits && !list.length
+      ? `${count}: none has ${quoted} among its strongest concepts.`
       : `${count}${which}; ${Math.min(shown, list.length)} shown.`;
   }
 
@@ -105,21 +105,21 @@
   function partners() {
     const index = Number(backbone.value);
     const others = matches.filter((m) => m[0] === index).map((m) => m[1]);
-    beside.replaceChildren(option("", "nothing"), ...others.map((o) => option(o, galleries[o].backbone)));
-    at("beside-label").hidden = others.length === 0;
+    compared.replaceChildren(option("", "nothing"), ...others.map((o) => option(o, galleries[o].backbone)));
+    at("compare-label").hidden = others.length === 0;
   }
 
   galleries.forEach((g, i) => backbone.append(option(i, `${g.backbone} (NMI ${g.nmi.toFixed(3)}, seed ${g.seed})`)));
   at("concepts").append(...concepts.slice(0, 2000).map(([name]) => option(name, null)));
   backbone.addEventListener("change", () => { partners(); again(); });
-  for (const control of [sort, beside]) control.addEventListener("change", again);
+  for (const control of [sort, compared]) control.addEventListener("change", again);
   search.addEventListener("input", again);
   ask.addEventListener("submit", (event) => event.preventDefault());
   more.addEventListener("click", () => {
     const first = shown;
     shown += PAGE;
     show();
-    const next = cards.children[first]?.querySelector("h3");  // the button may be gone: go on where the new ones begin
+    const next = cards.children[first]?.querySelector("h3");  // the button may be hidden now: move the focus to the first new card
     if (next) { next.tabIndex = -1; next.focus(); }
   });
   const closed = () => [...document.querySelectorAll("details:not([open], .numbers)")];

@@ -1,4 +1,4 @@
-"""The page itself: one HTML file with everything in it, and nothing taken for markup that is data."""
+"""The page: one self-contained HTML file in which data never becomes markup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIGITS = 4
 
 
 def render(report: Report) -> str:
-    """The whole page. It loads nothing, and text from the store stays text wherever it stands."""
+    """Return the page. It loads nothing, and text from the store is always escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -23,7 +23,7 @@ def render(report: Report) -> str:
         loader=PackageLoader("qrp_store.rendering", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["digits"] = digits
-    own = {name: Markup(_own(name)) for name in ("page.css", "page.js")}
+    assets = {name: Markup(_asset(name)) for name in ("page.css", "page.js")}
     table = environment.get_template("table.html")
     return environment.get_template("page.html").render(
         report=report,
@@ -32,31 +32,33 @@ def render(report: Report) -> str:
         ranking_table=lambda setting: Markup(table.render(setting=setting)),
         first_cards=_extremes(report.galleries[0]) if report.galleries else (),
         data=Markup(embedded(_data(report))),
-        css=own["page.css"],
-        script=own["page.js"],
+        css=assets["page.css"],
+        script=assets["page.js"],
     )
 
 
 def embedded(value: object) -> str:
-    """JSON that may stand inside a <script>: nothing in it ends the element or begins markup."""
+    """JSON that is safe inside a <script>: nothing in it ends the element or starts markup."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
 
 
-def _own(name: str) -> str:
+def _asset(name: str) -> str:
     return files("qrp_store.rendering").joinpath(name).read_text("utf-8")
 
 
 def _verdict(report: Report) -> str:
     rows = report.main.rows
     best = rows[0]
-    said = (
+    leader = (
         f"The {report.n_concepts:,} concepts of “{apart(report.main.concepts)}” explain {_percent(best.nmi_mean)} of "
         f"the entropy of {apart(best.backbone)}'s {report.main.clusters:,} clusters over {report.n:,} images"
     )
-    return f"{said}; of {apart(rows[-1].backbone)}'s, {_percent(rows[-1].nmi_mean)}." if len(rows) > 1 else f"{said}."
+    if len(rows) == 1:
+        return f"{leader}."
+    return f"{leader}, and {_percent(rows[-1].nmi_mean)} for {apart(rows[-1].backbone)}."
 
 
 def _percent(share: float) -> str:
@@ -64,24 +66,24 @@ def _percent(share: float) -> str:
 
 
 def explainable(gallery: Gallery) -> list[ClusterView]:
-    """The clusters that have test images, most explainable (least cross-entropy) first."""
+    """Clusters with test images, most explainable (lowest cross-entropy) first."""
     known = [c for c in gallery.clusters if c.cross_entropy is not None]
     return sorted(known, key=lambda c: (c.cross_entropy or 0.0, c.number))
 
 
 def _extremes(gallery: Gallery) -> list[ClusterView]:
-    """What a reader without scripts sees: the most and the least explainable clusters."""
+    """The most and the least explainable clusters, for readers without scripts."""
     ordered = explainable(gallery)
     return ordered if len(ordered) <= 2 * _WITHOUT_SCRIPT else ordered[:_WITHOUT_SCRIPT] + ordered[-_WITHOUT_SCRIPT:]
 
 
 def _data(report: Report) -> dict[str, Any]:
-    """What the script draws the clusters from, in short: see page.js for the order of a cluster's values."""
+    """The clusters in a compact form for the script; page.js documents the order of a cluster's values."""
     concepts: dict[tuple[str, str | None], int] = {}
     for gallery in report.galleries:
         for cluster in gallery.clusters:
-            for told in cluster.concepts:
-                concepts.setdefault((told.name, told.group), len(concepts))
+            for concept in cluster.concepts:
+                concepts.setdefault((concept.name, concept.group), len(concepts))
     groups = {group: i for i, group in enumerate(dict.fromkeys(g for _, g in concepts if g is not None))}
     return {
         "concepts": [[name, None if group is None else groups[group]] for name, group in concepts],
@@ -104,9 +106,9 @@ def _data(report: Report) -> dict[str, Any]:
 
 
 def _cluster(cluster: ClusterView, concepts: dict[tuple[str, str | None], int]) -> list[Any]:
-    told = [[concepts[c.name, c.group], _rounded(c.weight, 2), _rounded(c.lift, 1), c.n] for c in cluster.concepts]
+    defining = [[concepts[c.name, c.group], _rounded(c.weight, 2), _rounded(c.lift, 1), c.n] for c in cluster.concepts]
     numbers = [_rounded(cluster.cross_entropy, 3), _rounded(cluster.top1, 2), _rounded(cluster.mi_nats, _DIGITS)]
-    return [cluster.number, cluster.size, cluster.n_test, *numbers, told, list(cluster.pictures)]
+    return [cluster.number, cluster.size, cluster.n_test, *numbers, defining, list(cluster.pictures)]
 
 
 def _rounded(value: float | None, places: int) -> float | None:

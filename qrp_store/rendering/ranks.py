@@ -1,4 +1,4 @@
-"""How far two rankings agree."""
+"""Agreement of two rankings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's correlation of two rankings, equal values sharing their mean rank.
+    """Return Spearman's rank correlation; tied values share their mean rank.
 
-    None for fewer than two values, or when one of the two ranks nothing.
+    Return None for fewer than two values, or when all values of one ranking are equal.
     """
     try:
         return statistics.correlation(_ranks(first), _ranks(second))

@@ -153,13 +153,13 @@ def test_searching_a_concept_shows_the_clusters_it_drives(opened: Any) -> None:
         number(card.find_element(By.XPATH, ".//li[.//mark]//span[@class='number']").text.split()[1]) for card in shown
     ]
     assert weights == sorted(weights, reverse=True)
-    assert "apple" in opened.find_element(By.ID, "found").text.lower()
+    assert "apple" in opened.find_element(By.ID, "status").text.lower()
     keep(opened, "search")
     search.clear()
     search.send_keys("nothing is called like this", Keys.ENTER)
     assert cards(opened) == []
-    assert opened.find_element(By.ID, "found").text.startswith("0 of 12")
-    assert "none has" in opened.find_element(By.ID, "found").text
+    assert opened.find_element(By.ID, "status").text.startswith("0 of 12")
+    assert "none has" in opened.find_element(By.ID, "status").text
     assert not opened.find_element(By.ID, "sort").is_enabled()
 
 
@@ -190,8 +190,8 @@ def test_the_ranking_sorts_by_a_column_and_says_so(opened: Any) -> None:
 
 
 def test_two_backbones_stand_side_by_side(opened: Any) -> None:
-    beside = Select(opened.find_element(By.ID, "beside"))
-    beside.select_by_visible_text("noisy")
+    compared = Select(opened.find_element(By.ID, "compare"))
+    compared.select_by_visible_text("noisy")
     pairs = opened.find_elements(By.CSS_SELECTOR, "#cards .pair")
     assert len(pairs) == 12
     assert "overlap" in pairs[0].text
@@ -212,7 +212,7 @@ def test_a_keyboard_and_a_screen_reader_find_their_way(opened: Any) -> None:
     found = opened.execute_script(levels)
     assert found[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(found))
-    assert opened.find_element(By.ID, "found").get_attribute("role") == "status"
+    assert opened.find_element(By.ID, "status").get_attribute("role") == "status"
     assert opened.execute_script("return document.documentElement.lang") == "en"
 
 
