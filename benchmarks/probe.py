@@ -86,7 +86,7 @@ def plain(x: ConceptMatrix, clusters: np.ndarray, n_clusters: int, options: Prob
         for y, c in loader:
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(y), c)
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss * (len(c) / options.batch_size)).backward()  # a short batch counts by its share
             optimizer.step()
             total += loss.item() * len(c)
         seconds.append(time.perf_counter() - began)

@@ -57,6 +57,11 @@ class ProbeRequest:
         own = {name: value for name, value in vars(self).items() if name not in ("options", "device")}
         return {**vars(self.options), **{k: v for k, v in own.items() if v or k not in _YOUNGER}}
 
+    @property
+    def algorithm(self) -> int:
+        """Version of what is computed, for the fingerprint."""
+        return self.options.algorithm
+
     @classmethod
     def of(cls, document: Mapping[str, Any], device: str) -> ProbeRequest:
         """The request whose `document()` this is."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from qrp_store.probing.reverse import ProbeFit
     from qrp_store.probing.stack import Problem
 
-ALGORITHM = 1
-
 
 @dataclass(eq=False)
 class Turn:
@@ -230,15 +228,16 @@ class Evaluation:
     def _spec(self, clustering: StoredClustering, joined: JoinedConcepts) -> Spec:
         options = self.request.document()
         own = clustering.artifact.spec
+        algorithm = self.request.algorithm
         setting = {
             "dataset": self.dataset.fingerprint,
             "concepts": [part.artifact.identity for part in joined.parts],
             "clustering": own.get("options"),
             "probe": options,
-            "algorithm": ALGORITHM,
+            "algorithm": algorithm,
         }
         document = {
-            "algorithm": ALGORITHM,
+            "algorithm": algorithm,
             "dataset": self.dataset.fingerprint,
             "clustering": clustering.artifact.identity,
             "concepts": [part.artifact.identity for part in joined.parts],

@@ -124,6 +124,7 @@ def rerun(store: Store, reference: str, *, device: str | None = None, progress: 
     from qrp_store.probing.device import using_threads
 
     question = asked(store, reference, device)
+    _require_same_algorithm(question)
     recorded = question.result.artifact.provenance
     started = time.perf_counter()
     with using_threads(recorded.get("threads")):
@@ -152,6 +153,17 @@ def rerun(store: Store, reference: str, *, device: str | None = None, progress: 
         threads=now["threads"],
         timings={"total_s": time.perf_counter() - started},
     )
+
+
+def _require_same_algorithm(question: Asked) -> None:
+    """Raise InvalidInput for a result of an older version of the method, whose numbers this one does not compute."""
+    artifact = question.result.artifact
+    made, now = artifact.spec.get("algorithm", 1), question.request.algorithm
+    if made != now:
+        told = f"{artifact.id} was computed by version {made} of the method; this qrp-store computes version {now}"
+        raise InvalidInput(
+            told, hint="evaluate again for a new result, or rerun it with the qrp-store named by `show --json`"
+        )
 
 
 def _differences(stored: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> Iterator[Difference]:

@@ -9,6 +9,10 @@ moves without looking at W,
 and g need never be written down: the sum over samples goes straight into U. It is the same W in exact arithmetic, and
 no less exact in float32: U is as much larger than m as it counts less. Where no such c exists (λ = 0, or a large η λ),
 the step is done as it stands.
+
+g is the sum over the batch divided by `batch_size`, so a short last batch counts by its share. Divided by its own
+size, a batch of a few samples would take a full step at a high learning rate, and the score would depend on n modulo
+`batch_size`.
 """
 
 from __future__ import annotations
@@ -58,7 +62,7 @@ class CpuDescent:
             assert batch.samples is not None
             losses, residual = residuals(batch, self.table)
             loss += losses.sum(dtype=torch.float64)
-            keep, scale = self._options.momentum, 1 / len(batch)
+            keep, scale = self._options.momentum, 1 / self._options.batch_size
             if self._c > 0:
                 reach = lr * self._c
                 batch.samples.sum_into(

@@ -93,8 +93,7 @@ class ResidentDescent:
         at = torch.from_numpy(np.concatenate(orders)).to(self._device)
         (entries,) = self._part.entries(at, 1)
         (inputs,) = zip(*self._part.group(at, len(at), entries, entries), strict=True)
-        scale = np.repeat(1 / np.maximum(counts, 1), counts).astype(np.float32)[:, np.newaxis]
-        losses = self._take(self._part.batch(inputs, entries), torch.from_numpy(scale).to(self._device), counts)
+        losses = self._take(self._part.batch(inputs, entries), counts)
         # on the host, where a sum for each probe costs no kernel
         return torch.stack([part.sum(dtype=torch.float64) for part in torch.split(losses.cpu(), counts)])
 
@@ -110,13 +109,14 @@ class ResidentDescent:
 
     def _take_whole(self, batch: Batch) -> None:
         """One step over a whole batch of each. Nothing in it asks the device for a number: it can be recorded."""
-        losses = self._take(batch, 1 / self._size)
+        losses = self._take(batch)
         self._losses += losses.view(len(self._tables), self._size).sum(dim=1, dtype=torch.float64)
 
-    def _take(self, batch: Batch, scale: float | torch.Tensor, counts: Sequence[int] | None = None) -> torch.Tensor:
+    def _take(self, batch: Batch, counts: Sequence[int] | None = None) -> torch.Tensor:
+        """One step. A short batch is divided by the size of a whole one, so that it counts by its share."""
         assert batch.samples is not None
         losses, residual = residuals(batch, self.table)
-        self._descend(batch.samples.sum(residual.mul_(scale))[: len(self.table)], counts)
+        self._descend(batch.samples.sum(residual.mul_(1 / self._size))[: len(self.table)], counts)
         return losses
 
     def _descend(self, gradient: torch.Tensor, counts: Sequence[int] | None = None) -> None:

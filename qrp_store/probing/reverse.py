@@ -58,6 +58,14 @@ class ProbeOptions:
         if self.protocol == "laina2022" and self.solver == "lbfgs" and self.weight_decay == 0:
             raise InvalidInput("solver lbfgs needs a weight decay above 0: without it there may be no optimum")
 
+    @property
+    def algorithm(self) -> int:
+        """Version of what these options compute: results of two versions have different numbers.
+
+        sgd   2: the gradient of a short last batch is divided by `batch_size` (1: by the batch's own size).
+        """
+        return 2 if self.solver == "sgd" else 1
+
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1. Milestones round down; the first epoch has the full rate."""
         milestones = (max(1, self.epochs * 3 // 5), max(1, self.epochs * 4 // 5))

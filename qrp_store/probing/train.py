@@ -46,7 +46,8 @@ def fit(
     Laina et al. 2022:
 
     sgd     W and b start at 0; `numpy.random.default_rng(seed).permutation(n)` gives each epoch's order; the last short
-            batch is used; weight decay holds for W and b. The epoch of least validation cross-entropy is handed back.
+            batch is used, its gradient scaled by its size / `batch_size`; weight decay holds for W and b. The epoch of
+            least validation cross-entropy is returned.
             Epoch 0 stands for the model that looks at no concept: W = 0 and b = log((n_k + ½) / (n + K/2)) of the
             training counts (SGD itself still starts from zeros), so that a probe which only overfits scores about 0.
     lbfgs   the minimum of the whole training part's objective, whatever `epochs` says, without early stopping.

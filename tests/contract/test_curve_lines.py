@@ -41,7 +41,7 @@ def test_thresholds_leave_the_surer_labels(qrp: Any, own: Path, sql: Any) -> Non
     assert (low["threshold"], high["threshold"]) == (0.7, 0.85)
     assert low["nmi"] == result["nmi"]  # objects have 0.9, traits 0.8
     assert (low["n_concepts"], high["n_concepts"], high["n_labels"]) == (9, 6, 400)
-    assert high["nmi"] > 0.4
+    assert high["nmi"] > 0.25
     (more,) = qrp.ok(*ONE, "--backbone", "sharp", "--thresholds", "0.95", store=own)["results"]
     assert more["cached"]
     assert more["id"] == result["id"]

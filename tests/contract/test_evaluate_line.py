@@ -60,7 +60,7 @@ def test_what_people_can_name_scores_above_what_they_cannot(world: Any) -> None:
 
     assert nmi("sharp") > nmi("dull") > nmi("noise")
     assert nmi("noise") < 0.02
-    assert nmi("sharp") > 0.3
+    assert nmi("sharp") > 0.25
 
 
 def test_the_training_loss_its_gradient_and_converged(world: Any) -> None:

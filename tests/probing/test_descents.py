@@ -49,7 +49,7 @@ def torch_sgd(x: ConceptMatrix, c: np.ndarray, options: ProbeOptions, orders, ra
             for at in torch.from_numpy(order).split(options.batch_size):
                 sgd.zero_grad()
                 loss = torch.nn.functional.cross_entropy(y[at] @ table, target[at])
-                loss.backward()
+                (loss * (len(at) / options.batch_size)).backward()
                 sgd.step()
                 losses[-1] += loss.item() * len(at)
     return losses, table.detach().numpy()

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
+from qrp_store.probing.metrics import score
 from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import fit
@@ -31,7 +32,7 @@ def plain_script(y, c, y_val, c_val, n_clusters, options, seed):
         for rows, targets in DataLoader(data, options.batch_size, sampler=rng.permutation(len(c)).tolist()):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(rows), targets)
-            loss.backward()
+            (loss * (len(targets) / options.batch_size)).backward()  # a short batch counts by its share
             optimizer.step()
             total += loss.item() * len(targets)
         schedule.step()
@@ -206,3 +207,27 @@ def test_timings_are_seconds(world):
 
 def _ends(x: ConceptMatrix):
     return zip(x.indptr, x.indptr[1:], strict=False)
+
+
+@pytest.mark.parametrize(
+    "size, n_train", [(16, range(256, 289)), (32, range(256, 321)), (64, range(256, 385)), (512, range(500, 521))]
+)
+def test_the_score_is_continuous_in_the_number_of_samples(size, n_train):
+    """Over two periods of three batch sizes, and where the part becomes longer than one batch."""
+    rng = np.random.default_rng(0)
+    n, n_clusters, held_out = 800 + n_train[-1], 8, 400
+    c = np.arange(n) % n_clusters
+    named = np.where(rng.random(n) < 0.7, c, rng.integers(0, n_clusters, n))
+    words = n_clusters + rng.integers(0, 40, 3 * n)
+    x = ConceptMatrix.from_pairs(np.r_[np.arange(n), np.repeat(np.arange(n), 3)], np.r_[named, words], n, 48)
+    val, test = np.split(np.arange(2 * held_out), 2)
+    options = ProbeOptions(batch_size=size, lr=0.5 if size < 512 else 3.5, epochs=40)
+    scores = []
+    for count in n_train:
+        train = 2 * held_out + np.arange(count)
+        found = fit(x.take(train), c[train], x.take(val), c[val], n_clusters, options, seed=0)
+        scores.append(score(found, x.take(test), c[test], seed=0, bootstrap=200))
+    jumps = np.abs(np.diff([found.nmi for found in scores]))
+    errors = [(found.nmi_ci_hi - found.nmi_ci_lo) / 3.92 for found in scores[1:]]
+    assert np.all(jumps < errors)
+    assert min(found.nmi for found in scores) > 0.35
