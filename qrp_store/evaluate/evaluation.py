@@ -296,7 +296,7 @@ class Evaluation:
             held.clustering.artifact.id,
             [part.artifact.id for part in held.unit.joined.parts],
             row,
-            [(*scores, *best) for scores, best in zip(outcome.cluster_scores(), outcome.best_concepts(), strict=True)],
+            outcome.cluster_scores(),
             outcome.cluster_concepts(),
             outcome.group_scores(),
             outcome.concept_scores(),

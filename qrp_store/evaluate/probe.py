@@ -14,6 +14,7 @@ import numpy as np
 from qrp_store.arrays.blocked import save_array
 from qrp_store.arrays.root import Root
 from qrp_store.catalog.entities.clusterings import StoredClustering
+from qrp_store.catalog.model.values import ClusterConcept, ClusterScore, ConceptScore, GroupScore
 from qrp_store.errors import QrpStoreError
 from qrp_store.evaluate.data import Concepts, JoinedConcepts, ProbeData, ProbeRequest, load
 from qrp_store.probing.reverse import ProbeFit
@@ -23,8 +24,8 @@ from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
 
 if TYPE_CHECKING:
+    from qrp_store.probing import controls
     from qrp_store.probing.alone import Alone
-    from qrp_store.probing.controls import GroupScore, Null
     from qrp_store.probing.explain import Explanation
     from qrp_store.probing.metrics import Score
     from qrp_store.probing.stack import Problem
@@ -44,8 +45,8 @@ class Outcome:
     n_parts: tuple[int, int, int]
     train_cross_entropy_nats: float
     alone: Alone
-    groups: tuple[GroupScore, ...]
-    null: Null | None
+    groups: tuple[controls.GroupScore, ...]
+    null: controls.Null | None
     load_s: float
     score_s: float
 
@@ -103,54 +104,58 @@ class Outcome:
             "nmi_adjusted": None if null is None or nmi is None else null.adjusted(nmi),
         }
 
-    def cluster_scores(self) -> list[tuple[int, int, float | None, float | None, float]]:
-        """cluster, n_test, cross-entropy, top-1, share of the MI; None where a cluster has no test sample."""
-        per = self.score.per_cluster
-        columns = (per.n_test, per.cross_entropy_nats, per.top1, per.mi_nats)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        return [(k, n, _number(ce), _number(top1), mi) for k, (n, ce, top1, mi) in enumerate(rows)]
-
-    def best_concepts(self) -> list[tuple[str | None, float | None]]:
-        """For each cluster the concept that alone says most about it, and its share of that one's MI."""
-        if not self.concepts.names:
-            return [(None, None)] * len(self.alone.best)
-        names = (self.concepts.names[j] for j in self.alone.best)
+    def cluster_scores(self) -> list[ClusterScore]:
+        """The scores of each cluster; None where it has no test image."""
+        per, alone = self.score.per_cluster, self.alone
+        rows = zip(*(c.tolist() for c in (per.n_test, per.cross_entropy_nats, per.top1, per.mi_nats)), strict=True)
+        best = zip(alone.best.tolist(), map(_number, alone.best_mi_nats.tolist()), strict=True)
         return [
-            (None, None) if share is None else (name, share)
-            for name, share in zip(names, map(_number, self.alone.best_mi_nats.tolist()), strict=True)
+            ClusterScore(k, n, _number(ce), _number(top1), mi, *self._named(concept, share))
+            for k, ((n, ce, top1, mi), (concept, share)) in enumerate(zip(rows, best, strict=True))
         ]
 
-    def concept_scores(self) -> list[tuple[int, str, str | None, int, int, float | None, float]]:
-        """rank from 1, concept, its group, n in training and test part, nmi and MI alone; the best ones."""
-        told, entropy = self.alone, self.score.entropy_nats
+    def _named(self, concept: int, share: float | None) -> tuple[str | None, float | None]:
+        if share is None or not self.concepts.names:
+            return None, None
+        return self.concepts.names[concept], share
+
+    def concept_scores(self) -> list[ConceptScore]:
+        """The scores of the best concepts alone, best on the validation part first."""
+        alone, entropy = self.alone, self.score.entropy_nats
         return [
-            (
-                rank,
-                self.concepts.names[j],
-                self.concepts.groups[j],
-                int(told.n_train[j]),
-                int(told.n_test[j]),
-                float(told.mi_nats[j] / entropy) if entropy > 0 else None,
-                float(told.mi_nats[j]),
+            ConceptScore(
+                rank=rank,
+                concept=self.concepts.names[j],
+                concept_group=self.concepts.groups[j],
+                n_train=int(alone.n_train[j]),
+                n_test=int(alone.n_test[j]),
+                nmi=float(alone.mi_nats[j] / entropy) if entropy > 0 else None,
+                mi_nats=float(alone.mi_nats[j]),
             )
-            for rank, j in enumerate(told.ranked[:MOST_CONCEPTS].tolist(), 1)
+            for rank, j in enumerate(alone.ranked[:MOST_CONCEPTS].tolist(), 1)
         ]
 
-    def cluster_concepts(self) -> list[tuple[int, int, str, str | None, float, float | None, int]]:
-        """cluster, rank from 1, concept, its group, weight, lift, n."""
-        told = self.explanation
-        rows = []
-        for k, line in enumerate(told.concept.tolist()):
-            for place, concept in enumerate(line):
-                if concept >= 0:
-                    weight, lift, n = told.weight[k, place], told.lift[k, place], told.n[k, place]
-                    name, group = self.concepts.names[concept], self.concepts.groups[concept]
-                    rows.append((k, place + 1, name, group, float(weight), _number(float(lift)), int(n)))
-        return rows
+    def cluster_concepts(self) -> list[ClusterConcept]:
+        """The concepts that define each cluster, largest weight first."""
+        top = self.explanation
+        return [
+            ClusterConcept(
+                cluster=k,
+                rank=place + 1,
+                concept=self.concepts.names[concept],
+                concept_group=self.concepts.groups[concept],
+                weight=float(top.weight[k, place]),
+                lift=_number(float(top.lift[k, place])),
+                n=int(top.n[k, place]),
+            )
+            for k, line in enumerate(top.concept.tolist())
+            for place, concept in enumerate(line)
+            if concept >= 0
+        ]
 
-    def group_scores(self) -> list[tuple[str, str, float, float]]:
-        """group, role, nmi, MI; nothing without --ablate."""
-        return [(g.group, g.role, g.nmi, g.mi_nats) for g in self.groups]
+    def group_scores(self) -> list[GroupScore]:
+        """The scores of the concept groups; none without --ablate."""
+        return [GroupScore(score.group, score.role, score.nmi, score.mi_nats) for score in self.groups]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -250,7 +255,7 @@ def conclude(ready: Prepared, found: ProbeFit | QrpStoreError, progress: Progres
 
 def _controls(
     trial: Trial, concepts: Concepts, whole: Score, request: ProbeRequest, seed: int, progress: Progress
-) -> tuple[tuple[GroupScore, ...], Null | None]:
+) -> tuple[tuple[controls.GroupScore, ...], controls.Null | None]:
     """The scores by concept group and the null distribution, as far as they are asked for."""
     from qrp_store.probing.controls import ablate, null_distribution
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qrp_store.arrays.blocked import load_array
 from qrp_store.catalog.entities import clusterings, results
 from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.catalog.entities.results import StoredResult
+from qrp_store.catalog.model.values import CLOSE, TABLES, ConceptScore, ResultValues, entries
 from qrp_store.catalog.overview import references
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import probe
@@ -22,39 +24,8 @@ from qrp_store.progress import Progress, silent
 from qrp_store.store import Store
 
 SCHEMA = "qrp-store/rerun/1"
-TOLERANCE = 1e-3
-"""How far scores (nats, or fractions) may be off where equal bits are not promised: another device, version or CPU."""
-_SCORES = [
-    "entropy_nats",
-    "cross_entropy_nats",
-    "mi_nats",
-    "mi_bits",
-    "nmi",
-    "nmi_ci_lo",
-    "nmi_ci_hi",
-    "top1",
-    "top5",
-    "train_loss",
-    "train_cross_entropy_nats",
-    "entropy_miller_madow_nats",
-    "null_nmi_mean",
-    "null_nmi_std",
-    "nmi_adjusted",
-]
-_OTHERS = [
-    "n_train",
-    "n_val",
-    "n_test",
-    "n_concepts",
-    "grad_norm",
-    "converged",
-    "epochs_run",
-    "best_epoch",
-    "weight_decay",
-    "n_permutations",
-    "p_value",
-]
-_EPOCH = ["epoch", "train_loss", "val_cross_entropy", "weight_decay"]
+TOLERANCE = CLOSE
+_EPOCH = ("epoch", "train_loss", "val_cross_entropy", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -69,7 +40,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Difference:
-    """A number that did not come out the same. For tables of numbers, the largest difference stands alone."""
+    """A value that did not come out the same. Of a table's column: the largest difference; of a text: infinite."""
 
     name: str
     stored: float | None
@@ -118,8 +89,9 @@ def asked(store: Store, reference: str, device: str | None = None) -> Asked:
 def rerun(store: Store, reference: str, *, device: str | None = None, progress: Progress = silent) -> RerunReport:
     """Train and score a result's probe again, from its stored clustering, split, concepts, options and seed.
 
-    Nothing is written. On the CPU it uses as many threads as the first time, and has to be equal to the bit when
-    library versions and instruction set are the same; else scores have to agree within TOLERANCE.
+    Nothing is written. On the CPU it uses as many threads as the first time, and every value must be equal to the bit
+    when library versions and instruction set are the same; otherwise each must agree within its own tolerance
+    (`catalog.model.values`).
     """
     from qrp_store.probing.device import using_threads
 
@@ -134,8 +106,6 @@ def rerun(store: Store, reference: str, *, device: str | None = None, progress: 
     same = same and now["device"] == "cpu"
     before = _stored(store, question.result)
     differences = tuple(_differences(before, _recomputed(outcome)))
-    matter = [d for d in differences if same or d.name in (*_SCORES, "group_scores")]
-    tolerance = 0.0 if same else TOLERANCE
     row = question.result.row
     return RerunReport(
         schema=SCHEMA,
@@ -145,8 +115,8 @@ def rerun(store: Store, reference: str, *, device: str | None = None, progress: 
         concepts=row["concepts"],
         nmi=outcome.row(0.0)["nmi"],
         equal=not differences,
-        agrees=all(d.difference <= tolerance for d in matter),
-        tolerance=tolerance,
+        agrees=not differences if same else all(map(_within, differences)),
+        tolerance=0.0 if same else TOLERANCE,
         differences=differences,
         n_compared=len(before),
         device=outcome.fit.device,
@@ -166,10 +136,29 @@ def _require_same_algorithm(question: Asked) -> None:
         )
 
 
-def _differences(stored: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> Iterator[Difference]:
+Column = NDArray[np.float64] | list[str | None]
+"""A value, a column of a table in the order of its keys, or an array; texts as a list."""
+
+
+def _within(difference: Difference) -> bool:
+    """Whether a difference is one that another device or library version may make."""
+    tolerance = _TOLERANCES.get(difference.name)
+    return tolerance is None or difference.difference <= tolerance
+
+
+_TOLERANCES: Mapping[str, float | None] = {
+    **{entry.name: entry.about.tolerance for entry in entries(ResultValues)},
+    **{f"{view}.{entry.name}": entry.about.tolerance for view, of in TABLES.items() for entry in entries(of)},
+}
+
+
+def _differences(stored: Mapping[str, Column], recomputed: Mapping[str, Column]) -> Iterator[Difference]:
     for name, before in stored.items():
-        now = found[name]
-        if before.shape != now.shape:
+        now = recomputed[name]
+        if isinstance(before, list) or isinstance(now, list):
+            if before != now:
+                yield Difference(name, None, None, float("inf"))
+        elif before.shape != now.shape:
             yield Difference(name, None, None, float("inf"))
         elif not np.array_equal(before, now, equal_nan=True):
             # a number where there was none is as far off as can be
@@ -183,41 +172,49 @@ def _differences(stored: Mapping[str, np.ndarray], found: Mapping[str, np.ndarra
             )
 
 
-def _stored(store: Store, result: StoredResult) -> dict[str, np.ndarray]:
-    """Every number of a result by name, as float64; tables of them as arrays."""
-    row = result.row
-    tables = [
-        store.sql(f"SELECT {columns} WHERE result_id = ?", (result.artifact.id,)).table.rows
-        for columns in (
-            "cluster, n_test, cross_entropy_nats, top1, mi_nats FROM cluster_scores",
-            "concept_group, role, nmi, mi_nats FROM group_scores",
-            "rank, concept, concept_group, n_train, n_test, nmi, mi_nats FROM concept_scores",
-        )
-    ]
+def _stored(store: Store, result: StoredResult) -> dict[str, Column]:
+    """Every value of a result that is computed again, by name; without those that it is too old to have."""
+    identifier, row = result.artifact.id, result.row
+    rows: dict[str, list[tuple[Any, ...]]] = {}
+    for view, of in TABLES.items():
+        columns = ", ".join(entry.name for entry in entries(of))
+        query = f"SELECT {columns} FROM {view} WHERE result_id = ?"
+        rows[view] = store.sql(query, (identifier,)).table.rows
     weights = load_array(store.arrays, row["weights_path"], row["weights_checksum"])
-    return _numbers(row, tables[0], tables[1], tables[2], weights)
+    values = _values(results.values(store.catalog, identifier) | {"history": row["history"]}, rows, weights)
+    young = {f"{view}.{entry.name}" for view, of in TABLES.items() for entry in entries(of) if entry.about.young}
+    young |= {entry.name for entry in entries(ResultValues) if entry.about.young}
+    if not rows["concept_scores"]:  # results of version 0.1 have none
+        young |= {f"concept_scores.{entry.name}" for entry in entries(ConceptScore)}
+    return {name: value for name, value in values.items() if name not in young or not _empty(value)}
 
 
-def _recomputed(outcome: Outcome) -> dict[str, np.ndarray]:
-    return _numbers(
-        outcome.row(0.0), outcome.cluster_scores(), outcome.group_scores(), outcome.concept_scores(), outcome.weights
-    )
+def _empty(value: Column) -> bool:
+    return not any(text is not None for text in value) if isinstance(value, list) else bool(np.isnan(value).all())
 
 
-def _numbers(
-    row: Mapping[str, Any],
-    clusters: Sequence[tuple[Any, ...]],
-    groups: Sequence[tuple[Any, ...]],
-    alone: Sequence[tuple[Any, ...]],
-    weights: np.ndarray,
-) -> dict[str, np.ndarray]:
-    epochs = [[epoch[name] for name in _EPOCH] for epoch in row["history"]]
-    return {
-        **{name: np.array(row[name], np.float64) for name in (*_SCORES, *_OTHERS)},
-        "history": np.array(epochs, np.float64),
-        "cluster_scores": np.array(sorted(clusters), np.float64),
-        "group_scores": np.array([score[2:] for score in sorted(groups)], np.float64),
-        # results of version 0.1 do not know them
-        **({"concept_scores": np.array([score[3:] for score in sorted(alone)], np.float64)} if alone else {}),
-        "weights": weights.astype(np.float64),
+def _recomputed(outcome: Outcome) -> dict[str, Column]:
+    rows: dict[str, Sequence[tuple[Any, ...]]] = {
+        "cluster_scores": outcome.cluster_scores(),
+        "cluster_concepts": outcome.cluster_concepts(),
+        "group_scores": outcome.group_scores(),
+        "concept_scores": outcome.concept_scores(),
     }
+    return _values(outcome.row(0.0), rows, outcome.weights)
+
+
+def _values(
+    row: Mapping[str, Any], tables: Mapping[str, Sequence[tuple[Any, ...]]], weights: np.ndarray
+) -> dict[str, Column]:
+    epochs = [[epoch[name] for name in _EPOCH] for epoch in row["history"]]
+    result: dict[str, Column] = {
+        entry.name: np.array(row[entry.name], np.float64) for entry in entries(ResultValues) if entry.about.checked
+    }
+    for view, of in TABLES.items():
+        declared = entries(of)
+        keys = [number for number, entry in enumerate(declared) if entry.about.key]
+        ordered = sorted(tables[view], key=lambda values: [values[number] for number in keys])
+        for number, entry in enumerate(declared):
+            column = [values[number] for values in ordered]
+            result[f"{view}.{entry.name}"] = column if entry.kind is str else np.array(column, np.float64)
+    return {**result, "history": np.array(epochs, np.float64), "weights": weights.astype(np.float64)}

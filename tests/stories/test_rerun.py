@@ -11,11 +11,19 @@ from typing import Any
 import pytest
 import torch
 
+from qrp_store.catalog.model.values import TABLES, ResultValues, entries
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
 from qrp_store.evaluate.rerun import rerun
 from qrp_store.store import Store, open_store
 
+STORED = {
+    "results": "result",
+    "cluster_scores": "cluster_score",
+    "cluster_concepts": "cluster_concept",
+    "group_scores": "group_score",
+    "concept_scores": "concept_score",
+}
 WAYS: list[dict[str, Any]] = [
     {"epochs": 3, "bootstrap": 40},
     {"epochs": 2, "permute": True, "labelled_only": True, "min_count": 2, "ablate": True},
@@ -70,6 +78,22 @@ def test_a_number_that_was_changed_is_found(apples: Store, tmp_path: Path) -> No
     assert difference.recomputed == result.nmi
     assert difference.difference == pytest.approx(1e-4)
     assert (report.equal, report.agrees) == (False, False)
+
+
+def test_every_value_that_was_changed_is_found(apples: Store, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 2, "permutations": 2, "bootstrap": 20, "ablate": True}
+    (result,) = evaluate(apples, dataset="fruit", imported=["combined"], concepts=["named"], **options).results
+    for view, table in STORED.items():
+        for entry in entries(TABLES.get(view, ResultValues)):
+            if not entry.about.stored or not entry.about.checked or entry.about.key:
+                continue
+            changed = f"{entry.name} || 'x'" if entry.kind is str else f"1 - {entry.name}"
+            name = entry.name if view == "results" else f"{view}.{entry.name}"
+            with forged(apples, tmp_path / name, f"UPDATE {table} SET {entry.name} = {changed}") as store:
+                report = rerun(store, result.id)
+            assert name in [difference.name for difference in report.differences]
+            assert not report.agrees
+            shutil.rmtree(tmp_path / name)
 
 
 def test_under_another_version_scores_agree_within_a_tolerance(apples: Store, tmp_path: Path) -> None:

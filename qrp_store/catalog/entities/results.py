@@ -15,6 +15,7 @@ from qrp_store.catalog.entities.concept_sets import StoredConcepts
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.catalog.lifecycle.lease import Claim
 from qrp_store.catalog.model import tables as t
+from qrp_store.catalog.model.values import ClusterConcept, ClusterScore, ConceptScore, GroupScore, ResultValues, entries
 from qrp_store.errors import NotFound
 from qrp_store.records import Artifact, Dataset
 
@@ -37,18 +38,16 @@ def commit(
     clustering_id: str,
     concept_ids: Sequence[str],
     row: Mapping[str, Any],
-    scores: Sequence[tuple[int, int, float | None, float | None, float, str | None, float | None]],
-    concepts: Sequence[tuple[int, int, str, str | None, float, float | None, int]],
-    groups: Sequence[tuple[str, str, float, float]],
-    alone: Sequence[tuple[int, str, str | None, int, int, float | None, float]],
+    scores: Sequence[ClusterScore],
+    concepts: Sequence[ClusterConcept],
+    groups: Sequence[GroupScore],
+    alone: Sequence[ConceptScore],
     provenance: Mapping[str, Any],
 ) -> int:
-    """Write a result and make it ready; returns its version. NotFound when what it is made from was retired meanwhile.
+    """Write a result and make it ready; return its version.
 
-    `scores`: cluster, n_test, cross-entropy (nats), top-1, share of MI (nats), best concept and its share.
-    `concepts`: cluster, rank, concept,
-    group, weight, lift, n. `groups`: group, role, nmi, MI (nats). `alone`: rank, concept, group, n in
-    training and test part, nmi, MI (nats).
+    `row` holds the stored values of ResultValues with history, timings and weights. Raises NotFound when an input was
+    retired meanwhile.
     """
     with catalog.write() as connection:
         lease.fence(connection, claimed)
@@ -65,13 +64,16 @@ def commit(
                 **row,
             )
         )
-        own = claimed.pk
-        used = [(own, pks[identifier], place) for place, identifier in enumerate(concept_ids)]
+        used = [(claimed.pk, pks[identifier], place) for place, identifier in enumerate(concept_ids)]
         bulk.put(connection, t.result_concept_set, ("result_pk", "concept_set_pk", "place"), used)
-        bulk.put(connection, t.cluster_score, t.cluster_score.c.keys(), [(own, *s) for s in scores])
-        bulk.put(connection, t.cluster_concept, t.cluster_concept.c.keys(), [(own, *c) for c in concepts])
-        bulk.put(connection, t.group_score, t.group_score.c.keys(), [(own, *g) for g in groups])
-        bulk.put(connection, t.concept_score, t.concept_score.c.keys(), [(own, *a) for a in alone])
+        tables: Sequence[tuple[sa.Table, Sequence[tuple[Any, ...]]]] = (
+            (t.cluster_score, scores),
+            (t.cluster_concept, concepts),
+            (t.group_score, groups),
+            (t.concept_score, alone),
+        )
+        for table, rows in tables:
+            bulk.put(connection, table, table.c.keys(), [(claimed.pk, *values) for values in rows])
         return lease.commit(connection, claimed, provenance)
 
 
@@ -91,6 +93,16 @@ def by_id(catalog: Catalog, identifier: str) -> StoredResult:
         raise NotFound(f"no result {identifier!r}", hint="qrp-store ls results")
     own = {c.name: row[f"result_{c.name}"] for c in t.result.c if not c.name.endswith("_pk")}
     return StoredResult(lease.artifact_of(row), own, row["clustering_id"])
+
+
+def values(catalog: Catalog, identifier: str) -> dict[str, Any]:
+    """The ResultValues of a ready result as the views show them, and its `timings`. Raises NotFound."""
+    row = by_id(catalog, identifier).row
+    query = "SELECT * FROM result_versions WHERE id = :id"
+    with catalog.read() as connection:
+        shown = connection.execute(sa.text(query), {"id": identifier}).mappings().one()
+    flags = {entry.name: bool(shown[entry.name]) for entry in entries(ResultValues) if entry.kind is bool}
+    return {**shown, **flags, "timings": row["timings"]}
 
 
 def origin(catalog: Catalog, identifier: str) -> dict[str, Any]:

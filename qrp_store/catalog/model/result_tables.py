@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Float, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, Float, Index, Integer, Table, Text
 
 from qrp_store.catalog.model.columns import Document, key, metadata, of
+from qrp_store.catalog.model.values import (
+    ClusterConcept,
+    ClusterScore,
+    ConceptScore,
+    GroupScore,
+    ResultValues,
+    columns,
+)
 
 result = Table(
     "result",
@@ -12,44 +20,7 @@ result = Table(
     key("artifact", primary=True),
     key("dataset"),
     of("clustering", primary=False),
-    Column("dataset", Text, nullable=False),
-    Column("backbone", Text, nullable=False),
-    Column("concepts", Text, nullable=False),
-    Column("clusters", Integer, nullable=False),
-    Column("seed", BigInteger, nullable=False),
-    Column("protocol", Text, nullable=False),
-    Column("solver", Text, nullable=False),
-    Column("setting", Text, nullable=False),
-    Column("permuted", Boolean, nullable=False),
-    Column("n_train", BigInteger, nullable=False),
-    Column("n_val", BigInteger, nullable=False),
-    Column("n_test", BigInteger, nullable=False),
-    Column("n_small_clusters", Integer, nullable=False),
-    Column("n_concepts", Integer, nullable=False),
-    Column("entropy_nats", Float, nullable=False),
-    Column("cross_entropy_nats", Float, nullable=False),
-    Column("mi_nats", Float, nullable=False),
-    Column("mi_bits", Float, nullable=False),
-    Column("nmi", Float),  # null: all test samples are in one cluster
-    Column("nmi_ci_lo", Float),
-    Column("nmi_ci_hi", Float),
-    Column("top1", Float, nullable=False),
-    Column("top5", Float, nullable=False),
-    Column("train_loss", Float, nullable=False),
-    Column("grad_norm", Float, nullable=False),
-    Column("converged", Boolean, nullable=False),
-    Column("epochs_run", Integer, nullable=False),
-    Column("best_epoch", Integer, nullable=False),
-    Column("device", Text, nullable=False),
-    Column("engine", Text, nullable=False),
-    Column("weight_decay", Float, nullable=False),
-    Column("train_cross_entropy_nats", Float, nullable=False),
-    Column("entropy_miller_madow_nats", Float, nullable=False),
-    Column("n_permutations", Integer, nullable=False),
-    Column("null_nmi_mean", Float),  # null, like the next three: no permutations
-    Column("null_nmi_std", Float),
-    Column("p_value", Float),
-    Column("nmi_adjusted", Float),
+    *columns(ResultValues),
     Column("history", Document, nullable=False),
     Column("timings", Document, nullable=False),
     Column("weights_path", Text, nullable=False),
@@ -69,36 +40,21 @@ cluster_score = Table(
     "cluster_score",
     metadata,
     of("result"),
-    Column("cluster", Integer, primary_key=True, autoincrement=False),
-    Column("n_test", BigInteger, nullable=False),
-    Column("cross_entropy_nats", Float),  # null: no test sample
-    Column("top1", Float),
-    Column("mi_nats", Float, nullable=False),
-    Column("best_concept", Text),  # null, like the next: no test sample, or made before it was looked for
-    Column("best_concept_mi_nats", Float),
+    *columns(ClusterScore),
 )
 
 cluster_concept = Table(
     "cluster_concept",
     metadata,
     of("result"),
-    Column("cluster", Integer, primary_key=True, autoincrement=False),
-    Column("rank", Integer, primary_key=True, autoincrement=False),
-    Column("concept", Text, nullable=False),
-    Column("concept_group", Text),
-    Column("weight", Float, nullable=False),
-    Column("lift", Float),
-    Column("n", BigInteger, nullable=False),
+    *columns(ClusterConcept),
 )
 
 group_score = Table(
     "group_score",
     metadata,
     of("result"),
-    Column("concept_group", Text, primary_key=True),
-    Column("role", Text, primary_key=True),
-    Column("nmi", Float, nullable=False),
-    Column("mi_nats", Float, nullable=False),
+    *columns(GroupScore),
     CheckConstraint("role IN ('alone', 'all', 'without')", name="role"),
 )
 
@@ -106,13 +62,7 @@ concept_score = Table(
     "concept_score",
     metadata,
     of("result"),
-    Column("rank", Integer, primary_key=True, autoincrement=False),
-    Column("concept", Text, nullable=False),
-    Column("concept_group", Text),
-    Column("n_train", BigInteger, nullable=False),
-    Column("n_test", BigInteger, nullable=False),
-    Column("nmi", Float),
-    Column("mi_nats", Float, nullable=False),
+    *columns(ConceptScore),
 )
 
 # Beside a result: computed when asked for, also later. They say nothing that the result itself says, and take no part

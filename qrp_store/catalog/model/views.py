@@ -8,6 +8,15 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from qrp_store.catalog.model.values import (
+    ClusterConcept,
+    ClusterScore,
+    ConceptScore,
+    GroupScore,
+    ResultValues,
+    selected,
+)
+
 # The newest ready version of each series.
 _NEWEST = """
 SELECT series, max(version) AS version FROM artifact WHERE state = 'ready' GROUP BY series
@@ -32,15 +41,7 @@ AND coalesce(source.pk, 0) NOT IN ({_SUPERSEDED_PKS})
 AND coalesce(source_row.embedding_pk, 0) NOT IN ({_SUPERSEDED_PKS})
 """
 
-_RESULT_COLUMNS = """
-    a.id, a.version, a.fingerprint, r.dataset, r.backbone, ca.id AS clustering_id, r.concepts, r.clusters, r.seed,
-    r.protocol, r.solver, r.setting, r.permuted, r.n_train, r.n_val, r.n_test, r.n_small_clusters, r.n_concepts,
-    r.entropy_nats, r.cross_entropy_nats, r.mi_nats, r.mi_bits, r.nmi, r.nmi_ci_lo, r.nmi_ci_hi, r.top1, r.top5,
-    r.train_loss, r.grad_norm, r.converged, r.epochs_run, r.best_epoch, r.device, r.engine,
-    r.entropy_miller_madow_nats, r.train_cross_entropy_nats, r.weight_decay,
-    r.n_permutations, r.null_nmi_mean, r.null_nmi_std, r.p_value, r.nmi_adjusted,
-    a.created_at, a.created_by
-"""
+_RESULT_COLUMNS = f"{selected(ResultValues, 'r')}, a.created_at, a.created_by"
 
 # What names the result that a score stands beside.
 _BESIDE = """
@@ -139,25 +140,24 @@ JOIN artifact a ON a.pk = r.artifact_pk AND a.state = 'ready'
 JOIN artifact ca ON ca.pk = r.clustering_pk
 JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
 """,
-    "cluster_scores": """
-SELECT a.id AS result_id, s.cluster, s.n_test, s.cross_entropy_nats, s.top1, s.mi_nats, c.concept AS top_concept,
-    s.best_concept, s.best_concept_mi_nats
+    "cluster_scores": f"""
+SELECT a.id AS result_id, {selected(ClusterScore, "s")}, c.concept AS top_concept
 FROM cluster_score s
 JOIN artifact a ON a.pk = s.result_pk AND a.state = 'ready'
 LEFT JOIN cluster_concept c ON c.result_pk = s.result_pk AND c.cluster = s.cluster AND c.rank = 1
 """,
-    "cluster_concepts": """
-SELECT a.id AS result_id, c.cluster, c.rank, c.concept, c.concept_group, c.weight, c.lift, c.n
+    "cluster_concepts": f"""
+SELECT a.id AS result_id, {selected(ClusterConcept, "c")}
 FROM cluster_concept c
 JOIN artifact a ON a.pk = c.result_pk AND a.state = 'ready'
 """,
-    "group_scores": """
-SELECT a.id AS result_id, g.concept_group, g.role, g.nmi, g.mi_nats
+    "group_scores": f"""
+SELECT a.id AS result_id, {selected(GroupScore, "g")}
 FROM group_score g
 JOIN artifact a ON a.pk = g.result_pk AND a.state = 'ready'
 """,
-    "concept_scores": """
-SELECT a.id AS result_id, c.rank, c.concept, c.concept_group, c.n_train, c.n_test, c.nmi, c.mi_nats
+    "concept_scores": f"""
+SELECT a.id AS result_id, {selected(ConceptScore, "c")}
 FROM concept_score c
 JOIN artifact a ON a.pk = c.result_pk AND a.state = 'ready'
 """,
