@@ -21,11 +21,20 @@ def register(app: typer.Typer) -> None:
     command(app, "gc", example="qrp-store gc --dry-run")(collect)
 
 
-def init(session: Session) -> None:
-    """Make the store, or bring an empty database to the schema; harmless when repeated."""
+def init(
+    session: Session,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Use an arrays folder that is not empty; its files are never deleted.")
+    ] = False,
+) -> None:
+    """Make the store, or bring an empty database to the schema; harmless when repeated.
+
+    An arrays folder or prefix that holds files already is refused (exit 4) unless --adopt says that it is meant. In a
+    store that exists, --adopt says that its arrays belong to this catalog and to no other copy of it.
+    """
     from qrp_store.store import create_store
 
-    report = create_store(session.store, session.arrays)
+    report = create_store(session.store, session.arrays, adopt=adopt)
     did = "made" if report.created else "already there:"
     session.show(report, f"{did} store {report.store}\narrays in {report.arrays}\nschema {report.schema}")
 
@@ -33,11 +42,14 @@ def init(session: Session) -> None:
 def migrate(
     session: Session,
     check: Annotated[bool, typer.Option("--check", help="Only look; exit 7 when it is not up to date.")] = False,
+    new_identity: Annotated[
+        bool, typer.Option("--new-identity", help="Make a copied catalog with its copied arrays a store of its own.")
+    ] = False,
 ) -> None:
     """Bring a store's schema up to date."""
     from qrp_store.maintenance.removal import migrate
 
-    report = migrate(session.store, check=check)
+    report = migrate(session.store, session.arrays, check=check, new_identity=new_identity)
     session.show(report, output.details(report))
 
 
@@ -53,9 +65,11 @@ def verify(
     problems = [": ".join(map(output.cell, p.values())) for p in output.document(report.problems)]
     counts = ", ".join(f"{kind} {n:,}" for kind, n in report.checked.items()) or "nothing"
     said = f"checked {counts}; " + (f"{len(problems)} problems" if problems else "all well")
+    unnamed = [f"{report.unnamed['arrays']} arrays that no row names ({report.unnamed['bytes']:,} bytes): qrp-store gc"]
+    unnamed = unnamed if report.unnamed["arrays"] else []
     message = f"{len(problems)} problems, the first: {problems[0]}" if problems else None
     error = {"kind": "corrupt", "message": message, "hint": "qrp-store repair"} if problems else None
-    session.show(report, "\n".join([said, *problems]), error)
+    session.show(report, "\n".join([said, *problems, *unnamed]), error)
 
 
 def repair(
@@ -129,7 +143,7 @@ def collect(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
 ) -> None:
     """Delete what no ready artifact needs."""
-    from qrp_store.maintenance.removal import gc
+    from qrp_store.maintenance.gc import gc
 
     with session.open() as store:
         report = gc(store, dry_run=dry_run)

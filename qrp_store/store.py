@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import time
+import uuid as uuids
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.arrays.root import IDENTITY
+from qrp_store.arrays.root import IDENTITY, read_document, write_document
 from qrp_store.catalog.database import query, schema
 from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.entities import datasets, embeddings
+from qrp_store.catalog.lifecycle import identity
 from qrp_store.catalog.overview import references
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
 from qrp_store.records import Table
+from qrp_store.samples import shown
 from qrp_store.settings import Location, redact, resolve
 
 if TYPE_CHECKING:
@@ -157,12 +162,22 @@ def _root(url: str) -> Root:
 
 
 def _default_arrays(location: Location) -> str | None:
-    """Where a directory store keeps its arrays unless `init` was told otherwise."""
+    """Where a directory store keeps its arrays unless `init --arrays` says otherwise."""
     return None if location.directory is None else str(location.directory / "arrays")
 
 
-def create_store(store: str | None = None, arrays: str | None = None) -> InitReport:
-    """Make a store, or bring an empty database to the schema. Harmless when repeated."""
+def belongs_here(location: Location, url: str) -> bool:
+    """Whether an arrays' root is the folder `arrays` next to the store's own catalog."""
+    default = _default_arrays(location)
+    return default is not None and not url.startswith("s3://") and Path(url).resolve() == Path(default).resolve()
+
+
+def create_store(store: str | None = None, arrays: str | None = None, *, adopt: bool = False) -> InitReport:
+    """Make a store, or bring an empty database to the schema. Harmless when repeated.
+
+    InvalidInput for an arrays' root that holds something, unless `adopt`: then those files stay, and `gc` never deletes
+    them. For a store that exists, `adopt` makes this catalog the one that its arrays belong to.
+    """
     location = resolve(store, arrays)
     known = schema.peek(location)
     url = location.arrays or _known_arrays(location, known) or _default_arrays(location)
@@ -171,30 +186,89 @@ def create_store(store: str | None = None, arrays: str | None = None) -> InitRep
             f"a store on {location.name} needs to know where its arrays go", hint="--arrays DIR or s3://bucket/prefix"
         )
     root = _root(url)
-    owner = root.read_identity()
-    if known is None:
-        # A root with nothing but its name is what an init that died left behind.
-        taken = owner is not None and any(path != IDENTITY for path in root.list(""))
-    else:
-        taken = owner != known.uuid and (owner is not None or known.arrays_url != root.url)
+    document = read_document(root)
+    filled = _require_free(root, document, location, known, adopt)
+
+    def name_root(uuid: str) -> None:
+        if document is None or document["uuid"] != uuid:
+            root.delete(IDENTITY)
+            root.write_identity(uuid)
+
+    catalog, created = schema.create(location, root.url, name_root)
+    try:
+        row = schema.store_row(catalog)
+        if created or adopt:
+            since = {"adopted_at" if created else "taken_over_at": time.time()} if adopt and (filled or known) else {}
+            kept = {} if created else document or {}
+            write_document(root, {**kept, "uuid": row.uuid, "catalog": identity.place_of(catalog), **since})
+    finally:
+        catalog.close()
+    return InitReport(location.name, redact(root.url), row.uuid, created, schema.HEAD)
+
+
+def _require_free(
+    root: Root, document: dict[str, Any] | None, location: Location, known: schema.StoreRow | None, adopt: bool
+) -> bool:
+    """Raise InvalidInput unless the store may keep its arrays at `root`; return whether other files are there."""
+    if known is not None and document is not None and document["uuid"] == known.uuid:
+        return False
+    stray = next((entry.path for entry in root.entries("") if entry.path != IDENTITY), None)
+    owner = None if document is None else document["uuid"]
+    # A root with nothing but its name is what an init that died left behind.
+    taken = stray is not None and owner is not None
+    if known is not None:
+        taken = owner is not None or known.arrays_url != root.url
     if taken:
         raise InvalidInput(
             f"{redact(root.url)} is not the arrays' root of {location.name}"
             + (f": it belongs to store {owner}" if owner else ""),
             hint="name another place, or restore the catalog that belongs to it",
         )
+    if stray is not None and not adopt:
+        raise InvalidInput(
+            f"the arrays' root {redact(root.url)} is not empty: it holds {shown(stray)}",
+            hint="name an empty folder or a prefix of its own; --adopt takes it as it is, and what is there stays",
+        )
+    return stray is not None
 
-    def name_root(uuid: str) -> None:
-        if root.read_identity() not in (None, uuid):
-            root.delete(IDENTITY)
-        root.write_identity(uuid)
 
-    catalog, created = schema.create(location, root.url, name_root)
+def give_new_identity(store: str | None = None, arrays: str | None = None) -> str:
+    """Make a copied catalog, with a copy of its arrays, a store of its own; return its new UUID.
+
+    Raises InvalidInput unless the arrays are a copy: two stores never share a root.
+    """
+    location = resolve(store, arrays)
+    catalog = schema.open_catalog(location)
     try:
-        row = schema.store_row(catalog)
+        row, here = schema.store_row(catalog), identity.place_of(catalog)
+        url = location.arrays or _default_arrays(location)
+        root = None if url is None else _root(url)
+        document = None if root is None else read_document(root)
+        if root is None or document is None:
+            raise InvalidInput(
+                f"{location.name} has no copy of the arrays{'' if root is None else f' at {redact(root.url)}'}",
+                hint="copy them first (cp -r, aws s3 sync), then name the copy with --arrays",
+            )
+        if document["uuid"] != row.uuid:
+            raise InvalidInput(f"{redact(root.url)} holds the arrays of another store ({document['uuid']})")
+        if not belongs_here(location, root.url) and _same_place(root.url, row.arrays_url):
+            raise InvalidInput(
+                f"{redact(root.url)} is where the catalog that this one was copied from keeps its arrays",
+                hint="copy them first (cp -r, aws s3 sync), then name the copy with --arrays",
+            )
+        uuid = str(uuids.uuid4())
+        with catalog.write() as connection:
+            schema.rename_store(connection, uuid, root.url)
+            write_document(root, {**document, "uuid": uuid, "catalog": here})
+        return uuid
     finally:
         catalog.close()
-    return InitReport(location.name, redact(root.url), row.uuid, created, schema.HEAD)
+
+
+def _same_place(one: str, other: str) -> bool:
+    if one.startswith("s3://") or other.startswith("s3://"):
+        return one.rstrip("/") == other.rstrip("/")
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def _known_arrays(location: Location, known: schema.StoreRow | None) -> str | None:

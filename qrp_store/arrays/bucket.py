@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.arrays.root import PIECE, Bytes, checked_path, read_name, write_name
+from qrp_store.arrays.root import PIECE, Bytes, Entry, checked_path, read_name, write_name
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
 from qrp_store.settings import redact
 
@@ -128,6 +128,14 @@ class Bucket:
             pages = obstore.list(self._client(), checked_path(prefix) if prefix else None)
             found = [str(meta["path"]) for page in pages for meta in page]
         yield from sorted(found)
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        import obstore
+
+        with self._translated("list", prefix):
+            for page in obstore.list(self._client(), checked_path(prefix) if prefix else None):
+                for meta in page:
+                    yield Entry(str(meta["path"]), int(meta["size"]), meta["last_modified"].timestamp())
 
     def delete(self, prefix: str) -> None:
         import obstore

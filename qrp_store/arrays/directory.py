@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qrp_store.arrays.root import PARTIAL, PIECE, Bytes, checked_path, read_name, write_name
+from qrp_store.arrays.layout import is_temporary
+from qrp_store.arrays.root import PARTIAL, PIECE, Bytes, Entry, checked_path, read_name, write_name
 from qrp_store.errors import Corrupt, NotFound, Unavailable
 
 
@@ -110,6 +111,15 @@ class Directory:
             found = [p.relative_to(self._path).as_posix() for p in _files(folder) if not p.name.startswith(PARTIAL)]
         yield from sorted(found)
 
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        folder = self._at(prefix) if prefix else self._path
+        with _translated("list", folder):
+            for file in _files(folder):
+                if not is_temporary(file.parent.relative_to(self._path).as_posix(), file.name):
+                    with suppress(FileNotFoundError):  # another process deletes it
+                        status = file.lstat()
+                        yield Entry(file.relative_to(self._path).as_posix(), status.st_size, status.st_mtime)
+
     def delete(self, prefix: str) -> None:
         target = self._at(prefix)
         with _translated("delete", target):
@@ -122,12 +132,12 @@ class Directory:
         before, freed = time.time() - older_than_s, 0
         with _translated("sweep", self._path):
             for file in _files(self._path):
-                if file.name.startswith(PARTIAL):
+                if is_temporary(file.parent.relative_to(self._path).as_posix(), file.name):
                     with suppress(FileNotFoundError):
-                        found = file.stat()
-                        if found.st_mtime < before:
+                        status = file.stat()
+                        if status.st_mtime < before:
                             file.unlink()
-                            freed += found.st_size
+                            freed += status.st_size
         return freed
 
     def link(self, source: str, target: str, names: Iterable[str]) -> None:

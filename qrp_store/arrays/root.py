@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from qrp_store.errors import Corrupt, InvalidInput, NotFound
 
@@ -14,6 +15,15 @@ IDENTITY = "qrp-store.json"
 PARTIAL = ".partial-"
 PIECE = 1 << 19  # bytes that are read and checked at a time
 Bytes = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object in a listing. `modified`: seconds since 1970 on the clock of the storage."""
+
+    path: str
+    size: int
+    modified: float
 
 
 class Root(Protocol):
@@ -75,12 +85,16 @@ class Root(Protocol):
         """Paths of all objects below the folder `prefix` ("" for all), sorted; nothing when there is none."""
         ...
 
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """All objects below the folder `prefix` ("" for all) as they are listed, in no order."""
+        ...
+
     def delete(self, prefix: str) -> None:
         """Remove the object `prefix` or everything below the folder `prefix`. Nothing there is fine."""
         ...
 
     def sweep(self, older_than_s: float) -> int:
-        """Remove what writers left unfinished that long ago, and say how many bytes that were."""
+        """Remove temporary files that writers of this package left that long ago; return their size in bytes."""
         ...
 
     def link(self, source: str, target: str, names: Iterable[str]) -> None:
@@ -98,15 +112,30 @@ def checked_path(path: str) -> str:
 
 def read_name(root: Root) -> str | None:
     """What `Root.read_identity` promises, for every kind of root."""
+    document = read_document(root)
+    return None if document is None else str(document["uuid"])
+
+
+def read_document(root: Root) -> dict[str, Any] | None:
+    """Everything that the root's `qrp-store.json` says, or None where there is none. `uuid` is always in it.
+
+    `catalog`: the place of the catalog that these arrays belong to. `adopted_at`, `taken_over_at`: seconds since 1970
+    when a root that was not empty, or one of another copy of the catalog, was taken.
+    """
     try:
         document = json.loads(root.get(IDENTITY))
     except NotFound:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(f"{root.url}/{IDENTITY}: not readable as JSON ({error})") from error
     if not isinstance(document, dict) or not isinstance(document.get("uuid"), str):
         raise Corrupt(f"{root.url}/{IDENTITY}: no store UUID in it")
-    return str(document["uuid"])
+    return document
+
+
+def write_document(root: Root, document: Mapping[str, Any]) -> None:
+    """Replace the root's `qrp-store.json`."""
+    root.put(IDENTITY, json.dumps({"format": 1, **document}).encode() + b"\n", replace=True)
 
 
 def write_name(root: Root, uuid: str) -> None:

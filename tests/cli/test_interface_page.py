@@ -23,7 +23,8 @@ from qrp_store.export.story import ExportReport
 from qrp_store.ingest.story import IngestReport
 from qrp_store.label.story import LabelReport
 from qrp_store.maintenance.copy import CopyReport
-from qrp_store.maintenance.removal import GcReport, MigrateReport, RetireReport, VerifyReport
+from qrp_store.maintenance.gc import GcReport
+from qrp_store.maintenance.removal import MigrateReport, RetireReport, VerifyReport
 from qrp_store.maintenance.repair import RepairReport
 from qrp_store.report.story import ReportReport
 from qrp_store.store import InitReport

@@ -105,7 +105,8 @@ def test_verify_beside_rm_and_gc_reports_nothing_that_is_gone(
     qrp: Any, own: Path, world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from qrp_store.catalog.lifecycle import retire as promises
-    from qrp_store.maintenance.removal import gc, retire, verify
+    from qrp_store.maintenance.gc import gc
+    from qrp_store.maintenance.removal import retire, verify
     from qrp_store.store import open_store
 
     ready = promises.ready
@@ -124,7 +125,7 @@ def test_verify_beside_rm_and_gc_reports_nothing_that_is_gone(
 def test_two_gc_at_once_delete_everything_once(qrp: Any, own: Path, world: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    from qrp_store.maintenance.removal import gc
+    from qrp_store.maintenance.gc import gc
     from qrp_store.store import open_store
 
     qrp.ok("rm", "photos", "--cascade", "--yes", store=own)

@@ -18,7 +18,8 @@ from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import Busy, Corrupt, InvalidInput, NotFound
 from qrp_store.ingest import ingest
 from qrp_store.label import label
-from qrp_store.maintenance.removal import gc, retire, verify
+from qrp_store.maintenance.gc import gc
+from qrp_store.maintenance.removal import retire, verify
 from qrp_store.maintenance.repair import repair
 from qrp_store.records import Spec
 from qrp_store.store import create_store, open_store

@@ -21,7 +21,8 @@ from qrp_store.ingest import ingest
 from qrp_store.label import label
 from qrp_store.maintenance import copy as story
 from qrp_store.maintenance.copy import CopyReport, copy
-from qrp_store.maintenance.removal import gc, retire, verify
+from qrp_store.maintenance.gc import gc
+from qrp_store.maintenance.removal import retire, verify
 from qrp_store.store import Store, create_store, open_store
 
 N = 300

@@ -16,7 +16,8 @@ from qrp_store.evaluate import evaluate, extras
 from qrp_store.ingest import ingest
 from qrp_store.label import label
 from qrp_store.look import show
-from qrp_store.maintenance.removal import gc, retire
+from qrp_store.maintenance.gc import gc
+from qrp_store.maintenance.removal import retire
 from qrp_store.store import Store, create_store, open_store
 
 ASKED: dict[str, Any] = {"dataset": "d", "k": (4,), "epochs": 3, "bootstrap": 0}

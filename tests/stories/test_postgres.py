@@ -14,7 +14,8 @@ from qrp_store.evaluate import EvaluateReport, evaluate
 from qrp_store.ingest import ingest
 from qrp_store.label import label
 from qrp_store.look import leaderboard, listing, show
-from qrp_store.maintenance.removal import gc, retire, verify
+from qrp_store.maintenance.gc import gc
+from qrp_store.maintenance.removal import retire, verify
 from qrp_store.store import create_store, open_store
 
 N = 800

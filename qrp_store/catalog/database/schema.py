@@ -228,3 +228,8 @@ def move_arrays(catalog: Catalog, arrays_url: str) -> None:
         raise InvalidInput("the arrays' root has no name")
     with catalog.write() as connection:
         connection.execute(t.store.update().values(arrays_url=arrays_url))
+
+
+def rename_store(connection: sa.Connection, uuid: str, arrays_url: str) -> None:
+    """Give the store another UUID and another place for its arrays, inside the caller's transaction."""
+    connection.execute(t.store.update().values(uuid=uuid, arrays_url=arrays_url))

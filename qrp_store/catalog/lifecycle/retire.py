@@ -49,6 +49,12 @@ class Count:
     found: int
 
 
+def folders(catalog: Catalog) -> set[str]:
+    """KIND/ID of every artifact that has a row, whatever its state: the folders of their arrays."""
+    with catalog.read() as connection:
+        return {f"{kind}/{identifier}" for kind, identifier in connection.execute(sa.select(_a.kind, _a.id))}
+
+
 def survey(catalog: Catalog) -> list[Kept]:
     """Every artifact and what gc should do with it."""
     age = (now_seconds() - sa.func.coalesce(_a.lease_expires, _a.created_at_seconds)).label("age")
