@@ -1,0 +1,54 @@
+"""Launches, copies and waits of the CUDA code, counted on the pretend GPU. Run by tests/test_on_a_pretend_gpu.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pretend_gpu
+
+from qrp_store.kmeans import MemoryPoints
+from qrp_store.kmeans.torch_points import TorchPoints
+from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.probing.train import fit
+
+SAMPLES, CONCEPTS, CLUSTERS, BATCH = 1100, 40, 10, 128
+
+
+def concepts(n: int) -> ConceptMatrix:
+    held = np.random.default_rng(0).random((n, CONCEPTS)) < 0.1
+    columns = np.nonzero(held)[1]
+    indptr = np.concatenate([[0], np.cumsum(held.sum(axis=1))]).astype(np.int64)
+    return ConceptMatrix(indptr, columns.astype(np.int32), CONCEPTS)
+
+
+def counted(epochs: int) -> Counter[str]:
+    """The counts of a training run."""
+    x, clusters = concepts(SAMPLES), np.arange(SAMPLES) % CLUSTERS
+    pretend_gpu.reset()
+    fit(x, clusters, x, clusters, CLUSTERS, ProbeOptions(epochs=epochs, batch_size=BATCH), seed=0, device="cuda")
+    return Counter(pretend_gpu.counts)
+
+
+def test_an_epoch_of_the_probe_replays_recorded_steps_and_copies_nothing_for_each() -> None:
+    few, many = counted(5), counted(15)
+    epoch = {name: (many[name] - few[name]) / 10 for name in many}
+    steps = SAMPLES // BATCH
+    assert epoch["replays"] == steps
+    assert epoch["kernels replayed"] / steps <= 17
+    assert epoch["copies to device"] <= 2  # the order of the samples: whole batches, and the rest
+    assert epoch["copies to host"] <= 5
+    assert epoch["waits"] <= 7
+
+
+def test_a_pass_of_kmeans_over_resident_rows_copies_only_centroids_and_sums() -> None:
+    n, dim, k = 5000, 32, 20
+    rows = np.random.default_rng(0).standard_normal((n, dim)).astype(np.float32)
+    points = TorchPoints(MemoryPoints(rows), device="cuda")
+    points.step(rows[:k].copy())
+    pretend_gpu.reset()
+    points.step(rows[k : 2 * k].copy())
+    assert pretend_gpu.counts["bytes to device"] == 4 * k * dim
+    assert pretend_gpu.counts["copies to host"] <= 2
+    assert pretend_gpu.counts["waits"] <= 5
