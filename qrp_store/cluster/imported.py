@@ -76,11 +76,38 @@ def with_seed(
     if stored.row.seed == seed:
         return stored
     owner = datasets.get_dataset(store.catalog, dataset)
-    positions, found, _ = clusterings.assignments(store.catalog, stored.artifact.id)
-    clusters = np.full(owner.n, MISSING, np.int64)
-    clusters[positions] = found
+    clusters = _assigned(store, owner, stored)
     provenance = {**stored.artifact.provenance, "split_of": stored.artifact.id}
     return _make(store, owner, stored.row.backbone, seed, clusters, provenance, False, wait, progress)[0]
+
+
+def find_with_seed(store: Store, owner: Dataset, stored: StoredClustering, seed: int) -> StoredClustering | None:
+    """What `with_seed` would return, when it exists already."""
+    if stored.row.seed == seed:
+        return stored
+    clusters = _assigned(store, owner, stored)
+    found = lease.find(store.catalog, _spec(owner, stored.row.backbone, seed, clusters, stored.row.clusters))
+    return None if found is None else clusterings.by_id(store.catalog, found.id)
+
+
+def _assigned(store: Store, owner: Dataset, stored: StoredClustering) -> np.ndarray:
+    """The cluster of each position of the dataset, int64 (n,); MISSING for none."""
+    positions, labels, _ = clusterings.assignments(store.catalog, stored.artifact.id)
+    clusters = np.full(owner.n, MISSING, np.int64)
+    clusters[positions] = labels
+    return clusters
+
+
+def _spec(owner: Dataset, name: str, seed: int, clusters: np.ndarray, k: int) -> Spec:
+    document = {
+        "algorithm": ALGORITHM,
+        "dataset": owner.fingerprint,
+        "content": hashlib.sha256(clusters.astype("<i8").tobytes()).hexdigest(),
+        "options": {"clusters": k, "imported": True},
+        "seed": seed,
+    }
+    series = fingerprint(["clustering", owner.name, "imported", name, seed])
+    return Spec("clustering", name, series, document)
 
 
 def named(store: Store, dataset: str, reference: str, seed: int | None) -> tuple[StoredClustering, int]:
@@ -131,15 +158,7 @@ def _make(
         raise InvalidInput(
             f"clustering {name!r}: {k} clusters over {len(labels)} samples; expected 2 to {MAX_CLUSTERS}"
         )
-    document = {
-        "algorithm": ALGORITHM,
-        "dataset": owner.fingerprint,
-        "content": hashlib.sha256(clusters.astype("<i8").tobytes()).hexdigest(),
-        "options": {"clusters": k, "imported": True},
-        "seed": seed,
-    }
-    series = fingerprint(["clustering", owner.name, "imported", name, seed])
-    spec = Spec("clustering", name, series, document)
+    spec = _spec(owner, name, seed, clusters, k)
     found = None if force else lease.find(store.catalog, spec)
     claimed = found or lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
     if isinstance(claimed, Artifact):

@@ -153,15 +153,20 @@ def cluster_with(
     store: Store, dataset: str, backbone: str, asked: ClusterOptions, *, force: bool, wait: bool, progress: Progress
 ) -> ClusterReport:
     """`cluster` with its options in one record."""
-    stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
-    usable = stored.array.n - len(stored.bad)
-    _check(asked, usable, stored.artifact.name)
+    stored, spec = requested(store, dataset, backbone, asked)
 
     def make(claimed: lease.Claim, place: Place, memory: int) -> None:
         _make(store, claimed, stored, asked, place, memory, progress)
 
-    spec = asked.spec(stored, called(store, stored))
     return found_or_made(store, spec, stored, asked, make, force=force, wait=wait, progress=progress)
+
+
+def requested(store: Store, dataset: str, backbone: str, asked: ClusterOptions) -> tuple[StoredEmbedding, Spec]:
+    """The embedding and what clustering it so means. Raises NotFound, and InvalidInput for options that do not fit."""
+    stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
+    _check(asked, stored.array.n - len(stored.bad), stored.artifact.name)
+    parse_memory(asked.memory)
+    return stored, asked.spec(stored, called(store, stored))
 
 
 def found_or_made(

@@ -1,28 +1,28 @@
-"""How the results of one call come about: each found, or claimed, trained and committed; several at once on a GPU."""
+"""Execute a plan: each result is loaded, or claimed, trained and committed; several at once on a GPU."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qrp_store.catalog.entities import clusterings, embeddings, results
+from qrp_store.catalog.entities import clusterings, results
 from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.catalog.lifecycle import lease
-from qrp_store.cluster.grouped import Groups, grouped_spec, split_by
-from qrp_store.cluster.imported import named, with_seed
-from qrp_store.cluster.story import ClusterOptions, called, cluster_with
+from qrp_store.cluster.grouped import split_by
+from qrp_store.cluster.imported import with_seed
+from qrp_store.cluster.story import cluster_with
 from qrp_store.errors import Busy, Interrupted, QrpStoreError
 from qrp_store.evaluate import probe
-from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
-from qrp_store.evaluate.extras import Question, Wanted, check, missing, score_beside
+from qrp_store.evaluate.extras import Question, check, score_beside
+from qrp_store.evaluate.plan import Item, Plan, Turn, result_spec
 from qrp_store.evaluate.result import Result, stored_result
 from qrp_store.progress import Progress
-from qrp_store.records import Artifact, Dataset, Spec, fingerprint
-from qrp_store.store import Store, split_version
+from qrp_store.records import Artifact, Spec
+from qrp_store.store import Store
 
 if TYPE_CHECKING:
     from qrp_store.probing.reverse import ProbeFit
@@ -30,26 +30,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Turn:
-    """A backbone, K and seed; without cluster options, a clustering that is there.
-
-    `clustering` is that of its turn, once it came, and `cluster_s` what it took to make; `error` why there is none.
-    """
-
-    name: str
-    seed: int | None
-    asked: ClusterOptions | None
-    clustering: StoredClustering | None = None
-    cluster_s: float = 0.0
-    error: QrpStoreError | None = None
-
-
-@dataclass(eq=False)
 class Unit:
-    """One result that is asked for, and what came of it: `result` or `error`."""
+    """An item of the plan and what came of it: `result` or `error`."""
 
-    turn: Turn
-    joined: JoinedConcepts
+    item: Item
+    clustering: StoredClustering | None = None
     result: Result | None = None
     error: QrpStoreError | None = None
 
@@ -69,82 +54,39 @@ class _Held:
 
 @dataclass
 class Evaluation:
-    """What is common to all results of one call."""
+    """The execution of a plan. `failed`: the turns whose clustering could not be had, and why."""
 
-    store: Store
-    dataset: Dataset
-    request: ProbeRequest
-    groups: Groups | None
-    wanted: Wanted
-    force: bool
+    plan: Plan
     wait: bool
     progress: Progress
-    _bare: list[Unit] = field(default_factory=list)
-    """Units whose results still lack what is scored beside them."""
+    failed: dict[Turn, QrpStoreError] = field(init=False)
+    _clusterings: dict[Turn, StoredClustering] = field(default_factory=dict, init=False)
+    _seconds: dict[Turn, float] = field(default_factory=dict, init=False)
+    """How long making a turn's clustering took."""
+    _bare: list[Unit] = field(default_factory=list, init=False)
+    """Units whose results still lack their extras."""
 
-    def plan(self, turns: Sequence[Turn], sets: Sequence[JoinedConcepts]) -> list[dict[str, Any]]:
-        """What `run` would do, without doing it. A turn that cannot be keeps an error."""
-        lines = []
-        for turn in turns:
-            try:
-                lines += self._planned(turn.name, turn.seed, turn.asked, sets)
-            except Interrupted:
-                raise
-            except QrpStoreError as error:
-                turn.error = error
-        return lines
+    def __post_init__(self) -> None:
+        self.failed = dict(self.plan.failed)
 
-    def _planned(
-        self, backbone: str, seed: int | None, asked: ClusterOptions | None, sets: Sequence[JoinedConcepts]
-    ) -> list[dict[str, Any]]:
-        there = "there"
-        facts: dict[str, Any]
-        plain: StoredClustering | None = None
-        if asked is None:
-            plain, seed = named(self.store, self.dataset.name, backbone, seed)
-            row, found = plain.row, plain.artifact if plain.row.seed == seed else None
-            facts = {"backbone": row.backbone, "clusters": row.clusters, "seed": seed, "n": row.n, "dim": row.dim}
-            there = "imported" if plain.artifact.spec["options"].get("imported") else there
-        else:
-            stored = embeddings.get(self.store.catalog, self.dataset.name, *split_version(backbone))
-            found = lease.find(self.store.catalog, asked.spec(stored, called(self.store, stored)))
-            facts = {"backbone": stored.backbone.name, "clusters": asked.k, "seed": asked.seed}
-            facts |= {"n": stored.array.n - len(stored.bad), "dim": stored.array.dim}
-        if found is not None and self.groups is not None:
-            found = lease.find(
-                self.store.catalog, grouped_spec(clusterings.by_id(self.store.catalog, found.id), self.groups)
-            )
-        rows = []
-        for joined in sets:
-            check(self.store, plain, joined, self.wanted)
-            known, left = None, self.wanted
-            if found is not None and not self.force:
-                clustering = clusterings.by_id(self.store.catalog, found.id)
-                known = lease.find(self.store.catalog, self._spec(clustering, joined))
-                if known is not None:
-                    left = missing(self.store, known.id, clustering, joined, self.request, self.wanted)
-            made = {
-                "clustering": there if found is not None or there == "imported" else "to make",
-                "result": "there" if known is not None else "to make",
-                **{name: "to make" if getattr(left, name) else "there" for name in self.wanted.named},
-            }
-            rows.append({"backbone": facts["backbone"], "concepts": joined.name, **facts, **made})
-        return rows
+    @property
+    def store(self) -> Store:
+        return self.plan.job.store
 
-    def run(self, turns: Sequence[Turn], sets: Sequence[JoinedConcepts]) -> list[Unit]:
-        """Every turn's result with every set. What fails keeps an error and leaves the others.
+    def run(self) -> list[Unit]:
+        """Do what the plan says. What fails keeps an error and leaves the others.
 
         Where probes are trained together (`probing.stack`), their results are all claimed before, and committed as
-        soon as they are trained; elsewhere one is claimed when the one before is there.
+        soon as they are trained; elsewhere one is claimed when the previous one is committed.
         """
-        units = [Unit(turn, joined) for turn in turns for joined in sets]
-        todo = deque(units)
+        units = [Unit(item, error=item.error) for item in self.plan.items]
+        todo = deque(unit for unit in units if unit.error is None)
         while todo:
             held: deque[_Held] = deque()
             with ExitStack() as leases:
-                for found in self._trained(self._problems(todo, held, leases)):
-                    self._finish(held.popleft(), found)
-        self._score_beside()
+                for trained in self._trained(self._problems(todo, held, leases)):
+                    self._finish(held.popleft(), trained)
+        self._score_extras()
         return units
 
     def _trained(self, problems: Iterator[Problem]) -> Iterator[ProbeFit | QrpStoreError]:
@@ -163,7 +105,7 @@ class Evaluation:
         """
         while todo:
             if not held:
-                self._score_beside()
+                self._score_extras()
             unit, claimed = todo[0], None
             try:
                 claimed = self._claimed(unit, wait=self.wait and not held)
@@ -180,74 +122,55 @@ class Evaluation:
                 yield claimed.ready.problem
 
     def _claimed(self, unit: Unit, *, wait: bool) -> _Held | None:
-        """The right to make a result, with all it needs; None when the result is there."""
-        store, joined = self.store, unit.joined
-        clustering = self._clustering(unit.turn, wait)
-        check(store, clustering, joined, self.wanted)
-        spec = self._spec(clustering, joined)
-        found = None if self.force else lease.find(store.catalog, spec)
-        claim = found or lease.claim(store.catalog, spec, force=self.force, wait=wait, progress=self.progress)
+        """The right to make a result, with all it needs; None when the result exists."""
+        job, store, item = self.plan.job, self.store, unit.item
+        clustering = unit.clustering = self._clustering(item, wait)
+        check(store, clustering, item.joined, job.wanted)
+        spec = result_spec(job, clustering, item.joined)
+        claim = item.result or lease.claim(store.catalog, spec, force=job.force, wait=wait, progress=self.progress)
         if isinstance(claim, Artifact):
             unit.result = stored_result(store, claim.id, cached=True)
             self._bare.append(unit)
             return None
         with ExitStack() as leases:
             heartbeat = leases.enter_context(lease.held(store.catalog, claim))
-            ready = probe.prepare(store, clustering, joined, self.request)
+            ready = probe.prepare(store, clustering, item.joined, job.request)
             return _Held(unit, clustering, spec, claim, heartbeat, ready, leases.pop_all())
 
-    def _clustering(self, turn: Turn, wait: bool) -> StoredClustering:
-        """That of a turn, found or made once."""
-        if turn.error is not None:
-            raise turn.error
-        if turn.clustering is None:
+    def _clustering(self, item: Item, wait: bool) -> StoredClustering:
+        """The item's clustering: the one that exists, or one made once for all items of its turn."""
+        turn = item.turn
+        if item.clustering is not None:
+            return item.clustering
+        if turn in self.failed:
+            raise self.failed[turn]
+        if turn not in self._clusterings:
             try:
-                turn.clustering = self._split(self._grouped(turn, wait), wait)
+                self._clusterings[turn] = self._split(self._made(turn, wait), wait)
             except Busy as error:
-                turn.error = None if self.wait else error
+                if not self.wait:
+                    self.failed[turn] = error
                 raise
             except QrpStoreError as error:
-                turn.error = error
+                self.failed[turn] = error
                 raise
-        return turn.clustering
+        return self._clusterings[turn]
 
-    def _grouped(self, turn: Turn, wait: bool) -> StoredClustering:
-        store, name, dataset = self.store, turn.name, self.dataset.name
+    def _made(self, turn: Turn, wait: bool) -> StoredClustering:
+        store, name, dataset = self.store, turn.name, self.plan.job.dataset.name
         if turn.asked is None:
             return with_seed(store, dataset, name, turn.seed, wait=wait, progress=self.progress)
         report = cluster_with(store, dataset, name, turn.asked, wait=wait, force=False, progress=self.progress)
-        turn.cluster_s += 0.0 if report.cached else report.timings["total_s"]
+        if not report.cached:
+            self._seconds[turn] = report.timings["total_s"]
         return clusterings.by_id(store.catalog, report.id)
 
     def _split(self, clustering: StoredClustering, wait: bool) -> StoredClustering:
         """The clustering as it is, or split by groups."""
-        if self.groups is None:
+        groups = self.plan.job.groups
+        if groups is None:
             return clustering
-        return split_by(self.store, clustering, self.groups, wait=wait, progress=self.progress)
-
-    def _spec(self, clustering: StoredClustering, joined: JoinedConcepts) -> Spec:
-        options = self.request.document()
-        own = clustering.artifact.spec
-        algorithm = self.request.algorithm
-        setting = {
-            "dataset": self.dataset.fingerprint,
-            "concepts": [part.artifact.identity for part in joined.parts],
-            "clustering": own.get("options"),
-            "probe": options,
-            "algorithm": algorithm,
-        }
-        document = {
-            "algorithm": algorithm,
-            "dataset": self.dataset.fingerprint,
-            "clustering": clustering.artifact.identity,
-            "concepts": [part.artifact.identity for part in joined.parts],
-            "concept_names": joined.name,
-            "options": options,
-            "seed": clustering.row.seed,
-            "setting": fingerprint(setting)[:12],
-        }
-        series = fingerprint(["result", clustering.artifact.series, joined.name, options])
-        return Spec("result", f"{clustering.artifact.name} {joined.name}", series, document)
+        return split_by(self.store, clustering, groups, wait=wait, progress=self.progress)
 
     def _finish(self, held: _Held, found: ProbeFit | QrpStoreError) -> None:
         """Score what was trained and commit it; its lease ends with it, well or not."""
@@ -268,33 +191,33 @@ class Evaluation:
         if fit.options.solver == "sgd" and fit.best_epoch == 0 and fit.epochs_run:
             row = held.clustering.row
             self.progress.note(
-                f"{row.backbone}, K {row.clusters}, seed {row.seed}, {held.unit.joined.name}: no epoch beat the model "
-                "without concepts; a lower learning rate or protocol tight may"
+                f"{row.backbone}, K {row.clusters}, seed {row.seed}, {held.unit.item.joined.name}: no epoch beat the "
+                "model without concepts; a lower learning rate or protocol tight may"
             )
 
     def _commit(self, held: _Held, outcome: probe.Outcome) -> None:
         held.heartbeat.check()
         path, checksum = probe.save_weights(self.store.arrays, held.claim.path, outcome)
         row = {
-            "dataset": self.dataset.name,
+            "dataset": self.plan.job.dataset.name,
             "backbone": held.clustering.row.backbone,
-            "concepts": held.unit.joined.name,
+            "concepts": held.unit.item.joined.name,
             "clusters": held.clustering.row.clusters,
             "seed": held.clustering.row.seed,
             "setting": held.spec.document["setting"],
-            "permuted": self.request.permute,
+            "permuted": self.plan.job.request.permute,
             "n_small_clusters": held.clustering.row.n_small_clusters,
             "engine": str(held.clustering.artifact.provenance.get("engine", "import")),
             "weights_path": path,
             "weights_checksum": checksum,
-            **outcome.row(held.unit.turn.cluster_s),
+            **outcome.row(self._seconds.get(held.unit.item.turn, 0.0)),
         }
         results.commit(
             self.store.catalog,
             held.claim,
-            self.dataset,
+            self.plan.job.dataset,
             held.clustering.artifact.id,
-            [part.artifact.id for part in held.unit.joined.parts],
+            [part.artifact.id for part in held.unit.item.joined.parts],
             row,
             outcome.cluster_scores(),
             outcome.cluster_concepts(),
@@ -303,17 +226,16 @@ class Evaluation:
             outcome.provenance,
         )
 
-    def _score_beside(self) -> None:
-        """What is wanted beside the results so far. While none is claimed: it may take longer than they did."""
-        bare, self._bare = self._bare, []
+    def _score_extras(self) -> None:
+        """Score the extras of the results so far. Only while none is claimed: it may take longer than they did."""
+        job, (bare, self._bare) = self.plan.job, (self._bare, [])
         for unit in bare:
             assert unit.result is not None
-            assert unit.turn.clustering is not None
+            assert unit.clustering is not None
             try:
-                asked = Question(
-                    self.store, unit.result, unit.turn.clustering, unit.joined, self.request, self.progress
-                )
-                unit.result = score_beside(asked, self.wanted)
+                result, joined = unit.result, unit.item.joined
+                question = Question(self.store, result, unit.clustering, joined, job.request, self.progress)
+                unit.result = score_beside(question, job.wanted)
             except Interrupted:
                 raise
             except QrpStoreError as error:

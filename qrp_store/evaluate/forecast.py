@@ -18,6 +18,7 @@ from qrp_store.cluster.story import ClusterOptions, parse_memory
 from qrp_store.evaluate.curve import DRAWS, FRACTIONS
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
 from qrp_store.evaluate.extras import KEPT_BYTES, Wanted
+from qrp_store.evaluate.plan import Plan
 from qrp_store.execution import available_cores
 from qrp_store.probing.explain import TOP
 from qrp_store.store import Store
@@ -56,24 +57,20 @@ class _Rates:
 
 
 def forecast(
-    store: Store,
-    plan: Sequence[Mapping[str, Any]],
-    sets: Sequence[JoinedConcepts],
-    request: ProbeRequest,
-    wanted: Wanted,
-    clustering: ClusterOptions,
-    n_samples: int,
+    plan: Plan, sets: Sequence[JoinedConcepts], clustering: ClusterOptions
 ) -> tuple[tuple[dict[str, Any], ...], Estimate]:
     """The plan with `estimated_s`, `memory_bytes` and `rows` of what each line makes, and all of it together.
 
     A clustering that several concept sets share counts in the first line that needs it. What is wanted beside a result
-    counts also where the result is there. `n_samples`: the dataset's.
+    counts also where the result is there.
     """
+    job = plan.job
+    store, request, wanted, n_samples = job.store, job.request, job.wanted, job.dataset.n
     rates = _rates(store)
     by_name = {joined.name: joined for joined in sets}
     counted: set[tuple[Any, ...]] = set()
     lines = []
-    for line in plan:
+    for line in plan.lines():
         own = (line["backbone"], line["clusters"], line["seed"])
         seconds, memory, rows = 0.0, 0, 0
         if line["clustering"] == "to make" and own not in counted:

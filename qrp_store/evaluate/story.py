@@ -8,7 +8,7 @@ in one short transaction. Here stands what is asked for and reported; each resul
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from qrp_store.cluster.story import ClusterOptions
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
 from qrp_store.evaluate.curve import flips as order_flips
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
-from qrp_store.evaluate.evaluation import Evaluation, Turn, Unit
+from qrp_store.evaluate.evaluation import Evaluation, Unit
 from qrp_store.evaluate.extras import QUERIES, Wanted
 from qrp_store.evaluate.forecast import Estimate, forecast
+from qrp_store.evaluate.plan import Job, Plan, Turn, plan
 from qrp_store.evaluate.result import Result
 from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.progress import Progress, silent
@@ -131,18 +132,18 @@ def evaluate(
     vocabularies = list({joined.name: joined for joined in asked_sets}.values())
     base = ClusterOptions.of(**clustering)
     groups = groups_of(store, owner, group_by) if group_by is not None else None
-    job = Evaluation(store, owner, request, groups, wanted, force, wait, progress)
     # what is named twice is done once
     seeds, sizes = tuple(dict.fromkeys(seeds or ())), dict.fromkeys(k)
     turns = [Turn(name, seed, replace(base, k=n, seed=seed)) for name in names for n in sizes for seed in seeds or (0,)]
     there = _each_once(imported, lambda reference: _grouping(store, dataset, reference))
     turns += [Turn(name, seed, None) for name in there for seed in seeds or (None,)]
-    plan = job.plan(turns, vocabularies) if dry_run else []
-    units = [] if dry_run else job.run(turns, vocabularies)
+    planned = plan(Job(store, owner, request, groups, wanted, force), turns, vocabularies)
+    execution = Evaluation(planned, wait, progress)
+    units = [] if dry_run else execution.run()
     done = [unit.result for unit in units if unit.result is not None]
-    errors = _failures(turns, units)
+    errors = _failures(planned, execution.failed, units)
     errors += [_nothing_to_explain(result) for result in done if result.nmi is None]
-    lines, estimate = forecast(store, plan, vocabularies, request, wanted, base, owner.n) if dry_run else ((), None)
+    lines, estimate = forecast(planned, vocabularies, base) if dry_run else ((), None)
     flips = tuple(order_flips(done))
     for flip in flips:
         if min(-flip["by"], flip["ahead"]) >= _SHOWN:
@@ -171,19 +172,20 @@ def _grouping(store: Store, dataset: str, reference: str) -> str:
     return f"{stored.artifact.id} {seed}"
 
 
-def _failures(turns: Sequence[Turn], units: Sequence[Unit]) -> list[dict[str, Any]]:
-    """What went wrong, in the order that it was asked in; once for what is common to several results."""
+def _failures(planned: Plan, failed: Mapping[Turn, QrpStoreError], units: Sequence[Unit]) -> list[dict[str, Any]]:
+    """What went wrong, in the order of the request; once for what is common to several results."""
+    of_items = [(item.turn, item.joined.name, item.error) for item in planned.items]
+    of_items += [(unit.item.turn, unit.item.joined.name, unit.error) for unit in units]
     errors = []
-    for turn in turns:
+    for turn in planned.turns:
         where = {"backbone": turn.name, "clusters": turn.asked.k if turn.asked else None, "seed": turn.seed}
-        own: dict[QrpStoreError | None, str | None] = {turn.error: None}
-        for unit in units:
-            if unit.turn is turn:
-                own.setdefault(unit.error, unit.joined.name)
-        for error, concepts in own.items():
-            if error is not None:
-                about = {**where, "concepts": concepts}
-                errors.append({**about, "kind": error.kind, "message": error.message, "hint": error.hint})
+        distinct: dict[QrpStoreError, str | None] = {failed[turn]: None} if turn in failed else {}
+        for owner, concepts, error in of_items:
+            if owner is turn and error is not None:
+                distinct.setdefault(error, concepts)
+        for error, name in distinct.items():
+            about = {**where, "concepts": name}
+            errors.append({**about, "kind": error.kind, "message": error.message, "hint": error.hint})
     return errors
 
 

@@ -93,3 +93,24 @@ def test_thresholds_are_counted(qrp: Any, store: Path, files: Any) -> None:
     three = qrp.ok(*plan, "--thresholds", "0.6,0.7,0.8", store=store)["estimate"]
     assert three["seconds"] > plain["seconds"]
     assert three["rows"] == plain["rows"] + 3
+
+
+def test_a_grouping_that_was_split_by_another_seed_is_planned_as_it_runs(qrp: Any, own: Path, files: Any) -> None:
+    grouping = files.array([i % 5 for i in range(400)], "five.npy")
+    qrp.ok("cluster", "--dataset", "photos", "--import", grouping, "--name", "five", store=own)
+    line = ("evaluate", "--dataset", "photos", "--clustering", "five", "--concepts", "classes", "--epochs", 2)
+    both = (*line, "--bootstrap", 0, "--seed", 0, 1)
+
+    def planned() -> list[tuple[int, str, str]]:
+        return [
+            (row["seed"], row["clustering"], row["result"]) for row in qrp.ok(*both, "--dry-run", store=own)["plan"]
+        ]
+
+    assert planned() == [(0, "imported", "to make"), (1, "imported", "to make")]
+    qrp.ok(*both, store=own)
+    assert planned() == [(0, "imported", "there"), (1, "imported", "there")]
+
+
+def test_a_dry_run_refuses_the_options_that_a_run_refuses(qrp: Any, world: Any) -> None:
+    for more in (("-k", 401), ("-k", 6, "--niter", 0), ("-k", 6, "--memory", "much")):
+        assert qrp.fails(4, *WHERE, *more, store=world.store) == qrp.fails(4, *WHERE[:-1], *more, store=world.store)
