@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace as replace_fields
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,21 @@ def write_block(
         raise Corrupt(f"array {spec.path}: block {index} comes out with other bytes (crc32c {own:08x}, not {expect})")
     root.put(_block_path(spec, index), *parts, replace=replace, durable=durable)
     return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{own:08x}", positions, rolling.tobytes())
+
+
+def write_once(
+    root: Root, spec: ArraySpec, index: int, rows: Array, bad: Sequence[int] = (), *, durable: bool = True
+) -> Block:
+    """`write_block` that never replaces an object: when a worker that was given up has put the block there with other
+    bytes (the last bits of another processor), its block is the one. Corrupt when that one is damaged.
+    """
+    try:
+        return write_block(root, spec, index, rows, bad, durable=durable)
+    except Corrupt:
+        there = whole_block(root, spec, index)
+        if there is None:
+            raise
+        return replace_fields(there, bad=tuple(sorted({int(p) for p in bad})))
 
 
 def sync_block(root: Root, spec: ArraySpec, block: Block) -> None:

@@ -52,7 +52,7 @@ class Job:
         """Put this output's columns of a block in place, then say so: while the next block is being made."""
         positions = [self.layout.rows_of(number)[0] + local for local in made.bad]
         own = made.rows[:, self.output.columns]
-        block = arrays.write_block(self.store.arrays, self.layout, number, own, positions, replace=True, durable=False)
+        block = arrays.write_once(self.store.arrays, self.layout, number, own, positions, durable=False)
         recorder.add(_placed(block, made.files))
 
     def settle(self, placed: Sequence[Placed]) -> None:

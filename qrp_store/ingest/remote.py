@@ -46,5 +46,5 @@ def place_block(
         )
     made = part.compute(threads)
     positions = [layout.rows_of(number)[0] + local for local in made.bad]
-    block = arrays.write_block(root, layout, number, made.rows, positions, replace=True)
+    block = arrays.write_once(root, layout, number, made.rows, positions)
     return PlacedBlock(block, made.bad, made.files)

@@ -33,7 +33,17 @@ def standing_blocks(
     again = [b.index for b in recorded if b.index not in good]
     if again:
         embeddings.forget_blocks(store.catalog, claimed, again)
-    if previous is not layout and good:
+    if previous is layout and claimed.resumed:
+        _clear(store, layout, good)
+    elif good:
         names = ["zarr.json", *(f"c/{number}/0" for number in sorted(good))]
         store.arrays.link(previous.path, layout.path, names)
     return good
+
+
+def _clear(store: Store, layout: ArraySpec, good: Collection[int]) -> None:
+    """Delete the blocks of an earlier try that nobody recorded: what is written from now on replaces nothing."""
+    kept = {f"{layout.path}/c/{number}/0" for number in good}
+    for path in list(store.arrays.list(f"{layout.path}/c")):
+        if path not in kept:
+            store.arrays.delete(path)

@@ -243,7 +243,7 @@ class _Copy:
             start, count = layout.rows_of(number)
             rows = reader[start : start + count]
             bad = [p for p in stored.bad if start <= p < start + count]
-            block = arrays.write_block(self.target.arrays, layout, number, rows, bad, replace=True)
+            block = arrays.write_block(self.target.arrays, layout, number, rows, bad)
             seen = [(i, *files[i]) for i in range(start, start + count) if i in files]
             embeddings.record_blocks(self.target.catalog, claimed, dataset, [(block, seen)])
             return block

@@ -136,6 +136,16 @@ def test_bad_rows_are_stored_as_nan_and_remembered(root: Root) -> None:
         arrays.write_block(root, spec, 1, rows, bad=[2])
 
 
+def test_a_block_that_a_worker_put_first_is_not_replaced(root: Root) -> None:
+    spec, values, blocks = made(root, 10, 3, 4)
+    late = arrays.write_once(root, spec, 0, values[4:8], bad=[1])
+    assert late == replace(blocks[0], bad=(1,))
+    np.testing.assert_array_equal(arrays.read_block(root, spec, late), values[:4])
+    root.put(f"{PATH}/c/0/0", b"damaged", replace=True)
+    with pytest.raises(Corrupt, match="already there"):
+        arrays.write_once(root, spec, 0, values[:4])
+
+
 def test_writing_again_is_harmless_and_writing_otherwise_refused(root: Root) -> None:
     spec, values, blocks = made(root, 10, 3, 4)
     arrays.create(root, spec)

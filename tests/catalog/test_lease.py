@@ -184,9 +184,23 @@ def test_who_is_gone() -> None:
     me = this_process()
     assert not is_gone(me)
     assert is_gone(dataclasses.replace(me, started="1"))
-    assert is_gone(dataclasses.replace(me, boot="another-boot/" + me.boot.split("/")[1]))
+    assert is_gone(dataclasses.replace(me, pid=1 << 22))
     assert not is_gone(dataclasses.replace(me, host="elsewhere", pid=1 << 22))
-    assert not is_gone(Owner(me.host, me.boot.split("/")[0] + "/pid:[1]", 1 << 22, "1"))
+    machine, boot, namespace = me.boot.split("/")
+    for other in (f"another/{boot}/{namespace}", f"{machine}/another/{namespace}", f"{machine}/{boot}/pid:[1]", ""):
+        assert not is_gone(Owner(me.host, other, 1 << 22, "1"))
+    assert not is_gone(Owner(me.host, f"{boot}/{namespace}", 1 << 22, "1"))  # as 0.2 wrote it
+
+
+def test_a_machine_of_the_same_name_waits_for_the_lease_and_takes_a_new_path(catalog: Catalog) -> None:
+    claimed = _mine(lease.claim(catalog, SPEC))
+    machine, _, namespace = this_process().boot.split("/")
+    _own(catalog, claimed, lease_boot=f"{machine}/another-boot/{namespace}", lease_pid=1 << 22)
+    with pytest.raises(Busy):
+        lease.claim(catalog, SPEC, wait=False)
+    _own(catalog, claimed, lease_expires=1.0)
+    taken = _mine(lease.claim(catalog, SPEC, wait=False))
+    assert (taken.previous_path, taken.path == claimed.path) == (claimed.path, False)
 
 
 def test_who_asks_at_the_moment_of_the_commit_makes_nothing_again(

@@ -21,6 +21,7 @@ import pytest
 from qrp_store.maintenance.removal import verify
 from qrp_store.store import create_store, open_store
 
+LINE = [Path(sys.executable).with_name("qrp-store")]
 EMBEDDINGS = "qrp_store.catalog.entities.embeddings"
 
 
@@ -65,6 +66,37 @@ def test_a_process_stopped_past_its_lease_is_refused_and_has_damaged_nothing(
         assert (sleeper.returncode, "took it over" in out) == (5, True), (out, err)
         assert lab.contents(store) == before
         assert all(store.arrays.get(path) == data for path, data in objects.items())
+        assert verify(store, deep=True).problems == ()
+
+
+def test_a_machine_of_the_same_name_steals_no_lease(lab: Any, tmp_path: Path) -> None:
+    """Cloned machines and containers share a hostname: the second waits for the lease and writes to a new path."""
+    url = str(tmp_path / "store")
+    create_store(url)
+    line = [*lab.ingest(), "--store", url, "--json"]
+    sleeper = lab.command(line, point=f"{EMBEDDINGS}:record_blocks:stop:2")
+    until(lambda: stopped(sleeper.pid))
+    boot = tmp_path / "boot"
+    boot.write_text("00000000-0000-4000-8000-000000000000\n")
+    other = [sys.executable, Path(__file__).with_name("other_machine.py"), boot, "--", *LINE, *line]
+    tried = subprocess.run([*map(str, other), "--no-wait"], capture_output=True, text=True)
+    with open_store(url) as store:
+        if tried.returncode == 77:  # nobody may mount here: what the other machine would have recorded
+            with store.catalog.write() as connection:
+                connection.exec_driver_sql("UPDATE artifact SET lease_boot = 'another' WHERE state = 'writing'")
+            other = [*LINE, *line]
+            tried = subprocess.run([*map(str, other), "--no-wait"], capture_output=True, text=True)
+        assert (tried.returncode, "is being made by" in tried.stdout) == (5, True), (tried.stdout, tried.stderr)
+        with store.catalog.write() as connection:
+            connection.exec_driver_sql("UPDATE artifact SET lease_expires = 1 WHERE state = 'writing'")
+        done = subprocess.run([*map(str, other)], capture_output=True, text=True)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        objects = {path: store.arrays.get(path) for path in store.arrays.list("")}
+        os.kill(sleeper.pid, signal.SIGCONT)
+        out, err = sleeper.communicate(timeout=60)
+        assert (sleeper.returncode, "took it over" in out) == (5, True), (out, err)
+        assert all(store.arrays.get(path) == data for path, data in objects.items())
+        assert store.embedding("d", "b0").stored.artifact.path.endswith("/e1")
         assert verify(store, deep=True).problems == ()
 
 
