@@ -7,7 +7,7 @@ BENCHMARKS := startup ingest labels kmeans kmeans_dask probe report leaderboard
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
-.PHONY: demo test test-browser soak lint bench graph clean
+.PHONY: demo test test-browser soak lint bench gpu graph clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -56,6 +56,9 @@ lint: $(READY) ## ruff and mypy --strict
 
 bench: $(READY) ## each benchmark prints its peer and itself from one run (the whole job: benchmarks/imagenet_scale.py)
 	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(PYTHON) benchmarks/$$name.py $(ARGS); done
+
+gpu: $(READY) ## prove and time the CUDA code on a card, within ten minutes; without one, in small on a pretend GPU
+	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 graph: ## draw who imports whom into docs/import-graph.svg
 	python3 docs/import_graph.py
