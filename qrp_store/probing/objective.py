@@ -163,10 +163,22 @@ def residuals(batch: Batch, table: torch.Tensor) -> tuple[torch.Tensor, torch.Te
 
 
 class Objective:
-    """F(table) = mean cross-entropy + λ/2 ‖table‖² over a whole part, kept ready on a device."""
+    """F(table) = mean cross-entropy + λ/2 (‖W‖² + ‖b − b₀‖²) over a whole part, kept ready on a device.
 
-    def __init__(self, x: ConceptMatrix, clusters: NDArray[np.int64], n_clusters: int, device: torch.device) -> None:
+    `bias_decays_to` is b₀, float64 (K,); None: zeros. F is λ-strongly convex for any b₀.
+    """
+
+    def __init__(
+        self,
+        x: ConceptMatrix,
+        clusters: NDArray[np.int64],
+        n_clusters: int,
+        device: torch.device,
+        *,
+        bias_decays_to: NDArray[np.float64] | None = None,
+    ) -> None:
         self.n = len(x)
+        self._bias = None if bias_decays_to is None else torch.from_numpy(bias_decays_to).to(device)
         size = min(self.n, max(64, _PASS_FLOATS // n_clusters))
         self._batches = list(batches(with_bias(x), clusters, size, device, transposed=True))
 
@@ -174,6 +186,8 @@ class Objective:
         """F in nats, and its gradient (M + 1, K); sums in float64."""
         loss = torch.zeros((), dtype=torch.float64, device=table.device)
         gradient = table.to(torch.float64)
+        if self._bias is not None:
+            gradient[-1] -= self._bias
         penalty = weight_decay / 2 * square(gradient)
         gradient.mul_(weight_decay)
         for batch in self._batches:
@@ -182,6 +196,13 @@ class Objective:
             loss += losses.sum(dtype=torch.float64)
             gradient.add_(batch.samples.sum(residual), alpha=1 / self.n)
         return float(loss) / self.n + penalty, gradient
+
+
+def log_frequencies(clusters: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:
+    """ln of each cluster's share of these samples, with half a sample added to each cluster; (K,)."""
+    counts = np.bincount(clusters, minlength=n_clusters) + 0.5
+    shares: NDArray[np.float64] = np.log(counts / counts.sum())
+    return shares
 
 
 class CrossEntropy:
@@ -202,12 +223,16 @@ class CrossEntropy:
 
     def each(self, table: torch.Tensor) -> list[float]:
         """That of each part under its own rows of the table, which holds the probes' tables one below the other."""
+        # to the host first: summing there by part is cheaper than starting kernels for each
+        parts = torch.split(self.samples(table), self._sizes)
+        return [_sum(part, self._rows) / len(part) for part in parts]
+
+    def samples(self, table: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy of each sample of all parts, float32 (n,), on the host."""
         own = table.new_empty((sum(self._sizes), 1))  # before the large arrays: see `metrics`
         for batch, part in zip(self._batches, torch.split(own, self._rows), strict=True):
             torch.gather(log_probabilities(batch, table), 1, batch.clusters.unsqueeze(1), out=part)
-        # to the host first: summing there by part is cheaper than starting kernels for each
-        parts = torch.split(own.cpu(), self._sizes)
-        return [-_sum(part, self._rows) / len(part) for part in parts]
+        return own.cpu().neg_().squeeze(1)
 
 
 def _sum(values: torch.Tensor, rows: int) -> float:

@@ -14,8 +14,8 @@ from qrp_store.probing.objective import CrossEntropy, Objective, square
 from qrp_store.probing.reverse import CERTIFICATE, Epoch
 from qrp_store.progress import Progress
 
-PATH = tuple(10 ** (-step / 2) for step in range(4, 15))
-"""Weight decays that protocol tight walks down: 1e-2, 3.2e-3, … 1e-7."""
+PATH = tuple(10 ** (-step / 2) for step in range(15))
+"""Weight decays that protocol tight walks down: 1, 0.32, 0.1, … 1e-7."""
 _AIM = CERTIFICATE / 10
 _CLOSE = CERTIFICATE / 100
 """What one minimum is taken to; on a path those that are not chosen need no such care."""
@@ -24,6 +24,10 @@ _BURST = 10
 _MEMORY = 10
 _LIMIT = 20_000
 _PATIENCE = 2
+_CLEAR = 2.0
+"""Standard errors by which a probe must validate better than the strongest weight decay's, which is nearly constant."""
+_FLOOR = 1e-9
+"""Nats: no aim is closer, since float32 shows nothing below."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +68,15 @@ class _Walk:
 def optimum(
     objective: Objective,
     validation: CrossEntropy,
-    shape: tuple[int, int],
+    start: torch.Tensor,
     weight_decay: float,
-    device: torch.device,
     progress: Progress,
 ) -> Optimum:
-    """The minimum at one weight decay, for a table of `shape` (M + 1, K). Validation is looked at, never obeyed."""
-    walk = _Walk(torch.zeros(shape, device=device))
+    """The minimum at one weight decay, from the table `start` (M + 1, K), which is changed.
+
+    The validation part is only recorded; it decides nothing.
+    """
+    walk = _Walk(start)
     walk.validate(validation, None, weight_decay)
     with progress.task("probe", None, "pass") as task:
         loss, gap = _descend(objective, walk, weight_decay, _CLOSE, task.advance)
@@ -82,19 +88,23 @@ def optimum(
 def tightest(
     objective: Objective,
     validation: CrossEntropy,
-    shape: tuple[int, int],
+    start: torch.Tensor,
     weight_decay: float,
-    device: torch.device,
     progress: Progress,
 ) -> Optimum:
     """The minimum at the weight decay of PATH with the least validation cross-entropy; `weight_decay` is not used.
 
-    Walks down from the strongest, each started from the last, and ends once validation has risen twice running: at two
-    minima, or at two looks on the way to one. The weakest weight decays take longest, and past its minimum validation
-    only rises.
+    Walks down from the strongest, from the table `start` (M + 1, K), each minimum started from the last. Ends once
+    validation has risen twice running: at two minima, or at two looks on the way to one. The weakest weight decays
+    take longest, and past its minimum validation only rises.
+
+    The minimum at the strongest weight decay, which is nearly the model without concepts, stays the choice unless the
+    best one validates better by _CLEAR standard errors (paired by sample): among a dozen probes that know nothing, the
+    one of least validation cross-entropy is worse on held-out samples.
     """
-    walk = _Walk(torch.zeros(shape, device=device))
+    walk = _Walk(start)
     best, kept, left, risen = walk.validate(validation, None, PATH[0]), walk.table, 0.0, 0
+    plainest = best, kept, left
     with progress.task("probe path", len(PATH), "weight decay") as task:
         for decay in PATH:
             first = best.epoch == 0
@@ -109,10 +119,20 @@ def tightest(
                 best, kept, left, risen = seen, walk.table.clone(), gap, 0
             else:
                 risen += 1
+            if first:
+                plainest = best, kept, left
             if risen == _PATIENCE:
                 break
+    if not _clearly_better(validation, kept, plainest[1]):
+        best, kept, left = plainest
     _warn_unless_certain(left, best.weight_decay, progress)
     return walk.done(kept, best)
+
+
+def _clearly_better(validation: CrossEntropy, table: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether a table validates better than another by _CLEAR standard errors of the paired difference."""
+    gains = (validation.samples(other) - validation.samples(table)).double()
+    return len(gains) > 1 and float(gains.mean()) > _CLEAR * float(gains.std()) / math.sqrt(len(gains))
 
 
 def _warn_unless_certain(gap: float, weight_decay: float, progress: Progress) -> None:
@@ -144,6 +164,7 @@ class _Descent:
     ) -> None:
         self._objective, self._walk, self._weight_decay = objective, walk, weight_decay
         self._aim, self._advance = aim, advance
+        self._walk_begins = True
         self._at = torch.full_like(walk.table, math.nan)
         self.loss = self.gap = math.inf
 
@@ -157,6 +178,8 @@ class _Descent:
             told = f"the loss became {self.loss} at weight decay {self._weight_decay:g}"
             raise QrpStoreError(f"the optimum was not found: {told}")
         self.gap = square(gradient) / (2 * self._weight_decay)
+        if self._walk_begins:  # near a minimum from the start: still to be approached, not to be taken for it
+            self._aim, self._walk_begins = max(min(self._aim, self.gap / 100), _FLOOR), False
         table.grad = gradient.float()
         self._at.copy_(table)
         self._walk.passes += 1

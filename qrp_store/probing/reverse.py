@@ -62,9 +62,10 @@ class ProbeOptions:
     def algorithm(self) -> int:
         """Version of what these options compute: results of two versions have different numbers.
 
-        sgd   2: the gradient of a short last batch is divided by `batch_size` (1: by the batch's own size).
+        sgd     2: the gradient of a short last batch is divided by `batch_size` (1: by the batch's own size).
+        tight   2: the bias decays toward the log frequencies, the path starts at λ = 1 (1: toward 0, from 0.01).
         """
-        return 2 if self.solver == "sgd" else 1
+        return 2 if self.solver == "sgd" or self.protocol == "tight" else 1
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 1. Milestones round down; the first epoch has the full rate."""
@@ -91,7 +92,8 @@ class ProbeFit:
     """A trained reverse probe over K clusters and M concepts.
 
     weight         float32 (K, M), bias float32 (K,): q(c | y) = softmax(weight @ y + bias)
-    train_loss     mean cross-entropy + λ/2 (‖W‖² + ‖b‖²) over the whole training part at these weights, in nats
+    train_loss     mean cross-entropy + λ/2 (‖W‖² + ‖b − b₀‖²) over the whole training part at these weights, in nats;
+                   b₀ is 0, under tight the log frequencies of the training part
     grad_norm      2-norm of its gradient; `gap_bound` = grad_norm² / (2λ) bounds what is left to gain
     weight_decay   λ, as given or (tight) as chosen by validation
     epochs_run     passes over the training part; `best_epoch` the one whose weights these are

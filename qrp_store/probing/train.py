@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from qrp_store.errors import Interrupted, QrpStoreError
 from qrp_store.probing.descent import CpuDescent, Descent
 from qrp_store.probing.device import torch, using_threads
-from qrp_store.probing.objective import CrossEntropy, Objective, square
+from qrp_store.probing.objective import CrossEntropy, Objective, log_frequencies, square
 from qrp_store.probing.optimum import Optimum, optimum, tightest
 from qrp_store.probing.resident import ResidentDescent
 from qrp_store.probing.reverse import Epoch, ProbeFit, ProbeOptions
@@ -52,6 +52,8 @@ def fit(
             training counts (SGD itself still starts from zeros), so that a probe which only overfits scores about 0.
     lbfgs   the minimum of the whole training part's objective, whatever `epochs` says, without early stopping.
     tight   such minima along a path of weight decays, the best by validation cross-entropy (see `optimum.tightest`).
+            Starts at W = 0 and b = ln f, f the training frequencies with half a sample added to each cluster, and the
+            weight decay pulls b toward ln f: where the concepts say nothing, the probe is those frequencies.
 
     On the CPU the same input, seed and number of torch threads give the same bits. Small steps of sgd are taken by one
     thread, with the same bits: two would mostly wait for each other, and long on busy cores. Raises InvalidInput for
@@ -89,15 +91,25 @@ def _fitted(progress: Progress, stack: Sequence[Problem]) -> list[ProbeFit | Qrp
 
 def _minimum(problem: Problem, progress: Progress) -> Optimum | QrpStoreError:
     options, place = problem.options, problem.place
-    objective = Objective(problem.x_train, problem.c_train, problem.n_clusters, place)
+    objective = _objective(problem)
     validation = CrossEntropy([(problem.x_val, problem.c_val)], problem.n_clusters, place)
+    start = torch.zeros(problem.shape, device=place)
+    if options.protocol == "tight":
+        start[-1] = torch.from_numpy(log_frequencies(problem.c_train, problem.n_clusters))
     search = tightest if options.protocol == "tight" else optimum
     try:
-        return search(objective, validation, problem.shape, options.weight_decay, place, progress)
+        return search(objective, validation, start, options.weight_decay, progress)
     except Interrupted:
         raise
     except QrpStoreError as error:
         return error
+
+
+def _objective(problem: Problem) -> Objective:
+    """What the training minimises: under tight the bias decays toward the log frequencies, else toward 0."""
+    x, c, k = problem.x_train, problem.c_train, problem.n_clusters
+    center = log_frequencies(c, k) if problem.options.protocol == "tight" else None
+    return Objective(x, c, k, problem.place, bias_decays_to=center)
 
 
 def _descended(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStoreError]:
@@ -185,15 +197,13 @@ def _sgd(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStor
 
 def _frequencies(problem: Problem) -> torch.Tensor:
     """The bias of a model that knows the clusters' training frequencies and nothing else, centred; float32 (K,)."""
-    counts = np.bincount(problem.c_train, minlength=problem.n_clusters) + 0.5
-    log_p = np.log(counts / counts.sum())
+    log_p = log_frequencies(problem.c_train, problem.n_clusters)
     return torch.from_numpy((log_p - log_p.mean()).astype(np.float32)).to(problem.place)
 
 
 def _report(problem: Problem, found: Optimum) -> ProbeFit:
     began = time.perf_counter()
-    objective = Objective(problem.x_train, problem.c_train, problem.n_clusters, problem.place)
-    loss, gradient = objective(found.table, found.weight_decay)
+    loss, gradient = _objective(problem)(found.table, found.weight_decay)
     table = found.table.cpu().numpy()
     return ProbeFit(
         weight=np.ascontiguousarray(table[:-1].T),
