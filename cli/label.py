@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from .options import Dataset, Device, Force, NoWait, Workers
 from .session import Session, command
@@ -12,6 +13,7 @@ from .session import Session, command
 Form = Literal[
     "long",
     "wide",
+    "celeba",
     "coco",
     "open-images",
     "visual-genome",
@@ -24,12 +26,31 @@ Form = Literal[
 ]
 
 
+class _Words(TyperCommand):
+    """Take `--true 1 yes` for `--true 1 --true yes` when it follows SOURCE; `-1` is a value, not an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        option: str | None = None
+        source = bool(args) and not args[0].startswith("-")
+        for i, word in enumerate(args):
+            if word.startswith("-") and not word[1:2].isdigit():
+                option = word if source and word in ("--true", "--false") else None
+            elif option is not None and args[i - 1] != option:
+                spread.append(option)
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
 def register(app: typer.Typer) -> None:
     command(
         app,
         "label",
+        cls=_Words,
         example=(
             "qrp-store label objects.csv --dataset photos --concepts objects\n"
+            "qrp-store label table.csv --key-column image_url --concept-column tags --split ';' --dataset photos "
+            "--concepts tags\n"
             "qrp-store label imagefolder/ --dataset photos --concepts classes --exclusive\n"
             "qrp-store label instances_val2017.json --dataset coco --concepts things --match basename\n"
             "qrp-store label --expert timm/efficientnet_lite0 --weights FILE --images photos/ --dataset photos "
@@ -71,6 +92,30 @@ def label(
     ] = False,
     form: Annotated[
         Form | None, typer.Option("--format", help="What SOURCE is.  [default: what its content looks like]")
+    ] = None,
+    key_column: Annotated[
+        str | None, typer.Option("--key-column", metavar="NAME", help="Column of a table that holds the keys.")
+    ] = None,
+    concept_column: Annotated[
+        str | None,
+        typer.Option("--concept-column", metavar="NAME", help="Column of the concepts, in a table with a label a row."),
+    ] = None,
+    score_column: Annotated[
+        str | None, typer.Option("--score-column", metavar="NAME", help="Column of the scores.")
+    ] = None,
+    group_column: Annotated[
+        str | None, typer.Option("--group-column", metavar="NAME", help="Column of the concepts' groups.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="SEP", help="Split a cell with several concepts here; none: never split."),
+    ] = None,
+    true: Annotated[
+        list[str] | None,
+        typer.Option("--true", metavar="V…", help="Values that mean yes, in a table with a column a concept."),
+    ] = None,
+    false: Annotated[
+        list[str] | None, typer.Option("--false", metavar="V…", help="Values that mean no; empty cells are unknown.")
     ] = None,
     names: Annotated[
         str | None, typer.Option("--names", metavar="FILE", help="Names for SOURCE's codes: code,name[,group] a line.")
@@ -129,7 +174,21 @@ def label(
             from qrp_store.label import label
 
             least = 0.5 if threshold is None else threshold
-            report = label(store, source, threshold=least, format=form, max_concepts=max_concepts, **shared)
+            report = label(
+                store,
+                source,
+                threshold=least,
+                format=form,
+                max_concepts=max_concepts,
+                key_column=key_column,
+                concept_column=concept_column,
+                score_column=score_column,
+                group_column=group_column,
+                split=split,
+                true=tuple(true or ()),
+                false=tuple(false or ()),
+                **shared,
+            )
         else:
             from qrp_store.label.expert import label_by_expert
 

@@ -13,7 +13,7 @@ from qrp_store.catalog.entities.concept_sets import Vocabulary
 from qrp_store.errors import InvalidInput
 from qrp_store.label.piles import Piles, columns
 from qrp_store.progress import Progress
-from qrp_store.readers.labels.rows import LabelRows, Term
+from qrp_store.readers.labels.rows import LabelRows, Term, normal
 from qrp_store.samples import shown
 
 Match = Literal["key", "basename", "stem"]
@@ -123,6 +123,7 @@ class Positions:
                 self._position[name] = _AMBIGUOUS if name in self._position else i
         if match == "key":
             self._position.update((key, i) for i, key in enumerate(keys))
+        self._normal: dict[str, int] | None = None
         self._called = np.zeros(0 if match == "key" else len(keys), np.int64)
 
     def of(self, keys: Sequence[str], source: str) -> np.ndarray:
@@ -130,6 +131,9 @@ class Positions:
         and for two that mean one."""
         names = keys if self._match == "key" else [reduced(key, self._match) for key in keys]
         found = np.fromiter(map(self._position.get, names, repeat(-1)), np.int64, len(names))
+        if self._match == "key":
+            for i in np.flatnonzero(found == -1).tolist():
+                found[i] = self._by_normal_form(names[i])
         several = np.flatnonzero(found == _AMBIGUOUS)
         if len(several):
             name = names[several[0]]
@@ -142,6 +146,17 @@ class Positions:
         if self._match != "key":
             self._refuse_two(keys, found, source)
         return found
+
+    def _by_normal_form(self, key: str) -> int:
+        """Return the position of the key that differs in outer blanks or Unicode's form alone, or -1."""
+        if self._normal is None:
+            self._normal = {}
+            for i, own in enumerate(self._keys):
+                name = normal(own)
+                if name != own:
+                    self._normal[name] = _AMBIGUOUS if name in self._normal or name in self._position else i
+        name = normal(key)
+        return self._normal.get(name, self._position.get(name, -1))
 
     def _refuse_two(self, keys: Sequence[str], found: np.ndarray, source: str) -> None:
         own = np.fromiter(map(hash, keys), np.int64, len(keys)) | 1
@@ -161,10 +176,10 @@ class Positions:
 
 
 def reduced(key: str, match: Match) -> str:
-    """What of a key is compared."""
+    """Return the part of a key that is compared. A backslash separates folders like a slash."""
     if match == "key":
         return key
-    name = key.rstrip("/").rpartition("/")[2]
+    name = normal(key).replace("\\", "/").rstrip("/").rpartition("/")[2]
     stem, _, ending = name.rpartition(".")
     return stem if match == "stem" and stem and ending else name
 
@@ -177,9 +192,12 @@ def gather(
     labels: Piles,
     looked_at: Piles,
     progress: Progress,
-) -> tuple[Unknown, int]:
-    """Put aside the `labels` above the threshold and what was `looked_at`; unknown keys, and the number of rows."""
-    unknown, n_rows = Unknown(), 0
+) -> tuple[Unknown, int, bool]:
+    """Put aside the `labels` above the threshold and what was `looked_at`.
+
+    Return the unknown keys, the number of rows, and whether a row is of the dataset's first sample.
+    """
+    unknown, n_rows, first = Unknown(), 0, False
     with progress.task(f"read {numbers.source}", None, "labels") as task:
         for rows in batches:
             numbers.learn(rows.vocabulary)
@@ -198,29 +216,45 @@ def gather(
             seen = seen[seen >= 0]
             looked_at.add(seen, np.full(len(seen), ALL, np.int32))
             n_rows += len(at) + len(rows.seen)
+            first = first or bool((at == 0).any() or (seen == 0).any())
             task.advance(len(at))
-    return unknown, n_rows
+    return unknown, n_rows, first
 
 
 def refuse_unknown(
-    source: str, dataset: str, unknown: Unknown, n_rows: int, keys: Sequence[str], *, ignore: bool
+    source: str, dataset: str, unknown: Unknown, n_rows: int, keys: Sequence[str], *, ignore: bool, zero: bool = True
 ) -> None:
-    """Raise InvalidInput for keys that the dataset does not have (with examples, and whether another match would do),
-    unless they are to be left out and some are known."""
+    """Raise InvalidInput for keys that the dataset does not have, unless `ignore` and some keys are known.
+
+    Where the dataset's keys are the default numbers, a file that counts from 1 would label the wrong samples: it is
+    refused even with `ignore`. `zero`: whether the file labels the first sample.
+    """
     if not unknown.n_rows:
         return
     examples = ", ".join(shown(key) for key in list(unknown.first)[:_EXAMPLES])
+    lacking = f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}"
+    numbered_by_default = _are_default(keys)
+    if numbered_by_default and not zero and list(unknown.first) == [str(len(keys))]:
+        raise InvalidInput(
+            f"{lacking}; the dataset's keys are the numbers 0 to {len(keys) - 1}, and the file seems to count from 1",
+            hint="subtract 1 from the file's keys, or ingest with --keys",
+        )
     better = _better_match(unknown.first, keys)
     if not ignore:
-        raise InvalidInput(
-            f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}",
-            hint=f"{better}--ignore-unknown-keys leaves them out",
-        )
+        leave_out = "--ignore-unknown-keys leaves them out"
+        if numbered_by_default:
+            leave_out = f"the dataset's keys are the numbers 0 to {len(keys) - 1}; ingest with --keys to use names"
+        raise InvalidInput(lacking, hint=f"{better}{leave_out}")
     if n_rows == unknown.n_rows:
         raise InvalidInput(
             f"{source}: none of its {n_rows} labels is of dataset {dataset!r}; keys are like {examples}",
             hint=better.removesuffix("; ") or None,
         )
+
+
+def _are_default(keys: Sequence[str]) -> bool:
+    """Return whether keys are the row numbers that `ingest` gives without --keys."""
+    return all(key == str(i) for i, key in enumerate(keys))
 
 
 def _better_match(unknown: Iterable[str], keys: Sequence[str]) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qrp_store.catalog.entities import concept_sets, datasets
+from qrp_store.catalog.entities.concept_sets import Vocabulary
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.label import concept_rows
@@ -30,17 +32,23 @@ from qrp_store.label.numbering import (
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
 from qrp_store.progress import Progress, silent
 from qrp_store.readers.labels.formats import FORMATS, detect, read_labels, source_digest
+from qrp_store.readers.labels.rows import TableOptions, normal
 from qrp_store.records import Artifact, Dataset, Spec
+from qrp_store.samples import shown
 from qrp_store.store import Store, check_name
 
-ALGORITHM = 1
+ALGORITHM = 2
 MAX_CONCEPTS = 100_000
 _EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What `label` did. `groups` counts the concepts of each group, `unknown_keys` are examples."""
+    """The result of `label`.
+
+    `groups` counts the concepts of each group, `unknown_keys` are examples. `case_variants`: concepts that differ in
+    upper and lower case alone, a dictionary for each name, with the number of labels of each.
+    """
 
     id: str
     version: int
@@ -54,6 +62,7 @@ class LabelReport:
     unknown_keys: list[str]
     format: str
     groups: dict[str, int]
+    case_variants: list[dict[str, int]]
     cached: bool
     timings: dict[str, float]
 
@@ -72,15 +81,23 @@ def label(
     names: str | None = None,
     match: Match = "key",
     max_concepts: int = MAX_CONCEPTS,
+    key_column: str | None = None,
+    concept_column: str | None = None,
+    score_column: str | None = None,
+    group_column: str | None = None,
+    split: str | None = None,
+    true: Sequence[str] = (),
+    false: Sequence[str] = (),
     force: bool = False,
     wait: bool = True,
     progress: Progress = silent,
 ) -> LabelReport:
-    """Make a concept set of a dataset from a label file or folder (`concepts.readers.FORMATS`).
+    """Make a concept set of a dataset from a label file or folder (`readers.labels.formats.FORMATS`).
 
     A score counts when it is greater than `threshold`; a label without score always does; a repeated (key, concept)
-    counts once, with its highest score. `names` is a file of names for the source's codes. Raises NotFound for the
-    dataset, InvalidInput for the file.
+    counts once, with its highest score. `names` is a file of names for the source's codes. The `…_column` options name
+    a table's columns, `split` separates concepts in one cell, `true` and `false` are the words for yes and no in a
+    column a concept. Raises NotFound for the dataset, InvalidInput for the file.
     """
     started = time.perf_counter()
     check_options(concepts, threshold)
@@ -90,11 +107,15 @@ def label(
     if format is not None and format not in FORMATS:
         raise InvalidInput(f"--format {format!r}", hint=f"known are {', '.join(FORMATS)}")
     owner = datasets.get_dataset(store.catalog, dataset)
-    reading = _Reading(path, format or detect(path), names, group, threshold, match, max_concepts)
+    table_options = TableOptions(
+        key_column, concept_column, score_column, group_column, split, tuple(true), tuple(false)
+    )
+    form = format or detect(path, table_options)
+    reading = _Reading(path, form, names, group, threshold, match, max_concepts, table_options)
     spec = _spec(owner, concepts, reading, exclusive=exclusive, ignore_unknown_keys=ignore_unknown_keys)
-    found = None if force else lease.find(store.catalog, spec)
-    if found is not None:
-        return label_report(store, found, started, cached=True)
+    ready = None if force else lease.find(store.catalog, spec) or _of_algorithm_1(store, spec)
+    if ready is not None:
+        return label_report(store, ready, started, cached=True)
     # Read before anything is claimed: a bad file leaves no trace.
     table = reading.table(datasets.keys(store.catalog, owner), owner, ignore_unknown_keys, progress)
     if exclusive:
@@ -107,6 +128,14 @@ def label(
         write(store, claimed, owner, table, provenance, exclusive=exclusive)
     made = concept_sets.by_id(store.catalog, claimed.id)
     return label_report(store, made.artifact, started, cached=False)
+
+
+def case_variants(words: Vocabulary) -> list[dict[str, int]]:
+    """Return the concepts that differ in case alone, with their numbers of labels, a dictionary for each name."""
+    folded: dict[str, dict[str, int]] = {}
+    for name, n in zip(words.names, words.n_positive, strict=True):
+        folded.setdefault(name.casefold(), {})[name] = n
+    return [names for names in folded.values() if len(names) > 1]
 
 
 def check_options(concepts: str, threshold: float) -> None:
@@ -127,6 +156,7 @@ class _Reading:
     threshold: float
     match: Match
     max_concepts: int
+    columns: TableOptions
 
     def document(self) -> dict[str, Any]:
         """What changes a label. What is as it is by default is left out, so that older sets are found again."""
@@ -137,24 +167,55 @@ class _Reading:
             more["match"] = self.match
         if self.form not in ("long", "image-folder"):
             more["format"] = self.form
+        if self.columns.document():
+            more["table"] = self.columns.document()
         return {"source": source_digest(self.path), "threshold": self.threshold, "group": self.group, **more}
 
     def table(self, keys: list[str], owner: Dataset, ignore_unknown: bool, progress: Progress) -> LabelTable:
         """The labels by number. Raises InvalidInput."""
         source = str(self.path)
         names = None if self.names is None else Path(self.names).expanduser()
-        batches = read_labels(self.path, group=self.group, form=self.form, names=names, keys=keys)
+        batches = read_labels(
+            self.path,
+            group=self.group,
+            form=self.form,
+            names=names,
+            keys=keys,
+            table=self.columns,
+            note=progress.note,
+        )
         numbers = Numbers(source, self.max_concepts)
         positions = Positions(keys, self.match, ids=FORMATS[self.form].ids)
         with Piles(len(keys), LABEL) as labels, Piles(len(keys), LOOKED_AT) as looked_at:
-            unknown, n_rows = gather(batches, numbers, positions, self.threshold, labels, looked_at, progress)
-            refuse_unknown(source, owner.name, unknown, n_rows, keys, ignore=ignore_unknown)
+            unknown, n_rows, zero = gather(batches, numbers, positions, self.threshold, labels, looked_at, progress)
+            refuse_unknown(source, owner.name, unknown, n_rows, keys, ignore=ignore_unknown, zero=zero)
             if unknown.n_rows:
                 progress.warn(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r} and are left out")
             table = numbered(numbers, labels, looked_at, keys, unknown)
+        variants = case_variants(table.vocabulary)
+        if variants:
+            count = sum(map(len, variants))
+            examples = ", ".join(f"{shown(name, 40)} ({n})" for name, n in variants[0].items())
+            progress.warn(
+                f"{source}: {count} concepts differ only in case, for example {examples}; they are kept apart"
+            )
         if not len(table.positions):
             progress.warn(f"{source}: no score is greater than --threshold {self.threshold}: the set has no labels")
         return table
+
+
+def _of_algorithm_1(store: Store, spec: Spec) -> Artifact | None:
+    """Return the set that the algorithm before made of the same source, if this one would make the same.
+
+    It kept blanks and Unicode's forms apart, in concepts and in keys, so only a set without either serves.
+    """
+    before = replace(spec, document={**spec.document, "algorithm": 1})
+    ready = lease.find(store.catalog, before)
+    if ready is None or ready.provenance.get("n_unknown_keys"):
+        return None
+    words = concept_sets.vocabulary(store.catalog, ready.id)
+    same = all(name == normal(name) for name in (*words.names, *filter(None, words.groups)))
+    return ready if same else None
 
 
 def _spec(owner: Dataset, concepts: str, reading: _Reading, *, exclusive: bool, ignore_unknown_keys: bool) -> Spec:
@@ -194,7 +255,7 @@ def write(
 def label_report(store: Store, found: Artifact, started: float, *, cached: bool) -> LabelReport:
     """The report of a ready concept set."""
     stored = concept_sets.by_id(store.catalog, found.id)
-    groups = concept_sets.vocabulary(store.catalog, found.id).groups
+    words = concept_sets.vocabulary(store.catalog, found.id)
     return LabelReport(
         id=found.id,
         version=found.version or 0,
@@ -207,7 +268,8 @@ def label_report(store: Store, found: Artifact, started: float, *, cached: bool)
         n_unknown_keys=int(found.provenance.get("n_unknown_keys", 0)),
         unknown_keys=list(found.provenance.get("unknown_keys", ())),
         format=str(found.provenance.get("format", "long")),
-        groups=dict(Counter(g for g in groups if g is not None)),
+        groups=dict(Counter(g for g in words.groups if g is not None)),
+        case_variants=case_variants(words),
         cached=cached,
         timings={"total_s": time.perf_counter() - started},
     )

@@ -49,6 +49,7 @@ BRODEN = ["ade20k/ADE_train_00000001.jpg", "dtd/banded_0002.jpg", "opensurfaces/
 PLACES = ["Places365_val_00000001.jpg", "Places365_val_00000002.jpg"]
 IMAGENET_VAL = [f"ILSVRC2012_val_{i:08}.JPEG" for i in range(1, 50_001)]
 IMAGENET = ["n01440764/n01440764_10026.JPEG", "n03126707/n03126707_1.JPEG"]
+CELEBA = ["000001.jpg", "000002.jpg"]
 DATASETS = {
     "photos": PHOTOS,
     "coco": COCO,
@@ -58,6 +59,7 @@ DATASETS = {
     "places": PLACES,
     "imagenet-val": IMAGENET_VAL,
     "imagenet": IMAGENET,
+    "celeba": CELEBA,
 }
 
 
@@ -92,6 +94,11 @@ def tables(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    table(folder / "survey.csv", ("id", "url", "answer"), (1, "a.jpg", "a dog"), (2, "trip/c.jpg", "a tree"))
+    table(folder / "tags.csv", ("key", "concept"), ("a.jpg", "dog; red ball"), ("b.jpg", "dog"))
+    table(folder / "answers.csv", ("photo", "happy", "old"), ("a.jpg", "yes", "no"), ("b.jpg", "maybe", "Yes"))
+    celeba = f"2\nBald Smiling\n{CELEBA[0]}  1 -1\n{CELEBA[1]}  1  1\n"
+    (folder / "list_attr_celeba.txt").write_text(celeba)
     table(folder / "objects.csv", ("key", "concept", "score", "group"), ("a.jpg", "dog", 0.9, "animal"))
     pq.write_table(pa.table({"key": PHOTOS, "red": [1, 0, None], "old": [0, 0, 1]}), folder / "wide.parquet")
     scores = [{"key": "a.jpg", "concept": "dog", "score": 0.35}, {"key": "b.jpg", "concept": "cat", "score": 0.25}]
@@ -219,6 +226,10 @@ WANTED: Mapping[str, Pairs] = {
     "photos objects": {("a.jpg", "dog"): "animal"},
     "photos attributes": {("a.jpg", "red"): "attribute", ("trip/c.jpg", "old"): "attribute"},
     "photos tags": {("a.jpg", "dog"): None},
+    "photos survey": {("a.jpg", "a dog"): None, ("trip/c.jpg", "a tree"): None},
+    "photos tags-split": {("a.jpg", "dog"): None, ("a.jpg", "red ball"): None, ("b.jpg", "dog"): None},
+    "photos answers": {("a.jpg", "happy"): None, ("b.jpg", "happy"): None, ("b.jpg", "old"): None},
+    "celeba attributes": {(CELEBA[0], "Bald"): None, (CELEBA[1], "Smiling"): None, (CELEBA[1], "Bald"): None},
     "photos hot": {("a.jpg", "cat"): None, ("trip/c.jpg", "cat"): None, ("trip/c.jpg", "dog"): None},
     "coco things": {(COCO[0], "person"): "person", (COCO[1], "oven"): "appliance"},
     "coco stuff": {(COCO[0], "wall-brick"): "wall", (COCO[1], "other"): "other"},
@@ -245,6 +256,7 @@ WANTED: Mapping[str, Pairs] = {
 }
 LOOKED_AT = {  # pairs, and samples of which every pair was looked at, where not all was
     "photos attributes": [("a.jpg", None), ("b.jpg", None), ("trip/c.jpg", "old")],
+    "photos answers": [("a.jpg", None), ("b.jpg", None)],
     "open-images human": [(OPEN_IMAGES[0], "Container, box"), (OPEN_IMAGES[0], "Tortoise")],
 }
 EXPERTS = ["photos things", "photos stuff", "photos seen", "photos scenes"]

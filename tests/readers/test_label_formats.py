@@ -359,10 +359,10 @@ def test_broden_reads_numbers_and_label_pictures(tmp_path: Path) -> None:
 BAD_TABLES: Sequence[tuple[str, bytes, str]] = [
     ("w.csv", b"key,split\na,train\n", "no column concept, and in line 2 column 'split' holds 'train'"),
     ("w.csv", b"key,cat\na,0\nb,7.5\n", "line 3: column 'cat' holds 7.5, outside"),
-    ("w.csv", b"key,cat,cat\na,0,0\n", "column 'cat' stands twice"),
+    ("w.csv", b"key,cat,cat\na,0,0\n", "column 'cat' appears twice"),
     ("w.csv", b"key:concept\na:b\n", "no column key and no column concept"),
     ("l.csv", b"key,concept,score\na,b,-3.2\n", "score -3.2 is outside"),
-    ("l.txt", "key,concept\na,b\n".encode("utf-16"), "line 1 is not UTF-8"),
+    ("l.txt", "key,concept\na,b\n".encode("utf-16-le"), "line 1 is not UTF-8"),
     ("l.csv", "key,concept\na,b\n".encode("utf-16-be"), "line 1 is not UTF-8"),
     ("l.csv", b"key,concept," + b"x" * 200_000 + b"\n", "line 1: field larger than"),
     ("w.jsonl", b'{"key": "a", "cat": 1}\n{"key": "b", "dog": 1}\n', "line 2: 'dog' is not in the first line"),

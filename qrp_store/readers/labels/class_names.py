@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.readers.labels.long_tables import not_utf8
 from qrp_store.readers.labels.rows import LabelRows, Source, Term
+from qrp_store.readers.labels.text_tables import not_utf8
 from qrp_store.samples import key_problem, shown
 
 _CODE_THEN_NAME = re.compile(r"(n\d{8}|/m/[^\s,]+)\s+(\S.*)")

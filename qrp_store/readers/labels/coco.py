@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from qrp_store.errors import InvalidInput
-from qrp_store.readers.labels.long_tables import not_utf8
 from qrp_store.readers.labels.rows import Batch, LabelRows, Source, Term, kind
+from qrp_store.readers.labels.text_tables import not_utf8
 from qrp_store.samples import shown
 
 

@@ -13,21 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.readers.labels import coco, lists
+from qrp_store.readers.labels import celeba, coco, lists
+from qrp_store.readers.labels import detect as detection
 from qrp_store.readers.labels import long_tables as tables
 from qrp_store.readers.labels import wide_tables as wide
+from qrp_store.readers.labels.cells import WHOLE
 from qrp_store.readers.labels.class_names import read_names, renamed
-from qrp_store.readers.labels.rows import LabelRows, Source
+from qrp_store.readers.labels.rows import LabelRows, Source, TableOptions, ignore
 from qrp_store.samples import list_images
 
 
 @dataclass(frozen=True)
 class Format:
-    """A layout of labels. `ids`: its keys are ids of images, which may be the names of files without their ending."""
+    """A layout of labels.
+
+    `ids`: its keys are ids of images, which may be the names of files without their ending. `table`: the options that
+    name columns and values apply to it.
+    """
 
     read: Callable[[Source], Iterator[LabelRows]]
     about: str
     ids: bool = False
+    table: bool = False
 
 
 def _read_long(source: Source) -> Iterator[LabelRows]:
@@ -49,8 +56,9 @@ def _by_ending(
 
 _JSON_LINES = {".jsonl": tables.read_json_lines, ".ndjson": tables.read_json_lines}
 FORMATS: Mapping[str, Format] = {
-    "long": Format(_read_long, "CSV, Parquet, JSONL: key,concept[,score][,group]"),
-    "wide": Format(_read_wide, "CSV, Parquet, JSONL: key and one 0/1 column a concept"),
+    "long": Format(_read_long, "CSV, Parquet, JSONL: key,concept[,score][,group]", table=True),
+    "wide": Format(_read_wide, "CSV, Parquet, JSONL: key and one 0/1 column a concept", table=True),
+    "celeba": Format(celeba.read_celeba, "CelebA's list_attr_celeba.txt or .csv: -1 and 1", table=True),
     "coco": Format(coco.read_coco, "COCO instances, stuff or panoptic JSON"),
     "open-images": Format(tables.read_open_images, "Open Images CSV: ImageID,Source,LabelName,Confidence", ids=True),
     "visual-genome": Format(coco.read_visual_genome, "Visual Genome objects.json, attributes.json", ids=True),
@@ -61,7 +69,6 @@ FORMATS: Mapping[str, Format] = {
     "matrix": Format(wide.read_matrix, ".npy (samples, concepts), rows in the dataset's order"),
     "image-folder": Format(lists.read_image_folder, "one folder a class"),
 }
-_TEXT = (".csv", ".tsv", ".txt")
 
 
 def read_labels(
@@ -71,74 +78,45 @@ def read_labels(
     form: str | None = None,
     names: Path | None = None,
     keys: Sequence[str] = (),
+    table: TableOptions = TableOptions(),
+    note: Callable[[str], None] = ignore,
 ) -> Iterator[LabelRows]:
-    """The labels of a file or folder, in batches of about 100,000.
+    """Return the labels of a file or folder, in batches of about 100,000.
 
     `form` is a name in `FORMATS`, by default what the content looks like; `group` is given to concepts that have none
-    of their own; `names` is a file of names for the source's codes (`names.read_names`); `keys` are the dataset's, for
-    sources whose rows have none. Raises NotFound, InvalidInput (also while iterating).
+    of their own; `names` is a file of names for the source's codes (`class_names.read_names`); `keys` are the
+    dataset's, for sources whose rows have none; `table` names columns and values; `note` receives remarks for the
+    user. Raises NotFound, InvalidInput (also while iterating).
     """
-    source = Source(path, group, keys)
-    reader = FORMATS[form or detect(path)].read
+    source = Source(path, group, keys, table, note=note)
+    form = form or detection.detect(source)
+    _check_options(source, form)
     dictionary = None if names is None else read_names(names)
-    batches = reader(source)
+    batches = FORMATS[form].read(source)
     if dictionary is not None and names is not None:
         batches = (renamed(batch, dictionary, names) for batch in batches)
     return _not_empty(path, batches)
 
 
-def detect(path: Path) -> str:
-    """The name in `FORMATS` of what a file or folder looks like. Raises NotFound and InvalidInput."""
-    if not path.exists():
-        raise NotFound(f"{path}: no such file or folder")
-    if path.is_dir():
-        return "broden" if lists.is_broden(path) else "image-folder"
-    source, ending = Source(path), path.suffix.lower()
-    try:
-        if ending in _TEXT:
-            return _text(source)
-        if ending in _JSON_LINES:
-            return _json_lines(source)
-        if ending == ".parquet":
-            columns = tables.parquet_columns(source)
-            return "wide" if _is_wide(columns) else "long"
-        if ending == ".json":
-            return "visual-genome" if coco.first_event(source) == "start_array" else "coco"
-    except OSError as error:
-        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
-    if ending == ".npy":
-        return "matrix"
-    endings = " ".join(sorted([*_TEXT, *_JSON_LINES, ".json", ".npy", ".parquet"]))
-    raise InvalidInput(
-        f"{path}: not a kind of label file that can be read",
-        hint=f"known endings: {endings}, or a folder with one folder a class; --format says what it is",
-    )
+def detect(path: Path, table: TableOptions = TableOptions()) -> str:
+    """Return the name in `FORMATS` of what a file or folder looks like. Raises NotFound and InvalidInput."""
+    return detection.detect(Source(path, table=table))
 
 
-def _text(source: Source) -> str:
-    line = lists.first_line(source.path)
-    named = lists.columns_of(line) if line.strip() else set()
-    if named >= {"image", "split"} and lists.is_broden(source.path.parent):
-        return "broden"
-    if named >= {"ImageId", "PredictionString"}:
-        return "imagenet-synsets"
-    if source.path.suffix.lower() == ".txt" and "key" not in named and lists.is_image_list(line):
-        return "image-list"
-    columns, _ = tables.csv_header(source)
-    if set(tables.OPEN_IMAGES.required) <= set(columns):
-        return "open-images"
-    return "wide" if _is_wide(columns) else "long"
-
-
-def _json_lines(source: Source) -> str:
-    first = next((found for _, found in tables.json_lines(source)), {})
-    if "file_name" in first and "key" not in first:
-        return "imagenet-x"
-    return "wide" if _is_wide(list(first)) else "long"
-
-
-def _is_wide(columns: Sequence[str]) -> bool:
-    return "key" in columns and "concept" not in columns and len(columns) > 1
+def _check_options(source: Source, form: str) -> None:
+    """Raise InvalidInput for options of tables on something else, for an empty separator, and for yes that is no."""
+    table = source.table
+    given = sorted(table.document())
+    if given and not FORMATS[form].table:
+        raise InvalidInput(
+            f"{source}: has the format {form}, which is no table: it takes no option for columns and values",
+            hint="leave out --key-column, --concept-column, --score-column, --group-column, --split, --true, --false",
+        )
+    if table.split == "":
+        raise InvalidInput("--split '': the separator is empty", hint=f"--split {WHOLE} never splits a cell")
+    both = {word.strip().casefold() for word in table.true} & {word.strip().casefold() for word in table.false}
+    if both:
+        raise InvalidInput(f"--true and --false both name {sorted(both)[0]!r}")
 
 
 def source_digest(source: Path) -> str:

@@ -8,12 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput
-from qrp_store.readers.labels.long_tables import csv_header, csv_rows, json_lines, not_utf8
+from qrp_store.readers.labels.long_tables import json_lines
 from qrp_store.readers.labels.rows import Batch, LabelRows, Source, Term
+from qrp_store.readers.labels.text_tables import csv_header, csv_rows, encoding_of, not_utf8, rows_of
 from qrp_store.samples import list_images, shown
 
 _LISTED = re.compile(r"(\S.*?)\s+(\d+|n\d{8})")
 _SYNSET = re.compile(r"n\d{8}")
+FACTORS = frozenset(
+    (
+        *("pose", "background", "pattern", "color", "smaller", "shape", "partial_view", "subcategory", "texture"),
+        *("larger", "darker", "object_blocking", "person_blocking", "style", "brighter", "multiple_objects"),
+    )
+)
+"""The 16 factors of ImageNet-X."""
 _FACTORS_AFTER = ("file_name", "class")
 _FACTORS_BEFORE = ("justification", "one_word", "metaclass")
 
@@ -42,7 +50,7 @@ def read_image_list(source: Source) -> Iterator[LabelRows]:
     """Lines `IMAGE CLASS` (Places365's and ImageNet's lists): a class number or a synset, named by `--names`."""
     batch = Batch(source, scored=False)
     try:
-        with source.path.open(encoding="utf-8-sig") as file:
+        with source.path.open(encoding=encoding_of(source.path)) as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -52,22 +60,17 @@ def read_image_list(source: Source) -> Iterator[LabelRows]:
                 batch.add(f"line {number}", found[1].removeprefix("/"), found[2], None, None)
                 if batch.full:
                     yield batch.take()
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise not_utf8(source) from error
     yield batch.take()
 
 
 def read_synsets(source: Source) -> Iterator[LabelRows]:
     """ImageNet's `ImageId,PredictionString` table: the synsets (n01440764) of each image; its key has no ending."""
-    columns, delimiter = csv_header(source)
     batch = Batch(source, scored=False)
-    missing = [name for name in ("ImageId", "PredictionString") if name not in columns]
-    if missing:
-        raise InvalidInput(f"{source}: no column {' and no column '.join(missing)}")
-    at = [columns.index(name) for name in ("ImageId", "PredictionString")]
-    for place, row in csv_rows(source, columns, delimiter):
-        for synset in sorted(set(_SYNSET.findall(row[at[1]]))):
-            batch.add(place, row[at[0]], synset, None, None)
+    for place, (key, prediction) in rows_of(source, ("ImageId", "PredictionString")):
+        for synset in sorted(set(_SYNSET.findall(prediction))):
+            batch.add(place, key, synset, None, None)
         if batch.full:
             yield batch.take()
     yield batch.take()
@@ -108,12 +111,13 @@ def read_broden(source: Source) -> Iterator[LabelRows]:
     folder = source.path if source.path.is_dir() else source.path.parent
     index = Source(folder / "index.csv", source.group, source.keys)
     labels = _broden_labels(Source(folder / "label.csv"))
-    columns, delimiter = csv_header(index)
+    header = csv_header(index)
+    columns = header.columns
     if "image" not in columns:
         raise InvalidInput(f"{index}: no column image")
     categories = [name for name in columns if name not in ("image", "split", "ih", "iw", "sh", "sw")]
     batch = Batch(index, scored=False)
-    for place, row in csv_rows(index, columns, delimiter):
+    for place, row in csv_rows(index, header):
         cells = dict(zip(columns, row, strict=True))
         for category in categories:
             for number in sorted(_broden_numbers(folder, cells[category])):
@@ -128,16 +132,12 @@ def read_broden(source: Source) -> Iterator[LabelRows]:
 
 
 def _broden_labels(source: Source) -> dict[int, str]:
-    columns, delimiter = csv_header(source)
-    if not {"number", "name"} <= set(columns):
-        raise InvalidInput(f"{source}: no columns number and name")
-    at = columns.index("number"), columns.index("name")
-    found: dict[int, str] = {}
-    for place, row in csv_rows(source, columns, delimiter):
-        if not row[at[0]].isdecimal():
-            raise InvalidInput(f"{source}: {place}: {shown(row[at[0]])} is not the number of a label")
-        found[int(row[at[0]])] = row[at[1]]
-    return found
+    names: dict[int, str] = {}
+    for place, (number, name) in rows_of(source, ("number", "name")):
+        if not number.isdecimal():
+            raise InvalidInput(f"{source}: {place}: {shown(number)} is not the number of a label")
+        names[int(number)] = name
+    return names
 
 
 def _broden_numbers(folder: Path, text: str) -> set[int]:
@@ -161,15 +161,6 @@ def _picture_labels(path: Path) -> set[int]:
     except (OSError, UnidentifiedImageError) as error:
         raise InvalidInput(f"{path}: the label picture cannot be read ({error})") from error
     return set(np.unique(pixels[..., 0] + 256 * pixels[..., 1]).tolist())
-
-
-def first_line(path: Path) -> str:
-    """The first line of a text, or nothing when it is not UTF-8."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            return file.readline(1 << 20)
-    except UnicodeDecodeError:
-        return ""
 
 
 def columns_of(line: str) -> set[str]:

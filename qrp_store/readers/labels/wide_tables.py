@@ -7,121 +7,135 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qrp_store.errors import InvalidInput
-from qrp_store.readers.labels.long_tables import (
-    check_columns,
-    csv_header,
-    csv_rows,
-    json_lines,
-    no_parquet,
-    parquet_batches,
-    parquet_columns,
-)
-from qrp_store.readers.labels.rows import Batch, LabelRows, Source, Term
+from qrp_store.readers.labels.cells import truth
+from qrp_store.readers.labels.columns import KEY, LONG, check_columns, key_of, unknown_table, wide_layout
+from qrp_store.readers.labels.long_tables import json_lines, no_parquet, parquet_batches, parquet_columns
+from qrp_store.readers.labels.rows import ROUNDING, Batch, LabelRows, Source, Term, out_of_range
+from qrp_store.readers.labels.text_tables import csv_header, csv_rows
 from qrp_store.samples import shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KEY = "key"
 _MATRIX_ROWS = 4096
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def read_wide_csv(source: Source) -> Iterator[LabelRows]:
     """Wide CSV, row by row."""
-    columns, delimiter = csv_header(source)
-    at = _key_column(source, columns)
-    batch = Batch(source, scored=True)
-    terms = _vocabulary(source, columns)
-    for place, row in csv_rows(source, columns, delimiter):
-        key = batch.text(place, KEY, row[at])
-        # most cells are plain 0 and say no more than that somebody looked
-        values = [
-            (name, 0.0 if text == "0" else cell(source, place, name, text))
-            for i, (name, text) in enumerate(zip(columns, row, strict=True))
-            if i != at
-        ]
-        _add(batch, place, key, values)
-        if batch.full:
-            yield batch.take(terms)
-    yield batch.take(terms)
+    header = csv_header(source)
+    key = _key_column(source, header.columns)
+    yield from _tables(source, key, header.columns, csv_rows(source, header))
 
 
 def read_wide_parquet(source: Source) -> Iterator[LabelRows]:
     """Wide Parquet, a batch of rows at a time."""
     import pyarrow
 
-    columns = [name for name in parquet_columns(source) if not _PANDAS_INDEX.fullmatch(name)]
-    _key_column(source, columns)
-    terms = _vocabulary(source, columns)
-    names = [name for name in columns if name != KEY]
-    batch, row = Batch(source, scored=True), 0
+    columns = concept_columns(parquet_columns(source))
+    key = _key_column(source, columns)
     try:
-        for record in parquet_batches(source, columns):
-            lists = [record.column(name).to_pylist() for name in names]
-            for key, *cells in zip(record.column(KEY).to_pylist(), *lists, strict=True):
-                row += 1
-                place = f"row {row}"
-                values = [(n, 0.0 if v == 0 else cell(source, place, n, v)) for n, v in zip(names, cells, strict=True)]
-                _add(batch, place, batch.text(place, KEY, key), values)
-                if batch.full:
-                    yield batch.take(terms)
+        yield from _tables(source, key, columns, _parquet_rows(source, columns))
     except pyarrow.ArrowException as error:
         raise no_parquet(source, error) from error
+
+
+def _parquet_rows(source: Source, columns: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
+    number = 0
+    for record in parquet_batches(source, columns):
+        for row in zip(*(record.column(name).to_pylist() for name in columns), strict=True):
+            number += 1
+            yield f"row {number}", row
+
+
+def _tables(
+    source: Source, key: str, columns: Sequence[str], table: Iterable[tuple[str, Sequence[Any]]]
+) -> Iterator[LabelRows]:
+    at = list(columns).index(key)
+    terms = _vocabulary(source, columns, key)
+    names = [name for name, _ in terms]
+    plain = not (source.table.true or source.table.false)
+    batch = Batch(source, scored=True)
+    for place, row in table:
+        # most cells are plain 0: somebody looked, and did not see it
+        values = [
+            (name, 0.0 if plain and value in ("0", 0) else truth(source, place, name, value))
+            for name, value in zip(names, (*row[:at], *row[at + 1 :]), strict=True)
+        ]
+        add_cells(batch, place, batch.text(place, KEY, row[at]), values)
+        if batch.full:
+            yield batch.take(terms)
     yield batch.take(terms)
 
 
 def read_wide_json_lines(source: Source) -> Iterator[LabelRows]:
     """Wide JSON lines: the first object names the concepts; what a later one leaves out is unknown."""
     batch = Batch(source, scored=True)
-    names: list[str] = []
-    terms: list[Term] = []
+    key, columns, terms = KEY, list[str](), list[Term]()
+    known: set[str] = set()
     for place, row in json_lines(source):
         if not terms:
-            names = [name for name in row if name != KEY]
-            terms = _vocabulary(source, names)
-        other = next((name for name in row if name != KEY and name not in names), None)
-        if other is not None or KEY not in row:
+            key = _key_column(source, list(row))
+            columns = [name for name in row if name != key]
+            known, terms = set(row), _vocabulary(source, list(row), key)
+        other = None if row.keys() <= known else next(name for name in row if name not in known)
+        if other is not None or key not in row:
             raise InvalidInput(
                 f"{source}: {place}: "
-                + (f"no {KEY}" if other is None else f"{shown(other, 40)} is not in the first line"),
+                + (f"no {key}" if other is None else f"{shown(other, 40)} is not in the first line"),
                 hint="each line has a key and the first line's concepts; null, or nothing, where nobody looked",
             )
-        cells = ((name, row.get(name)) for name in names)
-        values = [(name, 0.0 if value == 0 else cell(source, place, name, value)) for name, value in cells]
-        _add(batch, place, batch.text(place, KEY, row[KEY]), values)
+        values = [
+            (term[0], truth(source, place, name, row.get(name))) for term, name in zip(terms, columns, strict=True)
+        ]
+        add_cells(batch, place, batch.text(place, KEY, row[key]), values)
         if batch.full:
             yield batch.take(terms)
     yield batch.take(terms)
 
 
-def _key_column(source: Source, columns: Sequence[str]) -> int:
-    if KEY not in columns or set(columns) <= {KEY, "score", "group"}:  # or a long table that lacks its concepts
-        check_columns(source, columns)
+def concept_columns(columns: Sequence[str]) -> list[str]:
+    """Return a Parquet file's columns without the index that pandas adds."""
+    return [name for name in columns if not _PANDAS_INDEX.fullmatch(name)]
+
+
+def _key_column(source: Source, columns: Sequence[str]) -> str:
+    """Return the key column. Raises InvalidInput for columns without a name, of one name, or without a key."""
+    key = key_of(source, columns)
+    if key is None or (key == KEY and set(columns) <= {KEY, "score", "group"}):  # a long table that lacks concepts
+        raise unknown_table(source, columns, [name for name in LONG.required if name not in columns])
+    if source.table.columns:
+        check_columns(source, columns, wide_layout(key))
     if "" in columns:
         raise InvalidInput(
             f"{source}: column {list(columns).index('') + 1} has no name",
             hint="an index that pandas wrote? to_csv(…, index=False) leaves it out",
         )
-    twice = next((name for name in columns if columns.count(name) > 1), None)
+    twice = next((name for name, n in Counter(columns).items() if n > 1), None)
     if twice is not None:
-        raise InvalidInput(f"{source}: column {shown(twice)} stands twice in the header")
-    return list(columns).index(KEY)
+        raise InvalidInput(f"{source}: column {shown(twice)} appears twice in the header")
+    return key
 
 
-def _vocabulary(source: Source, columns: Sequence[str]) -> list[Term]:
+def _vocabulary(source: Source, columns: Sequence[str], key: str) -> list[Term]:
+    """Return the concepts, one for each column but the key's. Raises InvalidInput for two of one name."""
     batch = Batch(source, scored=False)
-    return [(batch.text("header", "concept", name), source.group) for name in columns if name != KEY]
+    names = [batch.term("header", name) for name in columns if name != key]
+    twice = next((name for name, n in Counter(names).items() if n > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"{source}: two columns have the name {shown(twice)}, apart from blanks and Unicode's forms")
+    return [(name, source.group) for name in names]
 
 
-def _add(batch: Batch, place: str, key: str, values: Sequence[tuple[str, float | None]]) -> None:
-    """One sample's cells. One that is 1 simply holds; without empty cells, the others are known not to."""
+def add_cells(batch: Batch, place: str, key: str, values: Sequence[tuple[str, float | None]]) -> None:
+    """Add one sample's cells. A cell of 1 is a label without score; without empty cells, all pairs were looked at."""
     complete = all(value is not None for _, value in values)
     if complete:
         batch.seen.append(key)
@@ -160,13 +174,14 @@ def _open_matrix(source: Source) -> NDArray[Any]:
 
 def _matrix_rows(source: Source, block: NDArray[np.float64], first: int, terms: list[Term]) -> LabelRows:
     known: NDArray[np.bool_] = ~np.isnan(block)
-    bad = np.argwhere(known & ~((block >= 0) & (block <= 1)))
+    bad = np.argwhere(known & ~((block >= -ROUNDING) & (block <= 1 + ROUNDING)))
     if len(bad):
         row, column = bad[0]
         raise InvalidInput(
             f"{source}: row {first + row}, column {column} is {block[row, column]}, outside [0, 1]",
-            hint="scores are probabilities; logits need a sigmoid or softmax first",
+            hint=out_of_range(float(block[row, column])),
         )
+    block = block.clip(0, 1)
     complete = np.atleast_1d(known.all(axis=1))
     at, concept = np.nonzero(known & ((block > 0) | ~complete[:, None]))
     scores = block[at, concept]
@@ -180,27 +195,3 @@ def _matrix_rows(source: Source, block: NDArray[np.float64], first: int, terms: 
         [source.keys[first + i] for i in np.flatnonzero(complete).tolist()],
         terms,
     )
-
-
-def cell(source: Source, place: str, column: str, value: object) -> float | None:
-    """A wide table's cell: 0, 1, a score between them, or None where nothing is known. Raises InvalidInput."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    word = value.strip().lower() if isinstance(value, str) else value
-    try:
-        number = {"true": 1.0, "false": 0.0}.get(word) if isinstance(word, str) else None
-        number = float(word) if number is None else number  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise InvalidInput(
-            f"{source}: no column concept, and in {place} column {shown(column, 40)} holds {shown(str(value), 40)}, "
-            "where a table with a column for each concept has 0 or 1",
-            hint="expected columns key and concept, or key and a column of 0 and 1 a concept",
-        ) from None
-    if math.isnan(number):
-        return None
-    if not 0 <= number <= 1:
-        raise InvalidInput(
-            f"{source}: {place}: column {shown(column, 40)} holds {number}, outside [0, 1]",
-            hint="scores are probabilities; logits need a sigmoid or softmax first",
-        )
-    return number

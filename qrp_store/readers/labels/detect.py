@@ -1,0 +1,125 @@
+"""Which layout a file or folder of labels has, seen from its content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.readers.labels import coco, lists
+from qrp_store.readers.labels.cells import truth
+from qrp_store.readers.labels.columns import CONCEPT, KEY, OPEN_IMAGES, key_of, layout_of
+from qrp_store.readers.labels.long_tables import json_lines, parquet_batches, parquet_columns
+from qrp_store.readers.labels.rows import Source, is_missing
+from qrp_store.readers.labels.text_tables import csv_header, csv_rows, first_line
+from qrp_store.readers.labels.wide_tables import concept_columns
+from qrp_store.samples import shown
+
+TEXT = (".csv", ".tsv", ".txt")
+JSON_LINES = (".jsonl", ".ndjson")
+_LOOKED_AT = 200
+
+
+def detect(source: Source) -> str:
+    """Return the name in `FORMATS` of what a file or folder looks like. Raises NotFound and InvalidInput."""
+    path, ending = source.path, source.path.suffix.lower()
+    if not path.exists():
+        raise NotFound(f"{path}: no such file or folder")
+    try:
+        if path.is_dir():
+            return "broden" if lists.is_broden(path) else "image-folder"
+        if ending in TEXT:
+            return _text(source)
+        if ending in JSON_LINES:
+            return _json_lines(source)
+        if ending == ".parquet":
+            return _parquet(source)
+        if ending == ".json":
+            return "visual-genome" if coco.first_event(source) == "start_array" else "coco"
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
+    if ending == ".npy":
+        return "matrix"
+    endings = " ".join(sorted([*TEXT, *JSON_LINES, ".json", ".npy", ".parquet"]))
+    raise InvalidInput(
+        f"{path}: not a kind of label file that can be read",
+        hint=f"known endings: {endings}, or a folder with one folder a class; --format says what it is",
+    )
+
+
+def _text(source: Source) -> str:
+    line = first_line(source.path)
+    columns = lists.columns_of(line) if line.strip() else set()
+    if columns >= {"image", "split"} and lists.is_broden(source.path.parent):
+        return "broden"
+    if columns >= {"ImageId", "PredictionString"}:
+        return "imagenet-synsets"
+    if line.strip().isdecimal():
+        return "celeba"
+    if source.path.suffix.lower() == ".txt" and not columns & {KEY, "Key", "KEY"} and lists.is_image_list(line):
+        return "image-list"
+    header = csv_header(source)
+    if set(OPEN_IMAGES.required) <= set(header.columns):
+        return "open-images"
+    return table_form(source, header.columns, (row for _, row in csv_rows(source, header)))
+
+
+def _json_lines(source: Source) -> str:
+    first: list[dict[str, Any]] = [dict(row) for _, row in islice(json_lines(source), _LOOKED_AT)]
+    if not first:
+        return "long"
+    columns = list(first[0])
+    factors = lists.FACTORS & set(columns)
+    if "file_name" in columns and KEY not in columns and (factors or layout_of(source, columns) is None):
+        return "imagenet-x"
+    return table_form(source, columns, ([row.get(name) for name in columns] for row in first))
+
+
+def _parquet(source: Source) -> str:
+    columns = concept_columns(parquet_columns(source))
+    rows = (
+        row
+        for record in parquet_batches(source, columns)
+        for row in zip(*(record.column(name).slice(0, _LOOKED_AT).to_pylist() for name in columns), strict=True)
+    )
+    return table_form(source, columns, rows)
+
+
+def table_form(source: Source, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return `long`, `wide` or `celeba` for a table, from its columns and first rows.
+
+    Raises InvalidInput for a table that is both: `key,label` with 0 and 1 alone.
+    """
+    layout, key = layout_of(source, columns), key_of(source, columns)
+    if source.table.concept is not None or key is None or (layout is not None and layout.required == (KEY, CONCEPT)):
+        return "long"
+    others = [i for i, name in enumerate(columns) if name and name != key]
+    cells = [[row[i] for i in others] for row in islice(rows, _LOOKED_AT)]
+    options = source.table
+    if layout is not None:
+        if cells and all(_is_truth(source, value) for row in cells for value in row):
+            raise InvalidInput(
+                f"{source}: column {shown(layout.concept, 40)} holds 0 and 1 alone",
+                hint=f"--concept-column {layout.concept} when these are two classes; --format wide when it is one "
+                "concept that holds or not",
+            )
+        return "long"
+    values = {value for row in cells for value in row if not is_missing(value)} if _hashable(cells) else set()
+    if not (options.true or options.false) and values and values <= {"1", "-1", " 1", 1, -1} and {"-1", -1} & values:
+        return "celeba"
+    named = key == KEY or options.key is not None or options.true or options.false
+    truths = bool(others) and all(_is_truth(source, value, scores=True) for row in cells for value in row)
+    return "wide" if others and (named or truths) else "long"
+
+
+def _hashable(cells: Iterable[Sequence[Any]]) -> bool:
+    return not any(isinstance(value, list | dict) for row in cells for value in row)
+
+
+def _is_truth(source: Source, value: object, *, scores: bool = False) -> bool:
+    try:
+        number = truth(source, "", "", value)
+    except InvalidInput:
+        return False
+    return scores or number in (0.0, 1.0, None)

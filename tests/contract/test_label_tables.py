@@ -1,0 +1,277 @@
+"""`label` on tables as people have them: the pairs that pandas or plain Python reads, or a helpful refusal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+WHERE = ("--dataset", "d", "--concepts", "c")
+KEYS = [f"{i:03}.jpg" for i in range(1, 13)]
+PAIRS = {(key, ["cat", "dog", "red apple"][i % 3]) for i, key in enumerate(KEYS)}
+ROWS = sorted(PAIRS)
+
+
+@pytest.fixture
+def store(qrp: Any, store: Path, files: Any) -> Path:
+    """A store with a dataset of twelve samples under names, `d`, and one under numbers, `numbers`."""
+    rows = files.array(np.eye(12))
+    qrp.ok("ingest", rows, "--keys", files.keys(KEYS), "--dataset", "d", "--backbone", "b", store=store)
+    qrp.ok("ingest", rows, "--dataset", "numbers", "--backbone", "b", store=store)
+    return store
+
+
+@pytest.fixture
+def made(qrp: Any, store: Path, files: Any, sql: Any) -> Any:
+    """Label dataset `d` by a file of this content; the pairs that it got."""
+
+    def label(name: str, content: str | bytes, *options: object) -> set[tuple[str, str]]:
+        path = files.folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        qrp.ok("label", path, *WHERE, *options, store=store)
+        rows = sql(store, "SELECT key, concept FROM labels WHERE concepts = 'c' AND is_newest")
+        return {(row["key"], row["concept"]) for row in rows}
+
+    return label
+
+
+@pytest.fixture
+def refused(qrp: Any, store: Path, files: Any) -> Any:
+    """Message and hint of exit 4 for a file of this content."""
+
+    def label(name: str, content: str | bytes, *options: object, dataset: str = "d") -> str:
+        path = files.folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        message: str = qrp.fails(4, "label", path, "--dataset", dataset, "--concepts", "c", *options, store=store)
+        return message
+
+    return label
+
+
+def lines(rows: list[tuple[str, str]], header: str = "key,concept", comma: str = ",", end: str = "\n") -> str:
+    return "".join(line + end for line in [header, *(f"{key}{comma}{concept}" for key, concept in rows)])
+
+
+DIALECTS = {
+    "capitals": ("l.csv", lines(ROWS, "Key,Concept")),
+    "usual names": ("l.csv", lines(ROWS, "image,label")),
+    "other usual names": ("l.csv", lines(ROWS, "filename,class")),
+    "Excel's separator line": ("l.csv", lines(ROWS, "sep=;\r\nkey;concept", ";", "\r\n")),
+    "comment": ("l.csv", lines(ROWS, "# exported 2024\nkey,concept")),
+    "old Macintosh": ("l.csv", lines(ROWS, end="\r")),
+    "UTF-16": ("l.txt", lines(ROWS, "key\tconcept", "\t").encode("utf-16")),
+    "UTF-16, big end first": ("l.csv", b"\xfe\xff" + lines(ROWS).encode("utf-16-be")),
+    "BOM": ("l.csv", lines(ROWS).encode("utf-8-sig")),
+    "empty columns at the end": (
+        "l.csv",
+        lines([(key, f"{concept},,") for key, concept in ROWS], "key,concept,,"),
+    ),
+    "rows of commas at the end": ("l.csv", lines(ROWS) + ",\n,\n"),
+    "blanks around": ("l.csv", lines([(f" {key} ", f" {concept}\t") for key, concept in ROWS])),
+    "an index column": ("l.csv", "".join(f"{i},{row}\n" for i, row in enumerate(lines(ROWS).splitlines()))[1:]),
+    "JSON lines": ("l.jsonl", "".join(json.dumps({"image": k, "label": c}) + "\n" for k, c in ROWS)),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_dialect_is_read(made: Any, dialect: str) -> None:
+    assert made(*DIALECTS[dialect]) == PAIRS
+
+
+def test_short_rows_under_empty_columns_are_read(made: Any) -> None:
+    assert made("l.csv", "key,concept,\n" + "".join(f"{k},{c}\n" for k, c in ROWS)) == PAIRS
+
+
+def test_decimal_commas_are_scores(made: Any) -> None:
+    rows = [(KEYS[0], "cat", "0,9"), (KEYS[1], "cat", "0,4"), (KEYS[2], "cat", "1,0")]
+    text = "\ufeffkey;concept;score\r\n" + "".join(";".join(row) + "\r\n" for row in rows)
+    assert made("l.csv", text) == {(KEYS[0], "cat"), (KEYS[2], "cat")}
+    assert made("w.csv", f"key;cat;dog\n{KEYS[0]};0,9;0,1\n") == {(KEYS[0], "cat")}
+
+
+def test_a_rounding_above_one_is_one(made: Any, sql: Any, store: Path) -> None:
+    assert made("l.csv", f"key,concept,score\n{KEYS[0]},cat,1.0000001\n{KEYS[1]},cat,-1e-9\n") == {(KEYS[0], "cat")}
+    assert sql(store, "SELECT max(score) AS top FROM labels") == [{"top": 1.0}]
+    table = pa.table({"key": KEYS[:2], "cat": pa.array([1.0000001, 0.0], pa.float32())})
+    pq.write_table(table, store.parent / "w.parquet")
+    assert made("w.parquet", (store.parent / "w.parquet").read_bytes()) == {(KEYS[0], "cat")}
+
+
+def test_a_long_header_line_is_read(made: Any) -> None:
+    names = [f"concept number {i:05}" for i in range(8000)]
+    content = f"key,{','.join(names)}\n{KEYS[0]},{','.join('1' if i == 7777 else '0' for i in range(8000))}\n"
+    assert len(content.splitlines()[0]) > 131_072
+    assert made("w.csv", content) == {(KEYS[0], "concept number 07777")}
+
+
+def test_columns_and_values_are_named_by_options(made: Any) -> None:
+    table = pd.DataFrame(
+        {"id": range(3), "url": KEYS[:3], "what": ["cat", "dog", "cat"], "sure": [0.9, 0.8, 0.2], "kind": ["g"] * 3}
+    )
+    named = ("--key-column", "url", "--concept-column", "what", "--score-column", "sure", "--group-column", "kind")
+    expected = {(row.url, row.what) for row in table.itertuples() if row.sure > 0.5}
+    assert made("t.csv", table.to_csv(index=False), *named) == expected
+    words = f"photo,red,old\n{KEYS[0]},Y,n\n{KEYS[1]},x,Y\n{KEYS[2]},,x\n"
+    options = ("--key-column", "photo", "--true", "y", "x", "--false", "n")
+    assert made("w.csv", words, *options) == {(KEYS[0], "red"), (KEYS[1], "red"), (KEYS[1], "old"), (KEYS[2], "old")}
+
+
+def test_empty_cells_are_unknown_unless_they_mean_no(made: Any, store: Path, sql: Any) -> None:
+    content = f"key,red\n{KEYS[0]},x\n{KEYS[1]},\n"
+    looked_at = "SELECT key FROM verified WHERE is_newest ORDER BY key"
+    assert made("w.csv", content, "--true", "x") == {(KEYS[0], "red")}
+    assert [row["key"] for row in sql(store, looked_at)] == [KEYS[0]]
+    assert made("w.csv", content, "--true", "x", "--false", "") == {(KEYS[0], "red")}
+    assert [row["key"] for row in sql(store, looked_at)] == KEYS[:2]
+
+
+@pytest.mark.parametrize(
+    "content, options, parts",
+    [
+        ("a,b\nx,y\n", (), ["no column key and no column concept", "'a', 'b'", "--key-column a --concept-column b"]),
+        ("uid,url,word\n1,a,b\n", (), ["'url'", "--key-column uid --concept-column url"]),
+        ("key,concept\n001.jpg,cat\n", ("--key-column", "kye"), ["no column 'kye'", "did you mean key"]),
+        ("key,label\n001.jpg,1\n002.jpg,0\n", (), ["0 and 1 alone", "--concept-column label", "--format wide"]),
+        ("key,red\n001.jpg,2\n", ("--true", "1", "--false", "-1"), ["holds '2'", "neither --true nor --false"]),
+        ("key,red\n001.jpg,-1\n002.jpg,0\n", (), ["--true 1 --false -1"]),
+        ("key,red\n001.jpg,1\n", ("--true", "1", "--false", "1"), ["--true and --false both name '1'"]),
+        ("key,concept\n001.jpg,cat\n", ("--split", ""), ["separator is empty"]),
+        ("key,concept\n001.jpg,nan\n", (), ["line 2", "missing value"]),
+        ("key,concept,score\n001.jpg,cat,90\n", (), ["score 90.0", "divide percentages by 100"]),
+        ("key,red\n001.jpg,x\n", (), ["holds 'x'", "--true 'x'"]),
+    ],
+)
+def test_what_is_unclear_is_refused_with_what_would_read_it(
+    refused: Any, content: str, options: tuple[str, ...], parts: list[str]
+) -> None:
+    message = refused("l.csv", content, *options)
+    for part in parts:
+        assert part in message
+
+
+def test_options_of_tables_do_not_fit_a_folder(qrp: Any, store: Path, files: Any) -> None:
+    message = qrp.fails(4, "label", files.images(["cat/1.png"]), *WHERE, "--split", ";", store=store)
+    assert "no table" in message
+
+
+LISTS = {
+    "bar": ("cat|red apple", "|"),
+    "semicolon": ("cat;red apple", ";"),
+    "Python": ("['cat', 'red apple']", ","),
+    "JSON": ('["cat","red apple"]', ","),
+    "NumPy": ("['cat' 'red apple']", ","),
+    "no quotes": ("[cat, red apple]", ","),
+    "set": ("{'cat', 'red apple'}", "|"),
+}
+
+
+@pytest.mark.parametrize("way", LISTS)
+def test_a_list_in_a_cell_is_split_when_told_so(made: Any, refused: Any, way: str) -> None:
+    cell, separator = LISTS[way]
+    table = pd.DataFrame({"key": [KEYS[0], KEYS[1]], "concept": ["dog", cell]}).to_csv(index=False)
+    message = refused("l.csv", table)
+    assert "line 3" in message
+    assert f"--split '{separator if separator in ';|' and separator in cell else ','}'" in message
+    expected = {(KEYS[0], "dog"), (KEYS[1], "cat"), (KEYS[1], "red apple")}
+    assert made("l.csv", table, "--split", separator) == expected
+    assert made("l.csv", table, "--split", "none") == {(KEYS[0], "dog"), (KEYS[1], cell)}
+    lined = "".join(json.dumps({"key": key, "concept": c}) + "\n" for key, c in ((KEYS[0], "dog"), (KEYS[1], cell)))
+    assert made("l.jsonl", lined, "--split", separator) == expected
+
+
+def test_commas_are_no_list_unless_told(made: Any) -> None:
+    table = pd.DataFrame({"key": [KEYS[0]], "concept": ["tench, Tinca tinca"]}).to_csv(index=False)
+    assert made("l.csv", table) == {(KEYS[0], "tench, Tinca tinca")}
+    assert made("l.csv", table, "--split", ",") == {(KEYS[0], "tench"), (KEYS[0], "Tinca tinca")}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_list_columns_are_labels(made: Any, store: Path, ending: str) -> None:
+    tags = [["cat", "dog"], [], ["red apple"]]
+    frame = pd.DataFrame({"image": KEYS[:3], "tags": tags})
+    path = store.parent / f"t.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path, index=False)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    exploded = frame.explode("tags").dropna()
+    assert made(path.name, path.read_bytes()) == set(zip(exploded["image"], exploded["tags"], strict=True))
+
+
+def test_a_list_of_scores_goes_with_a_list_of_concepts(made: Any, refused: Any) -> None:
+    row = {"key": KEYS[0], "concept": ["cat", "dog"], "score": [0.9, 0.1]}
+    assert made("l.jsonl", json.dumps(row)) == {(KEYS[0], "cat")}
+    assert "2 concepts, but 1 scores" in refused("l.jsonl", json.dumps({**row, "score": [0.9]}))
+
+
+def test_blanks_and_unicode_forms_are_one_concept_and_case_is_reported(
+    qrp: Any, store: Path, files: Any, sql: Any
+) -> None:
+    names = ["cat", "cat ", "Cat", " cat", "caf\u00e9", "cafe\u0301", "\u00a0caf\u00e9", "dog"]
+    table = files.labels(list(zip(KEYS, names, strict=False)))
+    ran = qrp.run("label", table, *WHERE, "--json", store=store)
+    assert ran.code == 0
+    assert ran.json["case_variants"] == [{"Cat": 1, "cat": 3}]
+    assert "2 concepts differ only in case" in ran.err
+    assert "'cat' (3)" in ran.err
+    counts = sql(store, "SELECT concept, count(*) AS n FROM labels GROUP BY concept ORDER BY concept")
+    assert [tuple(row.values()) for row in counts] == [("Cat", 1), ("caf\u00e9", 3), ("cat", 3), ("dog", 1)]
+    assert qrp.ok("label", table, *WHERE, store=store)["case_variants"] == [{"Cat": 1, "cat": 3}]
+
+
+def test_keys_match_whatever_their_unicode_form_and_blanks(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    keys = ["cafe\u0301.jpg", "\u00fc.jpg", "plain.jpg"]
+    line = ("ingest", files.array(np.eye(3)), "--keys", files.keys(keys), "--dataset", "e", "--backbone", "e")
+    qrp.ok(*line, store=store)
+    table = files.labels([("caf\u00e9.jpg", "x"), ("u\u0308.jpg", "x"), (" plain.jpg ", "x")])
+    qrp.ok("label", table, "--dataset", "e", "--concepts", "c", store=store)
+    assert {row["key"] for row in sql(store, "SELECT key FROM labels")} == set(keys)
+
+
+def test_a_file_that_counts_from_one_is_never_shifted(qrp: Any, store: Path, refused: Any, files: Any) -> None:
+    rows = "".join(f"{i},c{i % 2}\n" for i in range(1, 13))
+    message = refused("l.csv", "key,concept\n" + rows, dataset="numbers")
+    assert "'12'" in message
+    assert "count from 1" in message
+    assert "--ignore-unknown-keys" not in message
+    assert "count from 1" in refused("l.csv", "key,concept\n" + rows, "--ignore-unknown-keys", dataset="numbers")
+    message = refused("l.csv", "key,concept\n0,a\n77,a\n", dataset="numbers")
+    assert "--ignore-unknown-keys" not in message
+    table = files.labels([("0", "a"), ("77", "a")])
+    qrp.ok("label", table, "--dataset", "numbers", "--concepts", "c", "--ignore-unknown-keys", store=store)
+
+
+def test_backslashes_match_by_basename(made: Any, refused: Any) -> None:
+    content = lines([(f"..\\label\\{key}", concept) for key, concept in ROWS])
+    assert "--match basename" in refused("l.csv", content)
+    assert made("l.csv", content, "--match", "basename") == PAIRS
+
+
+@pytest.mark.parametrize("name", ["list_attr_celeba.txt", "list_attr_celeba.csv", "renamed.csv"])
+def test_celeba_holds_at_1_and_not_at_minus_1(made: Any, store: Path, sql: Any, qrp: Any, name: str) -> None:
+    attributes = ["Bald", "Smiling", "Wearing_Hat"]
+    signs = np.where(np.random.default_rng(1).random((12, 3)) < 0.4, 1, -1)
+    signs[0, 0] = -1
+    if name.endswith(".txt"):
+        content = f"12\r\n{' '.join(attributes)} \r\n"
+        rows = zip(KEYS, signs.tolist(), strict=True)
+        content += "".join(f"{key} {' '.join(f'{v:2d}' for v in row)} \r\n" for key, row in rows)
+    else:
+        frame = pd.DataFrame(signs, columns=attributes)
+        frame.insert(0, "key" if name == "renamed.csv" else "image_id", KEYS)
+        content = frame.to_csv(index=False)
+    assert made(name, content) == {(KEYS[i], attributes[j]) for i, j in np.argwhere(signs == 1)}
+    (row,) = qrp.rows("ls", "concepts", store=store)
+    assert row["n_concepts"] == 3
+    assert qrp.ok("label", store.parent / "files" / name, *WHERE, store=store)["format"] == "celeba"
+
+
+def test_a_cut_celeba_file_is_refused(refused: Any) -> None:
+    assert "announces 3 images, but 1" in refused("l.txt", f"3\nBald Hat\n{KEYS[0]} -1 1\n")
+    assert "line 3: '0' is neither" in refused("l.txt", f"1\nBald Hat\n{KEYS[0]} 0 1\n")
