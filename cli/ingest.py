@@ -76,7 +76,11 @@ def ingest(
         typer.Option("--key-root", metavar="DIR", help="Folder that paths used as keys become relative to."),
     ] = None,
     field: Annotated[
-        str | None, typer.Option("--field", metavar="F", help="Which array or column, when there are several.")
+        str | None,
+        typer.Option("--field", metavar="F", help="Array or columns with the vectors: a name, a prefix, or A,B,…"),
+    ] = None,
+    key_column: Annotated[
+        str | None, typer.Option("--key-column", metavar="C", help="Array or column that holds the keys.")
     ] = None,
     dtype: Annotated[
         Literal["float32", "float16"], typer.Option("--dtype", help="How numbers are stored.")
@@ -114,6 +118,7 @@ def ingest(
             keys=None if keys is None else str(keys),
             key_root=key_root,
             field=field,
+            key_column=key_column,
             dtype=dtype,
             block_rows=block_rows,
             skip_bad=skip_bad,

@@ -29,18 +29,19 @@ class ImageFile:
         return self.path.read_bytes()
 
 
-def check_keys(keys: Sequence[str], source: str, place: str = "key") -> None:
-    """Raise InvalidInput unless keys are unique, non-empty, storable text; names the key and its `place` (from 1)."""
+def check_keys(keys: Sequence[str], source: str, place: str = "key", *, hint: str | None = None) -> None:
+    """Raise InvalidInput, with `hint`, unless keys are unique, non-empty, storable text; names the key and its `place`
+    (from 1)."""
     if len(keys) == 0:
         raise InvalidInput(f"{source}: holds no keys")
     seen: dict[str, int] = {}
     for number, key in enumerate(keys, start=1):
         problem = key_problem(key)
         if problem is not None:
-            raise InvalidInput(f"{source}: {place} {number}: the key {problem}: {shown(key)}")
+            raise InvalidInput(f"{source}: {place} {number}: the key {problem}: {shown(key)}", hint=hint)
         first = seen.setdefault(key, number)
         if first != number:
-            raise InvalidInput(f"{source}: duplicate key {shown(key)} ({place}s {first} and {number})")
+            raise InvalidInput(f"{source}: duplicate key {shown(key)} ({place}s {first} and {number})", hint=hint)
 
 
 def key_problem(text: str) -> str | None:

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from qrp_store.arrays import foreign
 from qrp_store.errors import InvalidInput
 from qrp_store.ingest.rows import BlockRows, Output, SeenFile
 from qrp_store.progress import Progress
+from qrp_store.readers.arrays.columns import Columns, summary
 from qrp_store.readers.arrays.folders import is_array_folder, open_array_folder
 from qrp_store.readers.arrays.formats import open_array, read_keys
-from qrp_store.readers.arrays.matrix import ArraySource, choose, matrix
+from qrp_store.readers.arrays.matrix import OTHER_KEYS, ArraySource, Wanted, choose_arrays, matrix, with_columns
 from qrp_store.records import ArraySpec
 from qrp_store.samples import check_keys, shown
 
@@ -38,9 +39,18 @@ class ArrayRows:
     root: str | None = None
 
     def __init__(
-        self, path: Path, member: str | None, keys: Path | None, key_root: str | None, dtype: np.dtype[Any]
+        self,
+        path: Path,
+        member: str | None,
+        keys: Path | None,
+        key_root: str | None,
+        dtype: np.dtype[Any],
+        key_column: str | None = None,
     ) -> None:
-        self._source = _open(path, member)
+        if keys is not None and key_column is not None:
+            raise InvalidInput("--keys and --key-column both name the keys", hint="leave one of them out")
+        self._wanted = Wanted(member, key_column, keys is not None)
+        self._source = _open(path, self._wanted)
         self._dtype = dtype
         self._order: np.ndarray | None = None
         self._digest: Future[str] | None = None
@@ -56,7 +66,7 @@ class ArrayRows:
         found = self._source.keys
         if found is None:
             return [str(i) for i in range(self._source.n)]
-        check_keys(found, str(self._source.path), place="row")
+        check_keys(found, str(self._source.path), place="row", hint=OTHER_KEYS)
         return found
 
     @property
@@ -72,13 +82,25 @@ class ArrayRows:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        return {"field": self._source.field, "source_dtype": self._source.dtype.name}
+        columns = {} if self.columns is None else {"columns": self.columns}
+        return {"field": self._source.field, "source_dtype": self._source.dtype.name, **columns}
+
+    @property
+    def columns(self) -> dict[str, Any] | None:
+        """The roles of a table's columns; None for a file of one array."""
+        return None if self._source.columns is None else asdict(self._source.columns)
+
+    @property
+    def not_taken(self) -> Mapping[str, int]:
+        return {}
 
     def reorder(self, order: np.ndarray) -> None:
         self.keys = [self.keys[row] for row in order]
         self._order = order
 
     def prepare(self, progress: Progress) -> None:
+        if self._source.columns is not None:
+            progress.note(summary(self._source.columns, keyed=self._wanted.keyed))
         digester = ThreadPoolExecutor(1, "digest")
         self._digest = digester.submit(self._source.digest)  # until `content` is asked for, others can work
         digester.shutdown(wait=False)
@@ -89,7 +111,7 @@ class ArrayRows:
     def part(self, layout: ArraySpec, number: int) -> ArrayPart:
         start, count = layout.rows_of(number)
         wanted = range(start, start + count) if self._order is None else self._order[start : start + count]
-        return ArrayPart(self._source.path, self._source.field, (self._source.n, self._source.dim), wanted, self._dtype)
+        return ArrayPart(self._source.path, self._wanted, (self._source.n, self._source.dim), wanted, self._dtype)
 
     def check(self, start: int, files: Sequence[SeenFile]) -> None:
         """An array has no images."""
@@ -103,7 +125,7 @@ class ArrayPart:
     """Rows of an array file, by number: `wanted` may be in any order."""
 
     path: Path
-    member: str | None
+    source: Wanted
     shape: tuple[int, int]
     wanted: range | np.ndarray
     dtype: np.dtype[Any]
@@ -111,7 +133,7 @@ class ArrayPart:
     def compute(self, threads: int) -> BlockRows:
         """The rows, read from the file as this process sees it."""
         with _reading:
-            source = _opened(self.path.absolute(), self.member)
+            source = _opened(self.path.absolute(), self.source)
             if (source.n, source.dim) != self.shape:
                 raise InvalidInput(f"{self.path}: shape {(source.n, source.dim)}, it was {self.shape}")
             return self.rows_of(source)
@@ -138,8 +160,8 @@ _reading = threading.Lock()  # a source is read by one thread at a time
 
 
 @lru_cache(1)
-def _opened(path: Path, member: str | None) -> ArraySource:
-    return _open(path, member)
+def _opened(path: Path, wanted: Wanted) -> ArraySource:
+    return _open(path, wanted)
 
 
 def _raw(source: ArraySource, wanted: range | np.ndarray) -> np.ndarray:
@@ -185,25 +207,48 @@ def _finite(rows: np.ndarray) -> np.ndarray:
     return fine
 
 
-def _open(path: Path, member: str | None) -> ArraySource:
+def _open(path: Path, wanted: Wanted) -> ArraySource:
     if not path.is_dir() or path.suffix in (".npy", ".npz"):
-        return open_array(path, member)
-    return open_array_folder(path, member) if is_array_folder(path) else _open_zarr(path, member)
+        return open_array(path, wanted.field, wanted.key_column, keyed=wanted.keyed)
+    if not is_array_folder(path):
+        return _open_zarr(path, wanted)
+    if wanted.key_column is not None:
+        raise InvalidInput(f"--key-column goes with a file of columns or named arrays; {path} is a folder")
+    return open_array_folder(path, wanted.field)
 
 
-def _open_zarr(path: Path, member: str | None) -> ArraySource:
+def _open_zarr(path: Path, wanted: Wanted) -> ArraySource:
     found = {array.name: array for array in foreign.open_foreign(path)}
-    if list(found) == [""] and member is None:
+    roles = None
+    if list(found) == [""] and wanted.field is None and wanted.key_column is None:
         chosen = found[""]
     else:
-        matrices = [name for name, array in found.items() if len(array.shape) == 2]
-        member = choose(path, matrices or list(found), None if member is None else member.strip("/"))
-        chosen = found[member]
-    source = matrix(path, member, chosen.shape, chosen.dtype, chosen.read)
+        roles = _zarr_roles(path, found, wanted)
+        chosen = found[roles.vector[0]]
+    source = matrix(path, chosen.name if roles else None, chosen.shape, chosen.dtype, chosen.read)
     missing = chosen.missing_chunks()
     if missing:  # they would read as the fill value without a word, and no embedding holds a whole chunk of that
         raise InvalidInput(f"{path}: {missing} chunks of the array are missing", hint="copy the array again")
-    return source
+    if roles is None:
+        return source
+    keys = found.get(roles.key or "")
+    return with_columns(source, roles, lambda: [] if keys is None else keys.read(0, keys.shape[0]).tolist())
+
+
+def _zarr_roles(path: Path, found: Mapping[str, foreign.ForeignArray], wanted: Wanted) -> Columns:
+    """The roles of a group's arrays."""
+    kinds: dict[str, list[str]] = {"matrix": [], "text": [], "number": [], "other": []}
+    for name, array in found.items():
+        kind = "other"
+        if len(array.shape) == 2 and array.dtype.kind in "iuf":
+            kind = "matrix"
+        elif len(array.shape) == 1:
+            kind = "number" if array.dtype.kind in "iuf" else "text" if array.dtype.kind in "OSTU" else "other"
+        kinds[kind].append(name)
+    field = None if wanted.field is None else wanted.field.strip("/")
+    key_column = None if wanted.key_column is None else wanted.key_column.strip("/")
+    wanted = replace(wanted, field=field, key_column=key_column)
+    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], kinds["other"], wanted)
 
 
 def _below(keys: Sequence[str], root: str) -> list[str]:

@@ -31,6 +31,7 @@ class ImageRows:
     source: Path
     column: str | None = None
     key_root: str | None = None
+    key_column: str | None = None
     files: list[ImageFile] = field(init=False)
     _options: BackboneOptions | None = field(default=None, init=False)
     _model: LoadedBackbone | None = field(default=None, init=False)
@@ -39,9 +40,10 @@ class ImageRows:
     _seen: dict[int, SeenFile] = field(default_factory=dict, init=False)
 
     content = None
+    columns = None
 
     def __post_init__(self) -> None:
-        self.files, root = list_image_source(self.source, self.column, self.key_root)
+        self.files, root = list_image_source(self.source, self.column, self.key_root, self.key_column)
         self.keys: Sequence[str] = [f.key for f in self.files]
         self.root: str | None = root
 
@@ -78,6 +80,10 @@ class ImageRows:
     @property
     def provenance(self) -> Mapping[str, Any]:
         return {"device": str(self.model.device), "batch_size": self._batch_size, **self.model.provenance}
+
+    @property
+    def not_taken(self) -> Mapping[str, int]:
+        return {}
 
     def reorder(self, order: np.ndarray) -> None:
         self.files = [self.files[row] for row in order]

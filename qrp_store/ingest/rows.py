@@ -59,6 +59,16 @@ class RowSource(Protocol):
     @property
     def provenance(self) -> Mapping[str, Any]: ...
 
+    @property
+    def columns(self) -> Mapping[str, Any] | None:
+        """The roles of a table's columns (`vector`, `key`, `left_out`), None for every other source."""
+        ...
+
+    @property
+    def not_taken(self) -> Mapping[str, int]:
+        """How many files of a folder or archive are no images, by ending."""
+        ...
+
     def reorder(self, order: np.ndarray) -> None:
         """`order[position]` is the row (as the source has them now) that belongs at that position."""
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,9 @@ _MODEL = ("arch", "weights", "recipe", "image_size", "seed", "device", "batch_si
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What `ingest` did. `bytes` are those of all blocks; `blocks` counts total, written now and reused. `layers`: one
-    report each when several layers were asked for."""
+    """What `ingest` did. `bytes` are those of all blocks; `blocks` counts total, written now and reused. `columns` has
+    the roles of a table's columns, `not_taken` the number of files that are no images, by ending. `layers`: one report
+    each when several layers were asked for."""
 
     id: str
     version: int
@@ -52,6 +53,8 @@ class IngestReport:
     bytes: int
     cached: bool
     timings: dict[str, float]
+    columns: Mapping[str, Any] | None = None
+    not_taken: Mapping[str, int] = field(default_factory=dict)
     layers: tuple[IngestReport, ...] = ()
 
 
@@ -75,6 +78,7 @@ def ingest(
     keys: str | None = None,
     key_root: str | None = None,
     field: str | None = None,
+    key_column: str | None = None,
     dtype: str = "float32",
     block_rows: int | None = None,
     skip_bad: bool = False,
@@ -113,6 +117,7 @@ def ingest(
         "keys": None if keys is None else str(Path(keys).expanduser().absolute()),
         "key_root": key_root,
         "field": field,
+        "key_column": key_column,
         "dtype": dtype,
     }
     how = _How(source, dataset, dtype, block_rows, skip_bad, force, wait, scheduler, started, progress)
@@ -187,7 +192,8 @@ def _ingest(
             embeddings.commit(store.catalog, job.claimed, target, job.backbone, {**provenance, **rows.provenance})
     written = {name: len(job.missing) for name, job in jobs.items()}
     made = {name: job.claimed.id for name, job in jobs.items()}
-    return [_report(store, {**ready, **made}[name], how.started, written.get(name)) for name in names]
+    reports = [_report(store, {**ready, **made}[name], how.started, written.get(name)) for name in names]
+    return [replace(report, columns=rows.columns, not_taken=rows.not_taken) for report in reports]
 
 
 def _check_options(dtype: str, block_rows: int | None, batch_size: int, layers: Sequence[str]) -> None:
@@ -207,7 +213,7 @@ def open_rows(
 ) -> RowSource:
     """The rows of a source in the order of the dataset, if it is known. `asked`: `ingest`'s options of those names, and
     `layers` or, as provenance has it, one `layer`."""
-    rows = _open_source(source, *(asked[name] for name in ("arch", "keys", "key_root", "field", "dtype")))
+    rows = _open_source(source, asked)
     if isinstance(rows, ImageRows):
         one = asked.get("layer")
         layers = asked.get("layers", () if one is None else (one,))
@@ -218,22 +224,22 @@ def open_rows(
     return rows
 
 
-def _open_source(
-    source: str, arch: str | None, keys: str | None, key_root: str | None, field: str | None, dtype: str
-) -> RowSource:
+def _open_source(source: str, asked: Mapping[str, Any]) -> RowSource:
+    keys, field, key_root, key_column = (asked.get(name) for name in ("keys", "field", "key_root", "key_column"))
     path = Path(source).expanduser().absolute()
     if not path.exists():
         raise NotFound(f"{source}: no such file or folder")
-    if arch is not None:
+    if asked["arch"] is not None:
         if keys is not None:
             raise InvalidInput("--keys goes with an array; images have names of their own")
-        return ImageRows(path, field, key_root)
+        return ImageRows(path, field, key_root, key_column)
     if (path.is_dir() and not is_array(path)) or path.suffix.lower() in (".tar", ".txt"):
         raise InvalidInput(
             f"{source} holds images: which model embeds them?",
             hint="--arch torchvision/resnet50 or --arch timm/NAME, with --weights",
         )
-    return ArrayRows(path, field, None if keys is None else Path(keys).expanduser(), key_root, np.dtype(dtype))
+    key_file = None if keys is None else Path(keys).expanduser()
+    return ArrayRows(path, field, key_file, key_root, np.dtype(asked["dtype"]), key_column)
 
 
 def _align(store: Store, rows: RowSource, known: Dataset, progress: Progress) -> None:

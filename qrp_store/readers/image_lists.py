@@ -10,34 +10,39 @@ import tarfile
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from qrp_store.errors import InvalidInput, NotFound, first_line
+from qrp_store.readers.arrays.columns import Column, choose_key
 from qrp_store.readers.arrays.formats import read_keys
-from qrp_store.readers.arrays.matrix import choose, key_name
+from qrp_store.readers.arrays.matrix import choose, key_text
+from qrp_store.readers.arrays.vector_tables import cells_of, kind_of
 from qrp_store.samples import IMAGE_ENDINGS, ImageFile, check_keys, list_images, shown
 
+OTHER_KEYS_HINT = "--key-column C takes the keys from column C; --key-column - numbers the rows"
 _KEPT_GROUPS = 2  # row groups in memory: threads that decode are at most at the border of two
 
 
 def list_image_source(
-    source: Path, field: str | None = None, key_root: str | None = None
+    source: Path, field: str | None = None, key_root: str | None = None, key_column: str | None = None
 ) -> tuple[list[ImageFile], str | None]:
     """The images of a folder, a .tar, a .parquet, a folder of either, or a .txt list; and the folder the keys are
     relative to, if there is one.
 
     Keys: paths relative to the folder (sorted); the member's name in a tar, `shard/member` in a folder of them; a
     Parquet file's column of keys or paths, else row numbers; the lines of a list, relative to `key_root` when that is
-    given. `field` names the Parquet column. Raises NotFound, or InvalidInput naming what is wrong.
+    given. `field` and `key_column` name Parquet columns. Raises NotFound, or InvalidInput naming what is wrong.
     """
     if key_root is not None and source.suffix.lower() != ".txt":
         raise InvalidInput(f"--key-root goes with a list of paths (.txt) or an array; {source} is none")
+    if key_column is not None and not source.is_dir() and source.suffix.lower() != ".parquet":
+        raise InvalidInput(f"--key-column goes with Parquet or an array; {source} is neither")
     if source.is_dir():
-        return _of_folder(source, field)
+        return _of_folder(source, field, key_column)
     if not source.exists():
         raise NotFound(f"{source}: no such file or folder")
     ending = source.suffix.lower()
@@ -45,7 +50,7 @@ def list_image_source(
     if ending == ".tar":
         images = list(_tar_members(source, ""))
     elif ending == ".parquet":
-        images = list(_parquet_images(source, field, ""))
+        images = list(_parquet_images(source, field, key_column, ""))
     elif ending == ".txt":
         images, root = _listed(source, key_root)
     else:
@@ -55,11 +60,12 @@ def list_image_source(
         raise InvalidInput(f"{source}: not a source of images", hint=hint)
     if not images:
         raise InvalidInput(f"{source}: holds no images")
-    check_keys([image.key for image in images], str(source), "image")
+    advice = OTHER_KEYS_HINT if ending == ".parquet" else None
+    check_keys([image.key for image in images], str(source), "image", hint=advice)
     return images, root
 
 
-def _of_folder(folder: Path, field: str | None) -> tuple[list[ImageFile], str | None]:
+def _of_folder(folder: Path, field: str | None, key_column: str | None) -> tuple[list[ImageFile], str | None]:
     try:
         return list_images(folder), str(folder.absolute())
     except InvalidInput:
@@ -67,15 +73,18 @@ def _of_folder(folder: Path, field: str | None) -> tuple[list[ImageFile], str | 
         if not shards:
             raise
     kinds = {shard.suffix.lower() for shard in shards}
+    if key_column is not None and kinds != {".parquet"}:
+        raise InvalidInput(f"--key-column goes with Parquet or an array; {folder} holds neither")
     if len(kinds) > 1:
         raise InvalidInput(f"{folder}: holds both .tar and .parquet files", hint="put them into folders of their own")
     images: list[ImageFile] = []
     for shard in shards:
         name = shard.relative_to(folder).with_suffix("").as_posix() + "/"
-        images += _tar_members(shard, name) if kinds == {".tar"} else _parquet_images(shard, field, name)
+        images += _tar_members(shard, name) if kinds == {".tar"} else _parquet_images(shard, field, key_column, name)
     if not images:
         raise InvalidInput(f"{folder}: its {len(shards)} shards hold no images")
-    check_keys([image.key for image in images], str(folder), "image")
+    hint = OTHER_KEYS_HINT if kinds == {".parquet"} else None
+    check_keys([image.key for image in images], str(folder), "image", hint=hint)
     return images, None
 
 
@@ -177,7 +186,7 @@ class _BytesColumn:
         return column.combine_chunks().field("bytes") if pa.types.is_struct(column.type) else column
 
 
-def _parquet_images(path: Path, field: str | None, prefix: str) -> Iterator[ImageFile]:
+def _parquet_images(path: Path, field: str | None, key_column: str | None, prefix: str) -> Iterator[ImageFile]:
     """The rows of a column of bytes, or of Hugging Face's {bytes, path}."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -189,27 +198,47 @@ def _parquet_images(path: Path, field: str | None, prefix: str) -> Iterator[Imag
             f.name: f"{f.name}.bytes" if pa.types.is_struct(f.type) else f.name for f in schema if _is_bytes(f.type)
         }
         chosen = choose(path, list(columns), field)
-        named = key_name(schema.names)
-        if named is None and columns[chosen] != chosen and schema.field(chosen).type.get_field_index("path") >= 0:
-            named = f"{chosen}.path"
-        keys = None
-        if named is not None:
-            table = file.read([named]).column(0)
-            keys = [
-                cell for part in table.chunks for cell in (part.field("path") if "." in named else part).to_pylist()
-            ]
+        keys = _parquet_keys(path, file, chosen, key_column)
         ends = list(accumulate(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)))
         status = path.stat()
     except InvalidInput:
         raise
     except Exception as error:  # a damaged footer breaks pyarrow in many ways
         raise InvalidInput(f"{path}: not a Parquet file, or damaged ({first_line(error)})") from error
-    if keys is not None and None in keys:
-        keys = None
     column = _BytesColumn(path, columns[chosen], ends)
     for row in range(ends[-1] if ends else 0):
-        key = prefix + (str(row) if keys is None else str(keys[row]))
+        key = prefix + (str(row) if keys is None else keys[row])
         yield ParquetImage(key, path, status.st_size, status.st_mtime_ns, row, column)
+
+
+def _parquet_keys(path: Path, file: Any, images: str, key_column: str | None) -> list[str] | None:
+    """The keys of a file's rows: of the column asked for, else of one named like keys, else the images' own paths;
+    None to number the rows. Raises InvalidInput for rows without one where others have one."""
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    columns = [Column(field.name, kind_of(field.type)) for field in schema]
+    named = choose_key(path, columns, key_column)
+    if named is not None:
+        cells: Iterable[object] = cells_of(path, named)
+    elif key_column is None and pa.types.is_struct(schema.field(images).type):
+        if schema.field(images).type.get_field_index("path") < 0:
+            return None
+        named = f"{images}.path"
+        parts = file.read([named]).column(0).chunks
+        cells = (cell for part in parts for cell in part.field("path").to_pylist())
+    else:
+        return None
+    texts = list(map(key_text, cells))
+    missing = [row for row, text in enumerate(texts) if text is None]
+    if len(missing) == len(texts) and key_column is None:
+        return None
+    if missing:
+        raise InvalidInput(
+            f"{path}: {len(missing)} of {len(texts)} rows have no key in {named}, row {missing[0]} first",
+            hint=OTHER_KEYS_HINT,
+        )
+    return [text for text in texts if text is not None]
 
 
 def _is_bytes(kind: Any) -> bool:

@@ -138,3 +138,36 @@ def test_another_dimension_under_the_same_backbone_is_refused(qrp: Any, store: P
     save_h5(files.folder / "x.h5", x=X[:, :3])
     told = qrp.fails(4, "ingest", files.folder / "x.h5", *WHERE, "--force", store=store)
     assert "dim: 4 there, 3 here" in told
+
+
+def test_the_roles_of_a_tables_columns_are_printed_and_recorded(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    header = ["", "filename", *(f"feat_{i}" for i in range(4)), "class_id"]
+    lines = [[i, key, *map(repr, map(float, x)), i % 3] for i, (key, x) in enumerate(zip(KEYS, X, strict=True))]
+    path = files.folder / "x.csv"
+    path.write_text("\n".join(",".join(map(str, line)) for line in [header, *lines]) + "\n")
+    ran = qrp.run("ingest", path, *WHERE, "--json", store=store)
+    roles = {"vector": header[2:6], "key": "filename", "left_out": ["", "class_id"]}
+    assert ran.json["columns"] == roles
+    assert "vector feat_0 … feat_3 (4 columns); key filename; left out '', class_id" in ran.err
+    np.testing.assert_array_equal(stored(sql, store), X)
+    assert qrp.ok("show", ran.json["id"], store=store)["provenance"]["columns"] == roles
+    again = qrp.ok("ingest", path, *WHERE, store=store)
+    assert again["cached"]
+    assert again["columns"] == roles
+    path.write_text(path.read_text().replace("feat_0", "red").replace("feat_1", "green").replace("feat_2", "blue"))
+    told = qrp.fails(4, "ingest", path, "--dataset", "d", "--backbone", "c", store=store)
+    assert "'class_id'" in told
+    assert "--field" in told
+    named = qrp.ok(
+        *("ingest", path, "--dataset", "d", "--backbone", "c", "--field", "red,green,blue", "--key-column", "filename"),
+        store=store,
+    )
+    assert named["columns"]["vector"] == ["red", "green", "blue"]
+
+
+def test_a_missing_vector_is_a_bad_row_named_by_its_key(qrp: Any, store: Path, files: Any) -> None:
+    table = pa.table({"id": KEYS, "v": [None if i == 7 else list(x) for i, x in enumerate(X)]})
+    pq.write_table(table, files.folder / "x.parquet")
+    assert f"'{KEYS[7]}'" in qrp.fails(4, "ingest", files.folder / "x.parquet", *WHERE, store=store)
+    report = qrp.ok("ingest", files.folder / "x.parquet", *WHERE, "--skip-bad", store=store)
+    assert (report["n"], report["n_bad"]) == (25, 1)

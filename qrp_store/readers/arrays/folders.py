@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from qrp_store.errors import InvalidInput, first_line
+from qrp_store.readers.arrays.columns import key_name
 from qrp_store.readers.arrays.formats import open_array, read_keys
-from qrp_store.readers.arrays.matrix import ArraySource, Rows, key_name
+from qrp_store.readers.arrays.matrix import ArraySource, Rows
 
 _CLIP = ("img_emb", "text_emb")
 _THINGSVISION_KEYS = "file_names.txt"

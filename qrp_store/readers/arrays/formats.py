@@ -1,6 +1,6 @@
 """Embeddings that somebody else computed: a two-dimensional array in a file, read row by row in bounded memory.
 
-Nothing is ever unpickled. A format is one function `(path, field) -> ArraySource` in `READERS`.
+Nothing is ever unpickled. A format is one function `(path, wanted) -> ArraySource` in `READERS`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.readers.arrays.matrix import ArraySource
+from qrp_store.readers.arrays.matrix import ArraySource, Wanted
 from qrp_store.readers.arrays.nested import read_hdf5, read_pt
 from qrp_store.readers.arrays.plain import read_npy, read_npz, read_safetensors
 from qrp_store.readers.arrays.vector_tables import read_csv, read_parquet
 from qrp_store.samples import check_keys
 
 
-def open_array(path: Path, field: str | None = None) -> ArraySource:
-    """Open the matrix in a file, by its ending; `field` names one of several arrays in the file.
+def open_array(
+    path: Path, field: str | None = None, key_column: str | None = None, *, keyed: bool = False
+) -> ArraySource:
+    """Open the matrix in a file, by its ending. `field` names one of several arrays or columns, `key_column` the one
+    that holds the keys; `keyed`: the keys come from elsewhere.
 
     Reads the header only. Raises NotFound when there is no such file; InvalidInput, naming file and fault, for an
     unknown ending, a damaged or truncated file, a pickled array, and whatever is not a non-empty matrix of numbers.
@@ -30,7 +33,7 @@ def open_array(path: Path, field: str | None = None) -> ArraySource:
             f"{path}: not a kind of array file that can be read", hint="known endings: " + " ".join(sorted(READERS))
         )
     try:
-        return reader(path, field)
+        return reader(path, Wanted(field, key_column, keyed))
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -57,7 +60,7 @@ def read_keys(path: Path) -> list[str]:
     return keys
 
 
-READERS: Mapping[str, Callable[[Path, str | None], ArraySource]] = {
+READERS: Mapping[str, Callable[[Path, Wanted], ArraySource]] = {
     ".csv": read_csv,
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,
@@ -67,4 +70,5 @@ READERS: Mapping[str, Callable[[Path, str | None], ArraySource]] = {
     ".pt": read_pt,
     ".pth": read_pt,
     ".safetensors": read_safetensors,
+    ".tsv": read_csv,
 }

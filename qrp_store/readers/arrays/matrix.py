@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.errors import InvalidInput, QrpStoreError, first_line
+from qrp_store.readers.arrays.columns import Columns, key_name
+from qrp_store.samples import shown
 
 Rows = NDArray[Any]
 ReadRows = Callable[[int, int], Rows]
-KEY_NAMES = ("key", "keys", "filename", "filenames", "file_name", "file_names", "image_path", "path", "paths")
+MAX_ROWS = 100_000_000  # a key a row is held in memory
+_KEY_BYTES = 512  # of a key, on average, in memory
+_KEYS_BYTES = 64 << 20  # of all keys, in any case
+OTHER_KEYS = "--key-column names another column of keys (-: number the rows); or name the keys with --keys FILE"
 _DIGEST_BYTES = 1 << 20  # stays in the cache between being read and being summed
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Options of a file: `field` names the vectors, `key_column` the keys; `keyed`: the keys come from elsewhere."""
+
+    field: str | None = None
+    key_column: str | None = None
+    keyed: bool = False
 
 
 @dataclass(frozen=True)
 class ArraySource:
     """A matrix in a file: n rows of dim numbers, of a native numpy dtype (floats of 16–64 bits, or integers).
 
-    `keys` name the rows where the file says them. Reading forwards is cheap in every format; one thread at a time.
+    `keys` name the rows where the file says them; `columns` are the roles of its columns or arrays, None for a file of
+    one array. Reading forwards is cheap in every format; one thread at a time.
     """
 
     path: Path
@@ -34,6 +49,7 @@ class ArraySource:
     dtype: np.dtype[Any]
     _rows: ReadRows
     keys: Sequence[str] | None = None
+    columns: Columns | None = None
 
     def read(self, start: int, stop: int) -> Rows:
         """Rows [start, stop) as stored: a C-contiguous array (stop − start, dim) in native byte order."""
@@ -69,6 +85,8 @@ def matrix(path: Path, field: str | None, shape: tuple[int, ...], dtype: np.dtyp
         raise InvalidInput(f"{name}: shape {shape}", hint="expected two dimensions, one row a sample")
     if min(shape) < 1:
         raise InvalidInput(f"{name}: empty, shape {shape}")
+    if shape[0] > MAX_ROWS:
+        raise InvalidInput(f"{name}: {shape[0]:,} rows, at most {MAX_ROWS:,}", hint="divide it into several datasets")
     return ArraySource(path, field, shape[0], shape[1], dtype.newbyteorder("="), rows)
 
 
@@ -91,18 +109,74 @@ def check_size(name: str, found: int, expected: int) -> None:
         raise InvalidInput(f"{name}: {found - expected} bytes more than its header says")
 
 
-def key_name(names: Sequence[str]) -> str | None:
-    """Which of the names of a file's arrays or columns stands for the rows' keys; the first of `KEY_NAMES`."""
-    return next((name for name in KEY_NAMES if name in names), None)
+def choose_arrays(
+    path: Path,
+    matrices: Sequence[str],
+    texts: Sequence[str],
+    numbers: Sequence[str],
+    others: Sequence[str],
+    wanted: Wanted,
+) -> Columns:
+    """The roles of a file's named arrays: one matrix; the keys in a list of `texts`, else of `numbers`."""
+    everything = [*matrices, *texts, *numbers, *others]
+    lists = [name for name in (*texts, *numbers) if name != wanted.field]
+    numbered = wanted.key_column == "-"
+    key = None if numbered else wanted.key_column or key_name([name for name in texts if name in lists])
+    if wanted.key_column is not None and not numbered and wanted.key_column not in lists:
+        names = ", ".join(lists[:10])
+        raise InvalidInput(
+            f"{path}: no list {shown(wanted.key_column)} for the keys", hint=f"its lists: {names or 'none'}"
+        )
+    key = None if numbered else key or key_name([name for name in numbers if name in lists])
+    possible = list(matrices) or [name for name in everything if name != key]
+    field = choose(path, everything if wanted.field is not None else possible, wanted.field)
+    key = None if wanted.keyed else key
+    return Columns((field,), key, tuple(name for name in everything if name not in (field, key)))
 
 
-def with_keys(source: ArraySource, keys: Sequence[object], name: str) -> ArraySource:
-    """The source with the keys that its file holds under `name`; InvalidInput unless one text a row."""
-    texts = [key.decode("utf-8", "surrogateescape") if isinstance(key, bytes) else key for key in keys]
+def with_columns(source: ArraySource, roles: Columns, keys: Callable[[], Iterable[object]]) -> ArraySource:
+    """The source with the roles of its file's columns, and the keys (read when one column holds them)."""
+    described = replace(source, columns=roles)
+    if roles.key is None:
+        return described
+    try:
+        return with_keys(described, keys(), roles.key)
+    except InvalidInput:
+        raise
+    except Exception as error:  # a damaged file breaks its library's reader in many ways
+        raise InvalidInput(f"{source.path}: keys {roles.key!r} cannot be read ({first_line(error)})") from error
+
+
+def with_keys(source: ArraySource, keys: Iterable[object], name: str) -> ArraySource:
+    """The source with the keys that its file holds under `name`: one text or whole number a row, else InvalidInput."""
+    texts: list[str] = []
+    room = _KEYS_BYTES + _KEY_BYTES * source.n
+    for row, key in enumerate(keys):
+        text = key_text(key)
+        if text is None:
+            what = "is missing" if key is None or key != key else f"is neither text nor a whole number ({key!r:.60})"
+            raise InvalidInput(f"{source.path}: row {row}: the key in {name!r} {what}", hint=OTHER_KEYS)
+        texts.append(text)
+        room -= len(text)
+        if room < 0:
+            raise InvalidInput(
+                f"{source.path}: the keys in {name!r} take more than {_KEY_BYTES} characters a row", hint=OTHER_KEYS
+            )
     if len(texts) != source.n:
-        raise InvalidInput(f"{source.path}: has {source.n} rows and {len(texts)} keys in {name}")
-    found = [key for key in texts if isinstance(key, str)]
-    if len(found) != len(texts):
-        wrong = next(row for row, key in enumerate(texts) if not isinstance(key, str))
-        raise InvalidInput(f"{source.path}[{name}]: row {wrong} is no text", hint="name the keys with --keys FILE")
-    return replace(source, keys=found)
+        raise InvalidInput(f"{source.path}: has {source.n} rows and {len(texts)} keys in {name}", hint=OTHER_KEYS)
+    return replace(source, keys=texts)
+
+
+def key_text(key: object) -> str | None:
+    """A key as text; None where it is none."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "surrogateescape")
+    if isinstance(key, (bool, np.bool_)):
+        return None
+    if isinstance(key, (int, np.integer)):
+        return str(int(key))
+    if isinstance(key, (float, np.floating)) and float(key).is_integer() and abs(float(key)) <= 2**53:
+        return str(int(key))  # ids that met a missing value once
+    return None

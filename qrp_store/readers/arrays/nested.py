@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qrp_store.errors import InvalidInput, Unavailable, first_line
-from qrp_store.readers.arrays.matrix import ArraySource, Rows, choose, key_name, matrix, with_keys
+from qrp_store.readers.arrays.columns import Columns
+from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted, choose_arrays, matrix, with_columns
+
+_CELLS = 65_536  # keys read at once
 
 
-def read_pt(path: Path, field: str | None) -> ArraySource:
+def read_pt(path: Path, wanted: Wanted) -> ArraySource:
     """A tensor, or one of a (nested) dictionary, its name's parts joined by dots. Mapped from the file where the file
     is of PyTorch's zip format, else loaded whole."""
     try:
@@ -24,9 +28,15 @@ def read_pt(path: Path, field: str | None) -> ArraySource:
     tensors: dict[str, torch.Tensor] = {}
     texts: dict[str, list[object]] = {}
     _collect(content, "", tensors, texts)
-    if not isinstance(content, torch.Tensor) or field is not None:
-        matrices = [name for name, tensor in tensors.items() if tensor.ndim == 2]
-        field = choose(path, matrices or list(tensors), field)
+    field, roles = wanted.field, None
+    if not isinstance(content, torch.Tensor) or field is not None or wanted.key_column is not None:
+        by_size = {n: [name for name, tensor in tensors.items() if tensor.ndim == n] for n in (1, 2)}
+        numbers = by_size[1] + [name for name, cells in texts.items() if not isinstance(cells[0], str)]
+        others = [name for name, tensor in tensors.items() if tensor.ndim not in by_size]
+        roles = choose_arrays(path, by_size[2], [n for n in texts if n not in numbers], numbers, others, wanted)
+        (field,) = roles.vector
+        if field not in tensors:
+            raise InvalidInput(f"{path}[{field}]: a list, not a matrix", hint="--field names the matrix")
     tensor = tensors[field or ""].detach()
     name = str(path) if field is None else f"{path}[{field}]"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
@@ -43,8 +53,12 @@ def read_pt(path: Path, field: str | None) -> ArraySource:
         return found
 
     source = matrix(path, field, tuple(tensor.shape), kind, rows)
-    named = key_name(list(texts))
-    return source if named is None else with_keys(source, texts[named], named)
+
+    def keys() -> list[object]:
+        name = "" if roles is None or roles.key is None else roles.key
+        return texts[name] if name in texts else tensors[name].tolist()
+
+    return source if roles is None else with_columns(source, roles, keys)
 
 
 def _load(path: Path) -> object:
@@ -72,19 +86,19 @@ def _load(path: Path) -> object:
 
 
 def _collect(content: object, name: str, tensors: dict[str, Any], texts: dict[str, list[object]]) -> None:
-    """Every tensor and every list of texts in nested dictionaries, by dotted name."""
+    """Every tensor and every list of texts or whole numbers in nested dictionaries, by dotted name."""
     import torch
 
     if isinstance(content, torch.Tensor):
         tensors[name] = content
-    elif isinstance(content, (list, tuple)) and content and isinstance(content[0], str):
+    elif isinstance(content, (list, tuple)) and content and isinstance(content[0], (str, int)):
         texts[name] = list(content)
     elif isinstance(content, Mapping):
         for key, value in content.items():
             _collect(value, f"{name}.{key}" if name else str(key), tensors, texts)
 
 
-def read_hdf5(path: Path, field: str | None) -> ArraySource:
+def read_hdf5(path: Path, wanted: Wanted) -> ArraySource:
     """A dataset of an HDF5 file, by its path inside; keys are a dataset of texts beside it."""
     try:
         import h5py
@@ -99,12 +113,10 @@ def read_hdf5(path: Path, field: str | None) -> ArraySource:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(visit)
-            matrices = [name for name, member in found.items() if member.ndim == 2]
-            field = choose(path, matrices or list(found), None if field is None else field.strip("/"))
+            roles = _hdf5_roles(path, found, wanted)
+            (field,) = roles.vector
             shape, dtype = tuple(found[field].shape), found[field].dtype
             unwritten = _unwritten(found[field], path.parent)
-            named = key_name([name for name, member in found.items() if h5py.check_string_dtype(member.dtype)])
-            keys = None if named is None or field == named else found[named][:].tolist()
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
@@ -118,7 +130,33 @@ def read_hdf5(path: Path, field: str | None) -> ArraySource:
     source = matrix(path, field, shape, dtype, rows)
     if unwritten is not None:  # it would read as the fill value without a word
         raise InvalidInput(f"{path}[{field}]: {unwritten}", hint="let what writes it finish, or copy it again")
-    return source if named is None or keys is None else with_keys(source, keys, named)
+    return with_columns(source, roles, lambda: _hdf5_cells(path, roles.key or ""))
+
+
+def _hdf5_roles(path: Path, found: Mapping[str, Any], wanted: Wanted) -> Columns:
+    """The roles of a file's datasets."""
+    import h5py
+
+    kinds: dict[str, list[str]] = {"matrix": [], "text": [], "number": [], "other": []}
+    for name, member in found.items():
+        is_text = h5py.check_string_dtype(member.dtype) is not None
+        kind = "other" if is_text else "matrix" if member.ndim == 2 else "other"
+        if member.ndim == 1:
+            kind = "text" if is_text else "number" if member.dtype.kind in "iuf" else "other"
+        kinds[kind].append(name)
+    field = None if wanted.field is None else wanted.field.strip("/")
+    key_column = None if wanted.key_column is None else wanted.key_column.strip("/")
+    wanted = replace(wanted, field=field, key_column=key_column)
+    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], kinds["other"], wanted)
+
+
+def _hdf5_cells(path: Path, name: str) -> Iterator[object]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        member = file[name]
+        for start in range(0, len(member), _CELLS):
+            yield from member[start : start + _CELLS].tolist()
 
 
 def _unwritten(dataset: Any, folder: Path) -> str | None:

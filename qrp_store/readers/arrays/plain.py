@@ -10,16 +10,19 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from qrp_store.errors import InvalidInput, first_line
-from qrp_store.readers.arrays.matrix import ArraySource, Rows, check_size, choose, key_name, matrix, with_keys
+from qrp_store.readers.arrays.columns import Columns, is_key_name, key_name
+from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted, check_size, choose_arrays, matrix, with_columns
 
 _HEADER_LIMIT = 100 << 20  # what the format allows
+_CELL_BYTES = 1 << 17  # of a key: 32,768 characters
+_PIECE_BYTES = 1 << 20
 _LOOKED_AT = 64  # arrays of an archive; one of more has to be named
 
 
@@ -36,9 +39,10 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
     raise InvalidInput(f"{name}: .npy version {version[0]}.{version[1]} holds no plain matrix")
 
 
-def read_npy(path: Path, field: str | None) -> ArraySource:
-    if field is not None:
-        raise InvalidInput(f"{path}: a .npy file holds one array without a name", hint="leave --field out")
+def read_npy(path: Path, wanted: Wanted) -> ArraySource:
+    if wanted.field is not None or wanted.key_column is not None:
+        option = "--field" if wanted.field is not None else "--key-column"
+        raise InvalidInput(f"{path}: a .npy file holds one array without a name", hint=f"leave {option} out")
     with path.open("rb") as file:
         shape, fortran, stored = _npy_header(file, str(path))
         offset = file.tell()
@@ -70,16 +74,12 @@ def _contiguous(path: Path, offset: int, stored: np.dtype[Any], start: int, stop
     return out
 
 
-def read_npz(path: Path, field: str | None) -> ArraySource:
+def read_npz(path: Path, wanted: Wanted) -> ArraySource:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {i.filename.removesuffix(".npy"): i.file_size for i in archive.infolist()}
-            matrices, named = _kinds(archive, path, list(sizes))
-            field = choose(path, list(sizes) if field is not None or not matrices else matrices, field)
-            keys = None
-            if named is not None and named != field:
-                with archive.open(_member(archive, named)) as file:
-                    keys = np.lib.format.read_array(file, allow_pickle=False).tolist()
+            roles = _npz_roles(archive, path, list(sizes), wanted)
+            (field,) = roles.vector
             with archive.open(_member(archive, field)) as file:
                 shape, fortran, stored = _npy_header(file, f"{path}[{field}]")
                 offset = file.tell()
@@ -90,23 +90,53 @@ def read_npz(path: Path, field: str | None) -> ArraySource:
     stream = _ZipRows(path, field, shape, stored, fortran, offset)
     source = matrix(path, field, shape, stored, stream.read)
     check_size(f"{path}[{field}]", sizes[field] - offset, math.prod(shape) * stored.itemsize)
-    return source if named is None or keys is None else with_keys(source, keys, named)
+    return with_columns(source, roles, lambda: _npz_cells(path, roles.key or ""))
 
 
-def _kinds(archive: zipfile.ZipFile, path: Path, names: list[str]) -> tuple[list[str], str | None]:
-    """Which of an archive's arrays are matrices, and which one holds the rows' keys."""
-    matrices, texts = [], []
-    for name in names if 1 < len(names) <= _LOOKED_AT else []:
-        with archive.open(_member(archive, name)) as file:
-            try:
-                shape, _, dtype = _npy_header(file, f"{path}[{name}]")
-            except InvalidInput:  # not the one that is meant, or it says so when it is opened
-                continue
-        if dtype.kind in "US":
-            texts += [name] * (len(shape) == 1)
-        else:
-            matrices += [name] * (len(shape) == 2)
-    return matrices, key_name(texts)
+def _npz_roles(archive: zipfile.ZipFile, path: Path, names: list[str], wanted: Wanted) -> Columns:
+    """The roles of an archive's arrays. Of a large archive only those are looked at that can hold keys or are named."""
+    kinds: dict[str, list[str]] = {"matrix": [], "text": [], "number": [], "object": [], "other": []}
+    for name in names:
+        asked = name in (wanted.field, wanted.key_column) or is_key_name(name)
+        kind = _npz_kind(archive, path, name) if asked or len(names) <= _LOOKED_AT else "other"
+        kinds[kind].append(name)
+    keys = key_name(kinds["object"])
+    if not wanted.keyed and wanted.key_column in (None, *kinds["object"]) and keys is not None and not kinds["text"]:
+        raise InvalidInput(
+            f"{path}[{wanted.key_column or keys}]: keys as an array of objects, which only running code can read",
+            hint="save them as texts: np.array(keys, dtype=str); or name them with --keys FILE",
+        )
+    others = kinds["object"] + kinds["other"]
+    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], others, wanted)
+
+
+def _npz_kind(archive: zipfile.ZipFile, path: Path, name: str) -> str:
+    with archive.open(_member(archive, name)) as file:
+        try:
+            shape, _, dtype = _npy_header(file, f"{path}[{name}]")
+        except InvalidInput:  # not the one that is meant, or it says so when it is opened
+            return "other"
+    if dtype.hasobject:
+        return "object"
+    if len(shape) == 1:
+        return "text" if dtype.kind in "US" else "number" if dtype.kind in "iuf" else "other"
+    return "matrix" if len(shape) == 2 and dtype.kind not in "US" else "other"
+
+
+def _npz_cells(path: Path, name: str) -> Iterator[object]:
+    """The cells of a list in an archive, a piece at a time. Raises InvalidInput for texts of an absurd length, which a
+    small compressed file can hold."""
+    with zipfile.ZipFile(path) as archive, archive.open(_member(archive, name)) as file:
+        shape, _, dtype = _npy_header(file, f"{path}[{name}]")
+        if dtype.itemsize > _CELL_BYTES:
+            raise InvalidInput(f"{path}[{name}]: texts of {dtype.itemsize:,} bytes, at most {_CELL_BYTES:,}")
+        step = max(1, _PIECE_BYTES // max(1, dtype.itemsize))
+        for start in range(0, shape[0], step):
+            count = min(step, shape[0] - start)
+            data = file.read(count * dtype.itemsize)
+            if len(data) != count * dtype.itemsize:
+                raise EOFError("the data end early")
+            yield from np.frombuffer(data, dtype, count).tolist() if dtype.itemsize else [""] * count
 
 
 def _member(archive: zipfile.ZipFile, field: str) -> str:
@@ -165,7 +195,7 @@ _SAFETENSORS: Mapping[str, str] = {
 }
 
 
-def read_safetensors(path: Path, field: str | None) -> ArraySource:
+def read_safetensors(path: Path, wanted: Wanted) -> ArraySource:
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -175,10 +205,10 @@ def read_safetensors(path: Path, field: str | None) -> ArraySource:
         try:
             header = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            field = choose(path, list(tensors), field)
-            code, shape = str(tensors[field]["dtype"]), tuple(int(extent) for extent in tensors[field]["shape"])
-            first, last = (int(offset) for offset in tensors[field]["data_offsets"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            roles = _safetensors_roles(path, tensors, wanted)
+            (field,) = roles.vector
+            code, shape, first, last = _entry(tensors[field])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             if isinstance(error, InvalidInput):
                 raise
             raise InvalidInput(f"{path}: damaged .safetensors header ({first_line(error)})") from error
@@ -196,4 +226,29 @@ def read_safetensors(path: Path, field: str | None) -> ArraySource:
 
     source = matrix(path, field, shape, np.dtype("<f4") if code == "BF16" else stored, rows)
     check_size(f"{path}[{field}]", min(last - first, size - offset), math.prod(shape) * stored.itemsize)
-    return source
+    return with_columns(source, roles, lambda: _safetensors_cells(path, 8 + length, size, tensors, roles.key or ""))
+
+
+def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """A tensor's type, shape, and where its bytes begin and end behind the header."""
+    first, last = (int(offset) for offset in entry["data_offsets"])
+    return str(entry["dtype"]), tuple(int(extent) for extent in entry["shape"]), first, last
+
+
+def _safetensors_roles(path: Path, tensors: Mapping[str, Any], wanted: Wanted) -> Columns:
+    """The roles of a file's tensors; keys can only be whole numbers."""
+    kinds: dict[int, list[str]] = {1: [], 2: []}
+    others: list[str] = []
+    for name, entry in tensors.items():
+        size = len(entry["shape"]) if str(entry["dtype"]) in _SAFETENSORS else 0
+        kinds.get(size, others).append(name)
+    return choose_arrays(path, kinds[2], [], kinds[1], others, wanted)
+
+
+def _safetensors_cells(path: Path, data: int, size: int, tensors: Mapping[str, Any], name: str) -> list[object]:
+    code, shape, first, _ = _entry(tensors[name])
+    stored = np.dtype(_SAFETENSORS[code])
+    if first < 0 or shape[0] * stored.itemsize > size - data - first:
+        raise EOFError("the data end early")
+    cells: list[object] = _contiguous(path, data + first, stored, 0, shape[0], 1).ravel().tolist()
+    return cells

@@ -1,43 +1,54 @@
-"""Vectors in tables, read batch by batch: Parquet, and CSV as lightly writes it.
+"""Vectors in tables, read batch by batch: Parquet, and CSV or TSV with a header.
 
-The vectors are one column of lists, or many columns of numbers; a column of `KEY_NAMES` holds the keys.
+The vectors are one column of lists, or many columns of numbers; `columns` says which column has which role.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qrp_store.errors import InvalidInput, first_line
-from qrp_store.readers.arrays.matrix import ArraySource, Rows, choose, key_name, matrix, with_keys
+from qrp_store.readers.arrays.columns import Column, choose_columns
+from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted, matrix, with_columns
+from qrp_store.samples import shown
 
 _BATCH_ROWS = 4096
-# Columns of numbers that tools write beside the features.
-_NO_FEATURES = frozenset(("label", "labels", "target", "masked", "selected", "index", "__index_level_0__"))
+_KEY_ROWS = 65_536  # keys converted at once
+_BLOCK_BYTES = 8 << 20  # of a CSV file; a line has to fit
 
 
-def read_parquet(path: Path, field: str | None) -> ArraySource:
-    """`field`: the column of lists, or what the names of the columns of numbers begin with."""
+def read_parquet(path: Path, wanted: Wanted) -> ArraySource:
+    """`field`: the column of lists, or columns of numbers. A vector that is missing reads as NaN."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
         schema = file.schema_arrow
-        columns, is_list = _features(path, schema, field)
+        roles = choose_columns(
+            path,
+            [Column(f.name, kind_of(f.type)) for f in schema],
+            wanted.field,
+            wanted.key_column,
+            keyed=wanted.keyed,
+            index=_pandas_index(schema),
+            has_row_numbers=lambda name: _is_range(cells_of(path, name)),
+        )
+        columns = roles.vector
         n, groups = file.metadata.num_rows, [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         dim, dtype = len(columns), np.dtype(np.float64)
-        if is_list:
-            kind = schema.field(columns[0]).type
+        kind = schema.field(columns[0]).type
+        if _is_list(kind):
             dtype = _numpy_type(kind.value_type)
             dim = kind.list_size if pa.types.is_fixed_size_list(kind) else _first_length(file, columns[0])
-        elif columns:
+        else:
             dtype = np.result_type(*(_numpy_type(schema.field(name).type) for name in columns))
-        named = key_name(schema.names)
-        keys = file.read([named]).column(0).to_pylist() if named else None
     except InvalidInput:
         raise
     except Exception as error:  # a damaged file breaks pyarrow in many ways
@@ -46,31 +57,48 @@ def read_parquet(path: Path, field: str | None) -> ArraySource:
 
     def batches(start: int) -> tuple[int, Iterator[Rows]]:
         group = int(np.searchsorted(first_rows, start, "right")) - 1
-        chosen = list(range(group, len(groups)))
-        found = pq.ParquetFile(path).iter_batches(_BATCH_ROWS, row_groups=chosen, columns=columns, use_threads=False)
-        return int(first_rows[group]), (_rows_of(batch, columns, dim, dtype) for batch in found)
+        first = int(first_rows[group])
+        found = pq.ParquetFile(path).iter_batches(
+            _BATCH_ROWS, row_groups=list(range(group, len(groups))), columns=list(columns), use_threads=False
+        )
+        return first, _numbered_rows(found, first, columns, dim, dtype)
 
-    source = matrix(path, field, (n, dim), dtype, _Stream(batches, dim).read)
-    return source if named is None or keys is None else with_keys(source, keys, named)
+    source = matrix(path, wanted.field, (n, dim), dtype, _Stream(batches, dim).read)
+    return with_columns(source, roles, lambda: cells_of(path, roles.key or ""))
 
 
-def read_csv(path: Path, field: str | None) -> ArraySource:
-    """A table with a header: a column of keys, and columns of numbers (`field`: what their names begin with)."""
+def read_csv(path: Path, wanted: Wanted) -> ArraySource:
+    """A table with a header: a column of keys, and columns of numbers. An empty cell reads as NaN."""
     import pyarrow as pa
     import pyarrow.csv as csv
 
+    parse = csv.ParseOptions(delimiter=_delimiter(path))
+    read = csv.ReadOptions(block_size=_BLOCK_BYTES)
+
     def opened(names: Sequence[str], kind: Any) -> Any:
         convert = csv.ConvertOptions(column_types=dict.fromkeys(names, kind), include_columns=list(names))
-        return csv.open_csv(path, convert_options=convert)
+        return csv.open_csv(path, read_options=read, parse_options=parse, convert_options=convert)
+
+    def cells(name: str) -> Iterator[object]:
+        with opened([name], pa.string()) as table:
+            for batch in table:
+                yield from batch.column(0).to_pylist()
 
     try:
-        with csv.open_csv(path) as head:
+        with csv.open_csv(path, read_options=read, parse_options=parse) as head:
             schema = head.schema
-        columns, _ = _features(path, schema, field)
-        named = key_name(schema.names)
-        counted = [named or columns[0]]
-        with opened(counted, pa.string()) as table:
-            keys = [key for batch in table for key in batch.column(0).to_pylist()]
+        _refuse_numbers_as_names(path, schema.names)
+        roles = choose_columns(
+            path,
+            [Column(f.name, kind_of(f.type)) for f in schema],
+            wanted.field,
+            wanted.key_column,
+            keyed=wanted.keyed,
+            has_row_numbers=lambda name: _is_range(cells(name)),
+        )
+        columns = roles.vector
+        n = sum(1 for _ in cells(roles.key or columns[0]))
+        floats = roles.key is not None and pa.types.is_floating(schema.field(roles.key).type)
     except InvalidInput:
         raise
     except Exception as error:  # a damaged file breaks pyarrow in many ways
@@ -78,10 +106,87 @@ def read_csv(path: Path, field: str | None) -> ArraySource:
     dim, dtype = len(columns), np.dtype(np.float64)
 
     def batches(start: int) -> tuple[int, Iterator[Rows]]:
-        return 0, (_rows_of(batch, columns, dim, dtype) for batch in opened(columns, pa.float64()))
+        return 0, _numbered_rows(opened(columns, pa.float64()), 0, columns, dim, dtype)
 
-    source = matrix(path, field, (len(keys), dim), dtype, _Stream(batches, dim).read)
-    return source if named is None else with_keys(source, keys, named)
+    def keys() -> Iterator[object]:
+        return (_number(key) if floats else key or None for key in cells(roles.key or ""))
+
+    source = matrix(path, wanted.field, (n, dim), dtype, _Stream(batches, dim).read)
+    return with_columns(source, roles, keys)
+
+
+def _delimiter(path: Path) -> str:
+    """What separates the header's cells: a tab in a .tsv file, else the comma, or a semicolon or tab without commas."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    with path.open("rb") as file:
+        header = file.readline(_BLOCK_BYTES)
+    if b"," in header:
+        return ","
+    return ";" if b";" in header else "\t" if b"\t" in header else ","
+
+
+def _refuse_numbers_as_names(path: Path, names: Sequence[str]) -> None:
+    """Raise InvalidInput where the first line holds a row of numbers instead of columns' names."""
+    try:
+        numbers = [float(name) for name in names if name.strip()]
+    except ValueError:
+        return
+    steps = {int(b - a) if (b - a).is_integer() else 0 for a, b in pairwise(numbers)}
+    if not numbers or (steps <= {1} and numbers[0] in (0, 1)):
+        return
+    raise InvalidInput(
+        f"{path}: its first line holds numbers, not the columns' names: {', '.join(map(shown, names[:4]))}, …",
+        hint="put a line with a name for each column before it, or save the matrix as .npy",
+    )
+
+
+def _number(text: object) -> object:
+    """A text as a number where it is one."""
+    try:
+        return float(str(text)) if text else None
+    except ValueError:
+        return text
+
+
+def _is_range(cells: Iterator[object]) -> bool:
+    """Whether cells are 0…n-1 or 1…n."""
+    first: int | None = None
+    for row, cell in enumerate(cells):
+        try:
+            value = float(str(cell))
+        except ValueError:
+            return False
+        if first is None:
+            first = 1 if value == 1 else 0
+        if value != row + first:
+            return False
+    return first is not None
+
+
+def _pandas_index(schema: Any) -> frozenset[str]:
+    """The columns that pandas recorded as a table's index."""
+    try:
+        recorded = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
+        return frozenset(name for name in recorded if isinstance(name, str))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return frozenset()
+
+
+def cells_of(path: Path, column: str) -> Iterator[object]:
+    """The cells of a column of texts or numbers. Texts stay in their dictionary, where the file has one: a few bytes
+    can stand for long repeated texts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, read_dictionary=[column])
+    for batch in file.iter_batches(_KEY_ROWS, columns=[column], use_threads=False):
+        cells = batch.column(0)
+        if pa.types.is_dictionary(cells.type):
+            words = cells.dictionary.to_pylist()
+            yield from (None if i is None else words[i] for i in cells.indices.to_pylist())
+        else:
+            yield from cells.to_pylist()
 
 
 class _Stream:
@@ -110,28 +215,26 @@ class _Stream:
         return np.concatenate(parts) if parts else self._held[:0]
 
 
-def _features(path: Path, schema: Any, field: str | None) -> tuple[list[str], bool]:
-    """The columns with the vectors, and whether it is one of lists."""
+def kind_of(kind: Any) -> str:
+    """What a column of this type can hold, as `Column` has it."""
     import pyarrow as pa
 
-    def is_list(kind: Any) -> bool:
-        return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    if _is_list(kind):
+        return "list" if _is_number(kind.value_type) else "other"
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind):
+        return "integer"
+    if pa.types.is_floating(kind):
+        return "float"
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return "text" if any(test(kind) for test in texts) else "other"
 
-    lists = [f.name for f in schema if is_list(f.type) and _is_number(f.type.value_type)]
-    numbers = [f.name for f in schema if _is_number(f.type)]
-    if field is not None and field not in lists:
-        numbers = [name for name in numbers if name.startswith(field)]
-        if not numbers:
-            choose(path, [*lists, *(f.name for f in schema if _is_number(f.type))], field)
-        return numbers, False
-    if lists:
-        return [choose(path, lists, field)], True
-    numbers = [name for name in numbers if name not in _NO_FEATURES]
-    if not numbers:
-        said = ", ".join(f"{f.name} ({f.type})" for f in list(schema)[:10])
-        hint = f"expected a column of lists of numbers, or columns of numbers; it has: {said or 'none'}"
-        raise InvalidInput(f"{path}: no column holds vectors", hint=hint)
-    return numbers, False
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _is_number(kind: Any) -> bool:
@@ -146,28 +249,55 @@ def _numpy_type(kind: Any) -> np.dtype[Any]:
 
 
 def _first_length(file: Any, column: str) -> int:
-    """The length of the first vector of a column of lists of any length; 0 without rows."""
-    for batch in file.iter_batches(1, columns=[column], use_threads=False):
-        first = batch.column(0)[0]
-        return len(first) if first.is_valid else 0
+    """The length of the first vector of a column of lists of any length; 0 where every vector is missing."""
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[column], use_threads=False):
+        lengths = batch.column(0).value_lengths().drop_null().to_numpy(zero_copy_only=False)
+        if lengths.any():
+            return int(lengths[lengths > 0][0])
     return 0
 
 
-def _rows_of(batch: Any, columns: Sequence[str], dim: int, dtype: np.dtype[Any]) -> Rows:
-    """One batch as (rows, dim)."""
+def _numbered_rows(batches: Any, first: int, columns: Sequence[str], dim: int, dtype: np.dtype[Any]) -> Iterator[Rows]:
+    """The batches as (rows, dim), counting rows from `first`."""
+    for batch in batches:
+        yield _rows_of(batch, first, columns, dim, dtype)
+        first += batch.num_rows
+
+
+def _rows_of(batch: Any, first: int, columns: Sequence[str], dim: int, dtype: np.dtype[Any]) -> Rows:
+    """One batch as (rows, dim); a missing number or vector is NaN. Raises ValueError, naming the row, for integers
+    that are missing and for a vector of another length."""
+    if len(columns) == 1 and _is_list(batch.column(0).type):
+        return _vectors_of(batch.column(0), first, dim, dtype)
+    if dtype.kind != "f":
+        for column in batch.columns:
+            if column.null_count:
+                raise ValueError(f"row {first + _first_null(column)}: a value is missing")
+    numbers = (batch.column(name).to_numpy(zero_copy_only=False) for name in columns)
+    return np.stack([np.asarray(column, dtype) for column in numbers], axis=1)
+
+
+def _vectors_of(vectors: Any, first: int, dim: int, dtype: np.dtype[Any]) -> Rows:
     import pyarrow as pa
 
-    for column in batch.columns:
-        if column.null_count:
-            raise ValueError("a value is missing")
-    if len(columns) == 1 and not _is_number(batch.column(0).type):
-        vectors = batch.column(0)
-        if not pa.types.is_fixed_size_list(vectors.type):
-            lengths = vectors.value_lengths().to_numpy(zero_copy_only=False)
-            if (lengths != dim).any():
-                raise ValueError(f"a vector has {lengths[lengths != dim][0]} numbers, the first has {dim}")
-        values = vectors.flatten()
-        if values.null_count:
-            raise ValueError("a value is missing")
-        return np.asarray(values.to_numpy(zero_copy_only=False), dtype).reshape(-1, dim)
-    return np.stack([batch.column(name).to_numpy(zero_copy_only=False) for name in columns], axis=1).astype(dtype)
+    there = vectors.is_valid().to_numpy(zero_copy_only=False)
+    if not pa.types.is_fixed_size_list(vectors.type):
+        lengths = vectors.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        there &= lengths > 0
+        wrong = np.flatnonzero(there & (lengths != dim))
+        if len(wrong):
+            raise ValueError(f"row {first + wrong[0]}: a vector has {lengths[wrong[0]]} numbers, the first has {dim}")
+    values = vectors.flatten()
+    if dtype.kind != "f" and (values.null_count or not there.all()):
+        row = int(np.argmin(there)) if not there.all() else _first_null(values) // dim
+        raise ValueError(f"row {first + row}: a value is missing")
+    flat = np.asarray(values.to_numpy(zero_copy_only=False), dtype)
+    if there.all():
+        return flat.reshape(-1, dim)
+    rows = np.full((len(there), dim), np.nan, dtype)
+    rows[there] = flat.reshape(-1, dim)
+    return rows
+
+
+def _first_null(column: Any) -> int:
+    return int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
