@@ -167,9 +167,9 @@ def kmeans(small: bool) -> dict[str, Any]:
 def faiss(small: bool) -> dict[str, Any]:
     import kmeans_gpu
 
-    from qrp_store.kmeans.nearest import faiss_sees_cuda
+    from qrp_store.kmeans.nearest import faiss_gpus
 
-    if not faiss_sees_cuda():
+    if not faiss_gpus():
         return {"not run": "this faiss sees no GPU"}
     x = kmeans_gpu.rows(256_000, 2048, 1000)
     start = x[np.sort(np.random.default_rng(1).permutation(len(x))[:1000])].copy()

@@ -23,7 +23,7 @@ import numpy as np
 from kmeans import machine
 
 from qrp_store.kmeans import Chosen, KMeansOptions, MemoryPoints, kmeans
-from qrp_store.kmeans.nearest import faiss_sees_cuda
+from qrp_store.kmeans.nearest import faiss_gpus
 
 
 def rows(n: int, dim: int, k: int) -> Any:
@@ -90,7 +90,7 @@ def main() -> None:
         return
     print(machine())
     print(f"{options.n:,} x {options.d} float32, K {options.k}, {options.niter} iterations")
-    sides = ["ours", "faiss", "peer"] if options.device == "cpu" or faiss_sees_cuda() else ["ours"]
+    sides = ["ours", "faiss", "peer"] if options.device == "cpu" or faiss_gpus() else ["ours"]
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for _ in range(options.repeat):
         for side, found in runs.items():

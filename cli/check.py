@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from qrp_store.options import DeviceOptions
 from qrp_store.records import Table
 
 from . import output
 from .completion import results
-from .options import FormatOption
+from .options import FormatOption, declared
 from .session import Session, command
 
 Result = Annotated[
@@ -68,7 +69,12 @@ def rerun(
     reference: Result,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 unless it comes out the same.")] = False,
     device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option("--device", help="Where.  [default: where it was computed]")
+        str | None,
+        declared(
+            DeviceOptions,
+            "device",
+            default_text="the device that computed it",
+        ),
     ] = None,
 ) -> None:
     """Compute a result again from its row alone, and compare; nothing is written.
@@ -93,7 +99,7 @@ def rerun(
 
 def selfcheck(
     session: Session,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where the probes run.")] = "cpu",
+    device: Annotated[str, declared(DeviceOptions, "device", default_text="cpu")] = "cpu",
 ) -> None:
     """Compute cases whose answer is known on this machine; exit 1 when one is off. Needs no store."""
     from qrp_store.evaluate.selfcheck import selfcheck

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import typer
 
-from . import options as opt
+from qrp_store.options import ClusterOptions, ClusterSource, PlaceOptions, RunOptions, described
+
 from . import output
 from .session import Session, command
+
+if TYPE_CHECKING:
+    from qrp_store.cluster import ClusterReport
+    from qrp_store.progress import Progress
+    from qrp_store.store import Store
 
 
 def register(app: typer.Typer) -> None:
@@ -20,101 +27,68 @@ def register(app: typer.Typer) -> None:
     command(app, "cluster", example=example)(cluster)
 
 
-def cluster(
-    session: Session,
-    dataset: opt.Dataset,
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", metavar="B", help="The backbone: NAME, or NAME@VERSION.")
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--import", metavar="FILE", help="Assignments made elsewhere: .npy in dataset order, or key,cluster."
-        ),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="N", help="What to call an imported clustering.")
-    ] = None,
-    centroids_of: Annotated[
-        str | None,
-        typer.Option(
-            "--centroids-of", metavar="ID", help="Assign to the centroids of another clustering, trained elsewhere."
-        ),
-    ] = None,
-    k: Annotated[
-        int | None, typer.Option("-k", "--clusters", metavar="K", help="How many clusters.  [default: 1000]")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Drives start, sample and split.")] = 0,
-    niter: opt.Niter = 25,
-    sample: opt.Sample = None,
-    init: opt.Init = "random",
-    nredo: opt.Nredo = 1,
-    engine: opt.Engine = "auto",
-    device: opt.Device = "auto",
-    normalize: opt.Normalize = False,
-    spherical: opt.Spherical = False,
-    memory: opt.Memory = "2GB",
-    workers: opt.Workers = None,
-    scheduler: opt.Scheduler = None,
-    force: opt.Force = False,
-    no_wait: opt.NoWait = False,
-) -> None:
-    """Quantize an embedding: K-means, every sample's cluster, and who is in train, validation and test."""
-    rows = opt.sample_size(sample)
-    if (source is None) != (name is None) or (source is not None and (backbone or centroids_of)):
-        raise typer.BadParameter("either --backbone, or --import together with --name, or --centroids-of")
-    if source is not None and name is not None:
+def cluster(session: Session, source: ClusterSource, options: ClusterOptions, run: RunOptions) -> None:
+    """Quantize an embedding: K-means, the cluster of every sample, and its part: train, validation or test."""
+    ways = [source.backbone is not None and source.centroids_of is None, source.source is not None]
+    ways += [source.centroids_of is not None]
+    if sum(ways) != 1 or (source.source is None) != (source.name is None):
+        raise typer.BadParameter("name either --backbone, or --import together with --name, or --centroids-of")
+    with session.open() as store:
+        _show(session, _clustered(store, source, options, run, session.progress))
+
+
+def _clustered(
+    store: Store, source: ClusterSource, options: ClusterOptions, run: RunOptions, progress: Progress
+) -> ClusterReport:
+    """Return the clustering of an embedding, of an imported grouping, or by another one's centroids."""
+    if source.source is not None and source.name is not None:
+        _refuse(options, ("dataset", "seed"), "--import")
         from qrp_store.cluster.imported import import_clustering
 
-        with session.open() as store:
-            made = import_clustering(
-                store,
-                source,
-                dataset=dataset,
-                name=name,
-                seed=seed,
-                force=force,
-                wait=not no_wait,
-                progress=session.progress,
-            )
-        _show(session, made)
-        return
-    training: dict[str, Any] = {"niter": niter, "sample": rows, "init": init, "nredo": nredo, "normalize": normalize}
-    training |= {"spherical": spherical}
-    running: dict[str, Any] = {
-        "engine": engine,
-        "device": device,
-        "memory": memory,
-        "workers": workers,
-        "scheduler": scheduler,
-    }
-    asked: dict[str, Any] = {"seed": seed, "force": force, "wait": not no_wait, "progress": session.progress, **running}
-    if centroids_of is not None:
-        _refuse_training(training)
+        return import_clustering(
+            store,
+            source.source,
+            dataset=source.dataset,
+            name=source.name,
+            seed=options.seed,
+            force=run.force,
+            wait=run.wait,
+            progress=progress,
+        )
+    if source.centroids_of is not None:
+        kept = [each.name for each in described(PlaceOptions)]
+        _refuse(options, ("k", "seed", *kept), "--centroids-of")
         from qrp_store.cluster.centroids import cluster_by
 
-        with session.open() as store:
-            report = cluster_by(store, centroids_of, dataset=dataset, backbone=backbone, k=k, **asked)
-    elif backbone is not None:
-        from qrp_store.cluster import cluster
+        return cluster_by(
+            store,
+            source.centroids_of,
+            dataset=source.dataset,
+            backbone=source.backbone,
+            k=options.k,
+            seed=options.seed,
+            **{name: getattr(options, name) for name in kept},
+            force=run.force,
+            wait=run.wait,
+            progress=progress,
+        )
+    from qrp_store.cluster.story import cluster_with
 
-        with session.open() as store:
-            report = cluster(store, dataset=dataset, backbone=backbone, k=1000 if k is None else k, **training, **asked)
-    else:
-        raise typer.BadParameter("what to cluster: --backbone, --import with --name, or --centroids-of")
-    _show(session, report)
+    assert source.backbone is not None
+    return cluster_with(
+        store, source.dataset, source.backbone, options, force=run.force, wait=run.wait, progress=progress
+    )
 
 
-def _refuse_training(options: dict[str, Any]) -> None:
-    """Options that only say how centroids are made mean nothing where they are there."""
-    default = {"niter": 25, "init": "random", "nredo": 1}
-    given = [name for name, value in options.items() if value not in (default.get(name), None, False)]
+def _refuse(options: ClusterOptions, used: Collection[str], flag: str) -> None:
+    """Raise a usage error for options that mean nothing to this way of clustering."""
+    unused = [each for each in described(ClusterOptions) if each.name not in used]
+    given = [each.flag for each in unused if getattr(options, each.name) != each.default]
     if given:
-        shown = ", ".join(f"--{name}" for name in given)
-        raise typer.BadParameter(f"{shown}: with --centroids-of these are those of that clustering")
+        raise typer.BadParameter(f"{', '.join(given)}: {flag} takes no such option")
 
 
-def _show(session: Session, report: Any) -> None:
+def _show(session: Session, report: ClusterReport) -> None:
     wide = f" × {report.dim:,}" if report.dim else ""
     text = (
         f"{report.id}  {report.dataset} under {report.backbone}: {report.n:,}{wide} in {report.clusters:,} clusters of "

@@ -1,66 +1,117 @@
-"""Options that several commands take, each declared once."""
+"""Options of the command line, made from the records of `qrp_store.options`, and those of commands without a record."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
+
+from qrp_store.errors import InvalidInput
+from qrp_store.options import (
+    ClusterSource,
+    Described,
+    DeviceOptions,
+    EvaluateSelection,
+    Options,
+    RunOptions,
+    SchedulerOptions,
+    WorkerOptions,
+    described,
+)
 
 from .completion import names_of
 from .output import Format
 
-Dataset = Annotated[
-    str,
-    typer.Option(
-        "--dataset", metavar="D", autocompletion=names_of("datasets"), help="The dataset: an ordered set of samples."
-    ),
-]
-DatasetFilter = Annotated[
-    str | None, typer.Option("--dataset", metavar="D", autocompletion=names_of("datasets"), help="Only this dataset.")
-]
-Backbone = Annotated[
-    str,
-    typer.Option(
-        "--backbone", metavar="B", autocompletion=names_of("backbones"), help="The backbone: NAME, or NAME@VERSION."
-    ),
-]
-FormatOption = Annotated[Format | None, typer.Option("--format", help="How to print rows.  [default: table]")]
-Force = Annotated[bool, typer.Option("--force", help="Do it again although it is there: makes the next version.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Exit 5 at once when somebody else is writing this.")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where models and probes run.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", metavar="N", help="Threads that read and search.  [default: one a core]")
-]
-
-# K-means
-Niter = Annotated[int, typer.Option("--niter", metavar="N", help="K-means iterations.")]
-Sample = Annotated[
-    str | None,
-    typer.Option("--sample", metavar="all|N", help="Rows that K-means trains on.  [default: 256 a centroid]"),
-]
-Init = Annotated[Literal["random", "kmeans++", "greedy-kmeans++"], typer.Option("--init", help="How centroids start.")]
-Nredo = Annotated[int, typer.Option("--nredo", metavar="N", help="Starts tried; the best objective is kept.")]
-Engine = Annotated[Literal["auto", "faiss", "torch"], typer.Option("--engine", help="Who searches the neighbours.")]
-Normalize = Annotated[bool, typer.Option("--normalize", help="Bring every row to length 1 first.")]
-Spherical = Annotated[bool, typer.Option("--spherical", help="Bring every centroid to length 1 after each step.")]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        "--scheduler",
-        metavar="URL",
-        help="Work on the workers of this Dask scheduler, tcp://…, or on local:N of its own",
-    ),
-]
-Memory = Annotated[str, typer.Option("--memory", metavar="SIZE", help="Memory for rows under way, e.g. 200MB.")]
+R = TypeVar("R", bound=Options)
 
 
-def sample_size(text: str | None) -> Literal["all"] | int | None:
-    """`all`, a number of rows, or None; anything else is a usage error."""
-    if text is None or text == "all":
-        return "all" if text else None
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither 'all' nor a number of rows", param_hint="--sample") from None
+def parameters_of(record: type[Options]) -> list[inspect.Parameter]:
+    """Return a record's options as the parameters of a command; those that are not given arrive as None or False."""
+    return [_parameter(each) for each in described(record)]
+
+
+def made(record: type[R], values: dict[str, Any]) -> R:
+    """Return the record that the command line's values make, and take them out of `values`."""
+    given = {each.name: (values.pop(each.name), each) for each in described(record)}
+    return record(
+        **{
+            name: not value if each.negated else value
+            for name, (value, each) in given.items()
+            if value is not None and value != []
+        }
+    )
+
+
+def declared(record: type[Options], name: str, **changes: Any) -> Any:
+    """Return the declaration of one option of a record, with changes, for a command that takes no more of it."""
+    (each,) = (each for each in described(record) if each.name == name)
+    return _info(replace(each, declaration=replace(each.declaration, **changes)))
+
+
+def _parameter(each: Described) -> inspect.Parameter:
+    default: Any = False if each.type is bool else None
+    default = True if each.default is True and not each.negated else default
+    default = inspect.Parameter.empty if each.required else default
+    annotated: Any = Annotated  # with a type that only the record knows
+    kind = annotated[_kind(each), _info(each)]
+    return inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+
+
+def _kind(each: Described) -> Any:
+    """The type that typer parses: choices and plain types itself, other words through a parser."""
+    if each.is_list and each.declaration.separator is None:
+        return list[str if _words(each) else each.element] | None  # type: ignore[misc]
+    if _words(each):
+        return str | None
+    return each.type if each.required or each.type is bool else each.type | None
+
+
+def _words(each: Described) -> bool:
+    """Whether typer knows no type for the values, so that a parser of ours must read the words."""
+    mixed = get_origin(each.element) is not Literal and len(set(get_args(each.element)) - {NoneType}) > 1
+    return mixed or each.declaration.separator is not None or each.declaration.choice
+
+
+def _info(each: Described) -> Any:
+    text = each.declaration.help
+    if each.default_text is not None:
+        text = f"{text}  [default: {each.default_text}]"
+    completes = each.declaration.completes
+    return typer.Option(
+        *each.flags,
+        metavar=each.declaration.metavar,
+        help=text,
+        show_default=False,
+        parser=_parser(each) if _words(each) else None,
+        autocompletion=names_of(completes) if completes else None,
+    )
+
+
+def _parser(each: Described) -> Callable[[str], Any]:
+    separator = each.declaration.separator
+
+    def parse(text: str) -> Any:
+        try:
+            values = [each.read(word.strip()) for word in (text.split(separator) if separator else [text])]
+        except InvalidInput as error:
+            raise typer.BadParameter(error.message.removeprefix(f"{each.flag} ")) from error
+        return values if separator else values[0]
+
+    return parse
+
+
+FormatOption = Annotated[Format | None, typer.Option("--format", help="Output format.  [default: table]")]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="File to write.")]
+Dataset = Annotated[str, declared(EvaluateSelection, "dataset")]
+DatasetFilter = Annotated[str | None, declared(EvaluateSelection, "dataset", help="Only this dataset.")]
+NoWait = Annotated[bool, declared(RunOptions, "wait")]
+Device = Annotated[str, declared(DeviceOptions, "device")]
+Backbone = Annotated[str, declared(ClusterSource, "backbone")]
+Force = Annotated[bool, declared(RunOptions, "force")]
+Workers = Annotated[int | None, declared(WorkerOptions, "workers")]
+Scheduler = Annotated[str | None, declared(SchedulerOptions, "scheduler")]

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from qrp_store.options import Options
 from qrp_store.records import Table
 
-from . import output
+from . import options, output
 from .bars import Bars
 from .boundary import exit_code, interruption
 
@@ -89,19 +90,25 @@ class Session:
 def command(
     app: typer.Typer, name: str, *, example: str, cls: type[TyperCommand] = TyperCommand
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register `function(session, **options)` as a command that also takes the shared options.
+    """Register `function(session, …)` as a command that also takes the shared options.
+
+    A parameter whose type is a record of options stands for all options of that record.
 
     Its docstring is the help text; `example` (lines starting with `qrp-store`) is shown below the options.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        taken = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        records = {
+            p.name: p.annotation for p in taken if isinstance(p.annotation, type) and issubclass(p.annotation, Options)
+        }
 
         def run(ctx: typer.Context, **values: Any) -> None:
             session = _merge(ctx.obj or {}, {key: values.pop(key) for key in SHARED})
             _set_up_logging(session)
             try:
-                function(session, **values)
+                made = {name: options.made(record, values) for name, record in records.items()}
+                function(session, **values, **made)
             except KeyboardInterrupt as stop:
                 raise interruption(stop) from None
             finally:
@@ -109,7 +116,15 @@ def command(
 
         parameters = [
             inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-            *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own),
+            *(
+                each
+                for p in taken
+                for each in (
+                    options.parameters_of(records[p.name])
+                    if p.name in records
+                    else [p.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+                )
+            ),
             *(
                 inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=_default(key))
                 for key, kind in SHARED.items()

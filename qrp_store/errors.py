@@ -3,6 +3,7 @@
 QrpStoreError              something failed; the message says what
 ├── NotFound               (also LookupError)  check the name
 ├── InvalidInput           (also ValueError)   change the option or the file
+│   └── UnknownOption      (also TypeError)    change the argument's name
 ├── Busy                   someone else is writing this; wait or look
 ├── SchemaMismatch         run the command in the message
 ├── Unavailable            retry: the database, the object store or a package cannot be reached
@@ -40,6 +41,10 @@ class InvalidInput(QrpStoreError, ValueError):
     kind = "invalid_input"
 
 
+class UnknownOption(InvalidInput, TypeError):
+    """A Python function got an argument that it does not take, or lacks one that it needs."""
+
+
 class Busy(QrpStoreError):
     kind = "busy"
 
@@ -69,6 +74,12 @@ class Interrupted(QrpStoreError):
 def first_line(error: BaseException) -> str:
     """What another library's error says, short enough for a message of ours; its type when it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str | None:
+    """Return a hint that names the nearest of the known names; None when none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else None
 
 
 def near_names(asked: str, there: Sequence[str], none: str = "none") -> str:

@@ -181,6 +181,11 @@ class StoredEmbedding:
     def bad(self) -> tuple[int, ...]:
         return tuple(p for b in self.blocks for p in b.bad)
 
+    @property
+    def usable(self) -> int:
+        """Return how many rows have a vector."""
+        return self.array.n - sum(len(block.bad) for block in self.blocks)
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -25,6 +25,7 @@ OWNERS = {
     "sqlite3": ("qrp_store.catalog",),
     "timm": ("qrp_store.models",),
     "torch": (
+        "qrp_store.device",
         "qrp_store.models",
         "qrp_store.readers.arrays.nested",
         "qrp_store.kmeans.torch",
@@ -71,7 +72,9 @@ def test_a_leaf_imports_only_the_shared_words(leaf: str) -> None:
 def test_the_shared_words_import_no_layer_above() -> None:
     for module in (m for m in MODULES if m.unit in SHARED):
         assert {unit_of(i) for i in own(module)} <= SHARED | {"__init__"}, module.name
-        libraries = {"execution": {"dask", "distributed"}, "images": {"PIL"}}.get(module.unit, set())
+        libraries = {"device": {"torch"}, "execution": {"dask", "distributed"}, "images": {"PIL"}}.get(
+            module.unit, set()
+        )
         foreign = {i.split(".")[0] for i in module.imports} - set(sys.stdlib_module_names) - {"qrp_store"}
         assert foreign <= {"numpy", *libraries}, f"{module.name} imports {foreign}"
 

@@ -1,5 +1,5 @@
 """Cluster: an embedding in, assignments with their part out, by K-means or from elsewhere."""
 
-from qrp_store.cluster.story import ClusterOptions, ClusterReport, cluster
+from qrp_store.cluster.story import ClusterReport, cluster
 
-__all__ = ["ClusterOptions", "ClusterReport", "cluster"]
+__all__ = ["ClusterReport", "cluster"]

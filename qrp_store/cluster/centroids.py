@@ -7,7 +7,7 @@ split of their own. commit: as `cluster` does, with a copy of the centroids, so 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.catalog.overview import references
 from qrp_store.cluster.quantize import Place, UsableBlocks, refuse_zero_rows
-from qrp_store.cluster.story import ClusterOptions, ClusterReport, called, commit, found_or_made
+from qrp_store.cluster.story import ClusterReport, called, commit, found_or_made
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
+from qrp_store.options import ClusterOptions, ClusterSource, Engine, PlaceOptions, RunOptions, taken, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Spec, StoredEmbedding, fingerprint
 from qrp_store.store import Store, split_version
@@ -27,27 +28,34 @@ from qrp_store.store import Store, split_version
 ALGORITHM = 1
 
 
+@takes(ClusterSource, PlaceOptions, RunOptions)
 def cluster_by(
     store: Store,
     reference: str,
     *,
     dataset: str,
     backbone: str | None = None,
-    k: int | None = None,
+    k: int | Literal["auto"] = "auto",
     seed: int = 0,
+    engine: Engine = "auto",
+    device: str = "auto",
+    memory: str | int = "2GB",
+    workers: int | None = None,
+    scheduler: str | None = None,
     force: bool = False,
     wait: bool = True,
     progress: Progress = silent,
-    **options: Any,
 ) -> ClusterReport:
     """Assign an embedding of a dataset to the centroids of the clustering that `reference` names.
 
-    `backbone` None is the one of that clustering. Rows are normalised when that clustering's were; the split is by
-    `seed`. `options`: engine, device, memory, workers, scheduler, as ClusterOptions has them. Raises NotFound, and
-    InvalidInput for a clustering without centroids, another `k` than it has, or an embedding of other dimensions.
+    `backbone` None is that clustering's. Rows are normalised if that clustering's were; `seed` draws the split. Raise
+    NotFound, and InvalidInput for a clustering without centroids, a `k` that it does not have, or an embedding of
+    other dimensions.
     """
+    given = locals()
+    run = taken(RunOptions, given)
     source = _source(store, reference)
-    if k not in (None, source.row.clusters):
+    if k not in ("auto", source.row.clusters):
         raise InvalidInput(f"-k {k}: {source.artifact.id} has {source.row.clusters} centroids", hint="leave -k out")
     stored = embeddings.get(store.catalog, dataset, *split_version(backbone or source.row.backbone))
     if stored.array.dim != source.row.dim:
@@ -56,15 +64,15 @@ def cluster_by(
             f"({source.row.backbone}) have {source.row.dim}",
             hint="choose an embedding by the backbone that the centroids are of",
         )
-    asked = ClusterOptions.of(
-        k=source.row.clusters, seed=seed, normalize=source.artifact.spec["options"].get("normalize", False), **options
-    )
+    normalize = source.artifact.spec["options"].get("normalize", False)
+    place = taken(PlaceOptions, given)
+    asked = ClusterOptions(**vars(place), k=source.row.clusters, seed=seed, normalize=normalize)
 
     def make(claimed: lease.Claim, place: Place, memory: int) -> None:
         _make(store, claimed, source, stored, asked, place, memory, progress)
 
     spec = _spec(store, source, stored, seed)
-    return found_or_made(store, spec, stored, asked, make, force=force, wait=wait, progress=progress)
+    return found_or_made(store, spec, stored, asked, make, force=run.force, wait=run.wait, progress=progress)
 
 
 def _source(store: Store, reference: str) -> StoredClustering:

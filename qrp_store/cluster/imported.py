@@ -18,6 +18,7 @@ from qrp_store.catalog.overview import references
 from qrp_store.cluster.story import ClusterReport, peak_rss, report_of, warn_of_small
 from qrp_store.errors import InvalidInput
 from qrp_store.kmeans.split import split
+from qrp_store.options import ClusterSource, RunOptions, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.readers.groupings import MISSING, positions_of, read_grouping
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, derive_seed, fingerprint
@@ -27,6 +28,7 @@ ALGORITHM = 1
 MAX_CLUSTERS = 1_000_000
 
 
+@takes(ClusterSource, RunOptions)
 def import_clustering(
     store: Store,
     source: str,

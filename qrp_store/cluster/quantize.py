@@ -12,12 +12,12 @@ import numpy as np
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import Cluster
+from qrp_store.options import ClusterOptions
 from qrp_store.progress import Progress
 from qrp_store.records import derive_seed
 from qrp_store.samples import shown
 
 if TYPE_CHECKING:
-    from qrp_store.cluster.story import ClusterOptions
     from qrp_store.kmeans.engines import Chosen
     from qrp_store.kmeans.lloyd import KMeansResult, KMeansState
     from qrp_store.kmeans.points import Points
@@ -114,12 +114,12 @@ class Place:
         from qrp_store.kmeans.lloyd import KMeansOptions, kmeans
 
         options = KMeansOptions(
-            k=asked.k,
+            k=asked.clusters,
             seed=derive_seed(asked.seed, "kmeans"),
             niter=asked.niter,
             nredo=asked.nredo,
-            init=asked.init,  # type: ignore[arg-type]
-            sample=asked.sample,  # type: ignore[arg-type]
+            init=asked.init,
+            sample=asked.sample,
             spherical=asked.spherical,
         )
         points = self._points(blocks, keys, asked, memory)
@@ -147,7 +147,7 @@ class Place:
             from qrp_store.kmeans.distributed import DistributedPoints
 
             return DistributedPoints(
-                blocks, self.cluster, self.chosen, k=asked.k, normalize=asked.normalize, memory=memory, name=name
+                blocks, self.cluster, self.chosen, k=asked.clusters, normalize=asked.normalize, memory=memory, name=name
             )
         from qrp_store.kmeans.points import StreamedPoints
 

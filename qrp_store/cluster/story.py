@@ -7,14 +7,13 @@ centroids first, assignments in bulk while the clustering is still being written
 from __future__ import annotations
 
 import os
-import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from qrp_store.cluster.checkpoint import Checkpoint
 from qrp_store.cluster.quantize import Place, UsableBlocks, place_for, refuse_zero_rows
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
-from qrp_store.kmeans.engines import DEVICES, ENGINES
+from qrp_store.options import ClusterOptions, ClusterSource, Engine, Init, RunOptions, parse_memory, taken, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Spec, StoredEmbedding, derive_seed, fingerprint
 from qrp_store.store import Store, split_version
@@ -35,53 +34,7 @@ if TYPE_CHECKING:
     from qrp_store.kmeans.lloyd import KMeansResult, KMeansState
 
 ALGORITHM = 1
-_MOST_ITERATIONS = 1_000_000  # the objective of each is kept
-_MOST_TRIES = 1_000_000_000
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """What is asked of K-means. `sample` None means faiss' default of 256 rows a centroid."""
-
-    k: int = 1000
-    seed: int = 0
-    niter: int = 25
-    sample: str | int | None = None
-    init: str = "random"
-    nredo: int = 1
-    engine: str = "auto"
-    device: str = "auto"
-    normalize: bool = False
-    spherical: bool = False
-    memory: str | int = "2GB"
-    workers: int | None = None
-    scheduler: str | None = None
-
-    @classmethod
-    def of(cls, **options: Any) -> ClusterOptions:
-        """The options that are given, the defaults for the rest. Raises InvalidInput for one that is unknown."""
-        unknown = sorted(set(options) - {f.name for f in fields(cls)})
-        if unknown:
-            raise InvalidInput(f"cluster has no option {', '.join(unknown)}")
-        return cls(**options)
-
-    def document(self) -> dict[str, Any]:
-        """What changes a number, beside the seed."""
-        names = ("niter", "sample", "init", "nredo", "normalize", "spherical")
-        return {"clusters": self.k, **{name: getattr(self, name) for name in names}}
-
-    def spec(self, stored: StoredEmbedding, called: str | None = None) -> Spec:
-        """What clustering an embedding means. `called`: the backbone as its series of versions knows it."""
-        document = {
-            "algorithm": ALGORITHM,
-            "embedding": stored.artifact.identity,
-            "options": self.document(),
-            "seed": self.seed,
-        }
-        backbone = called or stored.backbone.name
-        series = fingerprint(["clustering", stored.dataset.name, backbone, self.document(), self.seed])
-        return Spec("clustering", f"{backbone}/k{self.k}/s{self.seed}", series, document)
+_MOST_CLUSTERS, _ROWS_PER_CLUSTER = 1000, 50
 
 
 TIMINGS = ("read_s", "train_s", "assign_s", "total_s")
@@ -123,23 +76,65 @@ class ClusterReport:
     splits_per_iteration: tuple[int, ...] | None = None
 
 
+@takes(ClusterSource, ClusterOptions, RunOptions)
 def cluster(
     store: Store,
     *,
     dataset: str,
     backbone: str,
+    k: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    niter: int = 25,
+    sample: int | Literal["all"] | None = None,
+    init: Init = "random",
+    nredo: int = 1,
+    normalize: bool = False,
+    spherical: bool = False,
+    engine: Engine = "auto",
+    device: str = "auto",
+    memory: str | int = "2GB",
+    workers: int | None = None,
+    scheduler: str | None = None,
     force: bool = False,
     wait: bool = True,
     progress: Progress = silent,
-    **options: Any,
 ) -> ClusterReport:
-    """K-means over the embedding of a dataset under a backbone; `options` are ClusterOptions'.
+    """Cluster the embedding of a dataset under a backbone by K-means. An equal clustering that exists is returned.
 
-    Asked again, the same clustering is found. Raises InvalidInput for K < 2 or more than the usable rows.
+    Arguments are the options of `qrp-store cluster`, see docs/options.md. Raise InvalidInput for K < 2 or more than
+    the usable rows.
     """
+    options, run = taken(ClusterOptions, locals()), taken(RunOptions, locals())
     datasets.get_dataset(store.catalog, dataset)
-    asked = ClusterOptions.of(**options)
-    return cluster_with(store, dataset, backbone, asked, force=force, wait=wait, progress=progress)
+    return cluster_with(store, dataset, backbone, options, force=run.force, wait=run.wait, progress=progress)
+
+
+def automatic_k(usable: int) -> int:
+    """Return how many clusters `-k auto` means for that many usable rows."""
+    return min(_MOST_CLUSTERS, max(2, usable // _ROWS_PER_CLUSTER))
+
+
+def automatic_k_note(stored: StoredEmbedding) -> str:
+    """Return the note that tells which number `-k auto` means for an embedding."""
+    return f"{stored.artifact.name}: {stored.usable:,} usable rows, so -k auto is {automatic_k(stored.usable)}"
+
+
+def sized(options: ClusterOptions, stored: StoredEmbedding) -> ClusterOptions:
+    """Return the options with the number of clusters that they mean for an embedding."""
+    return options if options.k != "auto" else replace(options, k=automatic_k(stored.usable))
+
+
+def cluster_spec(options: ClusterOptions, stored: StoredEmbedding, called: str | None = None) -> Spec:
+    """Return what clustering an embedding means. `called`: the backbone as its series of versions knows it."""
+    document = {
+        "algorithm": ALGORITHM,
+        "embedding": stored.artifact.identity,
+        "options": options.document(),
+        "seed": options.seed,
+    }
+    backbone = called or stored.backbone.name
+    series = fingerprint(["clustering", stored.dataset.name, backbone, options.document(), options.seed])
+    return Spec("clustering", f"{backbone}/k{options.k}/s{options.seed}", series, document)
 
 
 def called(store: Store, stored: StoredEmbedding) -> str:
@@ -150,10 +145,12 @@ def called(store: Store, stored: StoredEmbedding) -> str:
 
 
 def cluster_with(
-    store: Store, dataset: str, backbone: str, asked: ClusterOptions, *, force: bool, wait: bool, progress: Progress
+    store: Store, dataset: str, backbone: str, options: ClusterOptions, *, force: bool, wait: bool, progress: Progress
 ) -> ClusterReport:
-    """`cluster` with its options in one record."""
-    stored, spec = requested(store, dataset, backbone, asked)
+    """Do what `cluster` does, with its options in one record."""
+    stored, asked, spec = requested(store, dataset, backbone, options)
+    if options.k == "auto":
+        progress.note(automatic_k_note(stored))
 
     def make(claimed: lease.Claim, place: Place, memory: int) -> None:
         _make(store, claimed, stored, asked, place, memory, progress)
@@ -161,12 +158,17 @@ def cluster_with(
     return found_or_made(store, spec, stored, asked, make, force=force, wait=wait, progress=progress)
 
 
-def requested(store: Store, dataset: str, backbone: str, asked: ClusterOptions) -> tuple[StoredEmbedding, Spec]:
-    """The embedding and what clustering it so means. Raises NotFound, and InvalidInput for options that do not fit."""
+def requested(
+    store: Store, dataset: str, backbone: str, options: ClusterOptions
+) -> tuple[StoredEmbedding, ClusterOptions, Spec]:
+    """Return the embedding, the options with K as a number, and what such a clustering means.
+
+    Raise NotFound, and InvalidInput for options that do not fit the embedding.
+    """
     stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
-    _check(asked, stored.array.n - len(stored.bad), stored.artifact.name)
-    parse_memory(asked.memory)
-    return stored, asked.spec(stored, called(store, stored))
+    asked = sized(options, stored)
+    _check(asked, stored)
+    return stored, asked, cluster_spec(asked, stored, called(store, stored))
 
 
 def found_or_made(
@@ -185,8 +187,6 @@ def found_or_made(
     `make` gets the claim, where to run, and the memory in bytes.
     """
     memory, dataset = parse_memory(asked.memory), stored.dataset.name
-    if asked.workers is not None and asked.workers < 1:
-        raise InvalidInput(f"--workers {asked.workers}: at least 1, or leave it out for all cores")
     found = None if force else lease.find(store.catalog, spec)
     if found is not None:
         return report_of(store, found, dataset, cached=True)
@@ -218,7 +218,7 @@ def _make(
         if asked.normalize:
             refuse_zero_rows(blocks, keys)
         checkpoint = Checkpoint(store.arrays, claimed.path)
-        resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.k, blocks.dim)
+        resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.clusters, blocks.dim)
         if resume is not None:
             progress.note(f"going on after iteration {resume.iteration}")
 
@@ -232,33 +232,17 @@ def _make(
     checkpoint.forget()
 
 
-def _check(asked: ClusterOptions, usable: int, name: str) -> None:
-    from qrp_store.kmeans.seeding import INITS
-
-    if not 2 <= asked.k <= usable:
-        raise InvalidInput(f"-k {asked.k}: {name} has {usable} usable rows", hint=f"choose K between 2 and {usable}")
-    for name, number, most in (("niter", asked.niter, _MOST_ITERATIONS), ("nredo", asked.nredo, _MOST_TRIES)):
-        if not 1 <= number <= most:
-            raise InvalidInput(f"--{name} {number}: at least 1, at most {most:,}")
-    if isinstance(asked.sample, int) and asked.sample < asked.k:
-        raise InvalidInput(f"--sample {asked.sample}: K-means needs at least the {asked.k} rows of -k")
-    if isinstance(asked.sample, str) and asked.sample != "all":
-        raise InvalidInput(f"--sample {asked.sample!r}: 'all' or a number of rows")
-    for name, value, known in (
-        ("init", asked.init, INITS),
-        ("engine", asked.engine, ENGINES),
-        ("device", asked.device, DEVICES),
-    ):
-        if value not in known:
-            raise InvalidInput(f"--{name} {value!r}: known are {', '.join(known)}")
-
-
-def parse_memory(text: str | int) -> int:
-    """Bytes: a number, or one with KB, MB, GB, TB (powers of 1000) or KiB, MiB, … (powers of 1024)."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?)B?\s*", str(text).upper())
-    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise InvalidInput(f"--memory {text!r}: expected something like 2GB or 512MiB")
-    return int(float(match[1]) * _UNITS[match[2]])
+def _check(options: ClusterOptions, stored: StoredEmbedding) -> None:
+    """Raise InvalidInput for a K or a sample that does not fit the usable rows."""
+    k, usable = options.clusters, stored.usable
+    if not 2 <= k <= usable:
+        suggested = f"; -k auto would be {automatic_k(usable)}" if usable >= 2 else ""
+        raise InvalidInput(
+            f"-k {k}: {stored.artifact.name} has {usable} usable rows",
+            hint=f"choose K between 2 and {usable}{suggested}",
+        )
+    if isinstance(options.sample, int) and options.sample < k:
+        raise InvalidInput(f"--sample {options.sample}: K-means needs at least the {k} rows of -k")
 
 
 def _require_room(memory: int, stored: StoredEmbedding) -> None:
@@ -290,11 +274,11 @@ def commit(
 
     own = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
     parts, n_small = split(result.labels, own, stored.dataset.name, derive_seed(asked.seed, "split"))
-    warn_of_small(n_small, asked.k, f"{stored.backbone.name}, K {asked.k}, seed {asked.seed}", progress)
+    warn_of_small(n_small, asked.clusters, f"{stored.backbone.name}, K {asked.clusters}, seed {asked.seed}", progress)
     path = f"{claimed.path}/centroids"
     row = ClusteringRow(
         backbone=stored.backbone.name,
-        clusters=asked.k,
+        clusters=asked.clusters,
         seed=asked.seed,
         n=blocks.count,
         dim=blocks.dim,
@@ -309,7 +293,7 @@ def commit(
         centroids_checksum=save_array(store.arrays, path, result.centroids, replace=True),
         centroids_of=centroids_of,
     )
-    sizes = np.bincount(result.labels, minlength=asked.k)
+    sizes = np.bincount(result.labels, minlength=asked.clusters)
     assignments = (blocks.positions, result.labels, parts)
     clusterings.write(store.catalog, claimed, stored.dataset, stored.artifact.id, row, sizes, assignments)
     provenance = {

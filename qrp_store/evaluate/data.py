@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,12 +17,11 @@ from qrp_store.catalog.entities.concept_sets import StoredConcepts
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate.verified import known_block
 from qrp_store.label import concept_rows
-from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.options import ProbeOptions, ScoreOptions, taken
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
 from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
 
-_YOUNGER = ("soft", "only_verified")
 _MATRICES = 4  # kept of each store that is in use
 _matrices: WeakKeyDictionary[Store, dict[str, ConceptMatrix]] = WeakKeyDictionary()
 NO_GROUP = "(none)"
@@ -38,24 +37,15 @@ class JoinedConcepts:
 
 
 @dataclass(frozen=True)
-class ProbeRequest:
-    """Everything that is asked of a probe beside its data. `device` changes no number that is promised."""
+class ProbeRequest(ScoreOptions):
+    """Everything that is requested of a probe, apart from its data. `device` changes no number that is promised."""
 
     options: ProbeOptions
-    bootstrap: int
-    permute: bool
-    labelled_only: bool
-    min_count: int
     device: str
-    ablate: bool = False
-    permutations: int = 0
-    soft: bool = False
-    only_verified: bool = False
 
     def document(self) -> dict[str, Any]:
-        """What changes a number, for the fingerprint. Options younger than the first results stand there if asked."""
-        own = {name: value for name, value in vars(self).items() if name not in ("options", "device")}
-        return {**vars(self.options), **{k: v for k, v in own.items() if v or k not in _YOUNGER}}
+        """Return what changes a number, for the fingerprint."""
+        return {**self.options.identity(), **self.identity()}
 
     @property
     def algorithm(self) -> int:
@@ -64,11 +54,9 @@ class ProbeRequest:
 
     @classmethod
     def of(cls, document: Mapping[str, Any], device: str) -> ProbeRequest:
-        """The request whose `document()` this is."""
-        training = {f.name: document[f.name] for f in fields(ProbeOptions)}
-        return cls(
-            options=ProbeOptions(**training), device=device, **{k: document[k] for k in document.keys() - training}
-        )
+        """Return the request whose `document()` this is."""
+        scoring = taken(ScoreOptions, document)
+        return cls(options=taken(ProbeOptions, document), device=device, **vars(scoring))
 
 
 @dataclass(frozen=True)

@@ -21,37 +21,14 @@ from qrp_store.evaluate import probe
 from qrp_store.evaluate.curve import at_thresholds, check_thresholds, learning_curve
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest, load
 from qrp_store.evaluate.result import Result
+from qrp_store.options import ExtraOptions
 from qrp_store.progress import Progress
 from qrp_store.records import derive_seed, fingerprint
 from qrp_store.store import Store
 
-QUERIES = 20_000
-"""How many test samples are asked of their nearest neighbours, at most, unless told otherwise."""
 _ALGORITHM = 2
 KEPT_BYTES = 1 << 30
 """The most that is kept of an embedding, as it is stored, for going through it again."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to score beside each result. Raises InvalidInput for values that make no sense."""
-
-    forward: bool = False
-    queries: int = QUERIES
-    curve: bool = False
-    thresholds: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        bad = [t for t in self.thresholds if not 0 <= t < 1]
-        if bad:
-            raise InvalidInput(f"--thresholds {bad[0]:g}: a threshold is at least 0 and below 1")
-        if self.queries < 0:
-            raise InvalidInput(f"--knn-queries {self.queries} must be at least 0 (0: all test samples)")
-
-    @property
-    def named(self) -> tuple[str, ...]:
-        """What of forward, curve and thresholds is wanted."""
-        return tuple(name for name in ("forward", "curve", "thresholds") if getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class Question:
     progress: Progress
 
 
-def check(store: Store, clustering: StoredClustering | None, joined: JoinedConcepts, wanted: Wanted) -> None:
+def check(store: Store, clustering: StoredClustering | None, joined: JoinedConcepts, wanted: ExtraOptions) -> None:
     """Raises InvalidInput when something that is wanted cannot be had beside this clustering's and concepts' result.
 
     None: a clustering that is still to be made of an embedding.
@@ -89,23 +66,24 @@ def missing(
     clustering: StoredClustering,
     joined: JoinedConcepts,
     request: ProbeRequest,
-    w: Wanted,
-) -> Wanted:
+    w: ExtraOptions,
+) -> ExtraOptions:
     """What of `w` is not there yet beside a result."""
     known = {row["threshold"] for row in stored.points(store.catalog, "thresholds", identifier)}
-    return Wanted(
-        forward=w.forward and not stored.forward(store.catalog, _forward_asked(clustering, joined, request, w.queries)),
-        queries=w.queries,
+    return ExtraOptions(
+        forward=w.forward
+        and not stored.forward(store.catalog, _forward_asked(clustering, joined, request, w.knn_queries)),
+        knn_queries=w.knn_queries,
         curve=w.curve and not stored.points(store.catalog, "curve", identifier),
         thresholds=tuple(t for t in w.thresholds if t not in known),
     )
 
 
-def score_beside(question: Question, wanted: Wanted) -> Result:
+def score_beside(question: Question, wanted: ExtraOptions) -> Result:
     """The result with all that is wanted beside it, computed and stored where it is not there yet."""
     result = question.result
     if wanted.forward:
-        result = replace(result, forward=tuple(_forward(question, wanted.queries)))
+        result = replace(result, forward=tuple(_forward(question, wanted.knn_queries)))
     if wanted.curve:
         result = replace(result, curve=tuple(_curve(question)))
     if wanted.thresholds:

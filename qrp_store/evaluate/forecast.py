@@ -14,12 +14,12 @@ from typing import Any
 
 from qrp_store.catalog.entities import concept_sets
 from qrp_store.catalog.overview import history
-from qrp_store.cluster.story import ClusterOptions, parse_memory
 from qrp_store.evaluate.curve import DRAWS, FRACTIONS
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
-from qrp_store.evaluate.extras import KEPT_BYTES, Wanted
+from qrp_store.evaluate.extras import KEPT_BYTES
 from qrp_store.evaluate.plan import Plan
 from qrp_store.execution import available_cores
+from qrp_store.options import ExtraOptions, KMeansTraining, parse_memory
 from qrp_store.probing.explain import TOP
 from qrp_store.store import Store
 
@@ -57,7 +57,7 @@ class _Rates:
 
 
 def forecast(
-    plan: Plan, sets: Sequence[JoinedConcepts], clustering: ClusterOptions
+    plan: Plan, sets: Sequence[JoinedConcepts], clustering: KMeansTraining
 ) -> tuple[tuple[dict[str, Any], ...], Estimate]:
     """The plan with `estimated_s`, `memory_bytes` and `rows` of what each line makes, and all of it together.
 
@@ -76,7 +76,7 @@ def forecast(
         if line["clustering"] == "to make" and own not in counted:
             counted.add(own)
             seconds += (
-                _cluster_work(line["n"], line["dim"], line["clusters"], None, clustering.document()) / rates.cluster
+                _cluster_work(line["n"], line["dim"], line["clusters"], None, clustering.identity()) / rates.cluster
             )
             centroids = 4 * line["clusters"] * line["dim"]
             data = min(parse_memory(clustering.memory), 4 * line["n"] * line["dim"])
@@ -96,7 +96,7 @@ def forecast(
             weights = 4 * line["clusters"] * (n_concepts + 1)
             memory = max(memory, _BASE_BYTES["result"] + 16 * n_labels + 20 * line["n"] + 4 * weights)
         if line.get("forward") == "to make":
-            seconds += _forward_work(line, n_concepts, wanted.queries) / rates.cluster
+            seconds += _forward_work(line, n_concepts, wanted.knn_queries) / rates.cluster
             vectors = min(4 * line["n"] * line["dim"], KEPT_BYTES)
             memory = max(memory, _BASE_BYTES["result"] + 16 * n_labels + 2 * vectors)
             n_groups = len(_groups(store, joined))
@@ -173,7 +173,7 @@ def _forward_work(line: Mapping[str, Any], n_concepts: int, queries: int) -> flo
     return float(line["dim"] * n_train * (2 * _LINEAR_PASSES * n_concepts + asked))
 
 
-def _beside_probes(line: Mapping[str, Any], wanted: Wanted) -> tuple[float, int]:
+def _beside_probes(line: Mapping[str, Any], wanted: ExtraOptions) -> tuple[float, int]:
     """How many probes the curve and the thresholds are worth, and how many rows they are."""
     probes, rows = 0.0, 0
     if line.get("curve") == "to make":

@@ -11,10 +11,11 @@ from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.cluster.grouped import Groups, grouped_spec
 from qrp_store.cluster.imported import find_with_seed, named
-from qrp_store.cluster.story import ClusterOptions, requested
+from qrp_store.cluster.story import requested
 from qrp_store.errors import Interrupted, QrpStoreError
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
-from qrp_store.evaluate.extras import Wanted, check, missing
+from qrp_store.evaluate.extras import check, missing
+from qrp_store.options import ClusterOptions, ExtraOptions
 from qrp_store.records import Artifact, Dataset, Spec, fingerprint
 from qrp_store.store import Store
 
@@ -29,7 +30,7 @@ class Job:
     dataset: Dataset
     request: ProbeRequest
     groups: Groups | None
-    wanted: Wanted
+    wanted: ExtraOptions
     force: bool
 
 
@@ -55,11 +56,11 @@ class Item:
     facts: Mapping[str, Any]
     clustering: StoredClustering | None
     result: Artifact | None
-    missing: Wanted
+    missing: ExtraOptions
     imported: bool = False
     error: QrpStoreError | None = None
 
-    def document(self, wanted: Wanted) -> dict[str, Any]:
+    def document(self, wanted: ExtraOptions) -> dict[str, Any]:
         """The item as a line of `--dry-run`."""
         clustering = _EXISTS if self.clustering is not None else _TO_MAKE
         return {
@@ -111,9 +112,9 @@ def _items(job: Job, turn: Turn, sets: Sequence[JoinedConcepts]) -> Iterator[Ite
         facts = {"backbone": row.backbone, "clusters": row.clusters, "seed": seed, "n": row.n, "dim": row.dim}
         clustering = find_with_seed(store, job.dataset, existing, seed)
     else:
-        stored, spec = requested(store, job.dataset.name, turn.name, turn.asked)
-        facts = {"backbone": stored.backbone.name, "clusters": turn.asked.k, "seed": turn.asked.seed}
-        facts |= {"n": stored.array.n - len(stored.bad), "dim": stored.array.dim}
+        stored, asked, spec = requested(store, job.dataset.name, turn.name, turn.asked)
+        facts = {"backbone": stored.backbone.name, "clusters": asked.clusters, "seed": asked.seed}
+        facts |= {"n": stored.usable, "dim": stored.array.dim}
         clustering = _find(store, spec)
     if clustering is not None and job.groups is not None:
         clustering = _find(store, grouped_spec(clustering, job.groups))

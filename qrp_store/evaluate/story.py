@@ -9,22 +9,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from qrp_store.catalog.entities import concept_sets, datasets, embeddings
 from qrp_store.cluster.grouped import groups_of
 from qrp_store.cluster.imported import named
-from qrp_store.cluster.story import ClusterOptions
+from qrp_store.cluster.story import automatic_k, automatic_k_note
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
 from qrp_store.evaluate.curve import flips as order_flips
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
 from qrp_store.evaluate.evaluation import Evaluation, Unit
-from qrp_store.evaluate.extras import QUERIES, Wanted
 from qrp_store.evaluate.forecast import Estimate, forecast
 from qrp_store.evaluate.plan import Job, Plan, Turn, plan
 from qrp_store.evaluate.result import Result
-from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.options import (
+    Engine,
+    EvaluateRun,
+    EvaluateSelection,
+    ExtraOptions,
+    Init,
+    KMeansTraining,
+    ProbeOptions,
+    Protocol,
+    ScoreOptions,
+    Several,
+    Solver,
+    taken,
+    takes,
+)
 from qrp_store.progress import Progress, silent
 from qrp_store.store import Store, split_version
 
@@ -47,103 +60,103 @@ class EvaluateReport:
     error: dict[str, Any] | None = None
 
 
+@takes(EvaluateSelection, ProbeOptions, ScoreOptions, ExtraOptions, KMeansTraining, EvaluateRun)
 def evaluate(
     store: Store,
     *,
+    # what to score
     dataset: str,
-    backbones: Sequence[str] = (),
-    concepts: Sequence[str] = (),
-    imported: Sequence[str] = (),
-    k: Sequence[int] = (1000,),
-    seeds: Sequence[int] | None = None,
-    protocol: str = "laina2022",
-    solver: str | None = None,
+    backbones: Several[str] = (),
+    concepts: Several[str] = (),
+    imported: Several[str] = (),
+    k: Several[int | Literal["auto"]] = ("auto",),
+    seeds: Several[int] = (),
+    group_by: str | None = None,
+    # how the probe is trained
+    protocol: Protocol = "laina2022",
+    solver: Solver | None = None,
     epochs: int = 100,
     batch_size: int = 512,
     lr: float = 3.5,
     momentum: float = 0.9,
     weight_decay: float = 3e-6,
+    # what is computed with the score
     bootstrap: int = 1000,
     permute: bool = False,
     permutations: int = 0,
     ablate: bool = False,
     labelled_only: bool = False,
-    min_count: int = 0,
     only_verified: bool = False,
-    group_by: str | None = None,
-    forward: bool = False,
-    knn_queries: int = QUERIES,
-    curve: bool = False,
-    thresholds: Sequence[float] = (),
+    min_count: int = 0,
     soft: bool = False,
+    # what is scored in addition
+    forward: bool = False,
+    knn_queries: int = 20_000,
+    curve: bool = False,
+    thresholds: Several[float] = (),
+    # how K-means is trained, and where
+    niter: int = 25,
+    sample: int | Literal["all"] | None = None,
+    init: Init = "random",
+    nredo: int = 1,
+    normalize: bool = False,
+    spherical: bool = False,
+    engine: Engine = "auto",
+    device: str = "auto",
+    memory: str | int = "2GB",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    # what happens to what exists
     dry_run: bool = False,
     force: bool = False,
     wait: bool = True,
     progress: Progress = silent,
-    **clustering: Any,
 ) -> EvaluateReport:
     """Score every backbone × concept set × K × seed of a dataset.
 
-    `imported` names clusterings (imported ones by name, others by id), scored as they are (and alone, unless backbones
-    are named too). `seeds` None: 0, and for a clustering by id its own.
-    `concepts` names sets (`C`, `C@N`, or `C1+C2` joined; default: each alone); `clustering` holds `cluster`'s other
-    options. `permutations` adds a null distribution from so many controls; `ablate` each concept group's scores, alone
-    and left out; `group_by` names a file of key,group rows whose groups are not torn apart by the split. `forward`
-    adds the usual probes, from embedding to concepts, the nearest neighbours of at most `knn_queries` samples (0: all);
-    `curve` scores with less data and fewer concepts, `thresholds` those with surer labels only; `soft` takes labels by
-    their score instead of 1.
-    `force` makes new versions of results, not of clusterings. One backbone's failure keeps the others.
+    Arguments are the options of `qrp-store evaluate`, see docs/options.md; where several values may be given, one alone
+    will do. `imported` names existing clusterings (imported ones by name, others by id), scored as they are, and alone
+    unless backbones are named too. `seeds` () means 0, and for a clustering by id its own seed. `force` makes new
+    versions of results, not of clusterings. The failure of one backbone keeps the results of the others.
     """
+    given = locals()
+    return evaluate_with(
+        store,
+        taken(EvaluateSelection, given),
+        taken(ProbeOptions, given),
+        taken(ScoreOptions, given),
+        taken(ExtraOptions, given),
+        taken(KMeansTraining, given),
+        taken(EvaluateRun, given),
+        progress,
+    )
+
+
+def evaluate_with(
+    store: Store,
+    selection: EvaluateSelection,
+    probe: ProbeOptions,
+    score: ScoreOptions,
+    wanted: ExtraOptions,
+    training: KMeansTraining,
+    how: EvaluateRun,
+    progress: Progress,
+) -> EvaluateReport:
+    """Do what `evaluate` does, with its options in records."""
     started = time.perf_counter()
-    options = ProbeOptions(
-        protocol=protocol,  # type: ignore[arg-type]
-        solver=solver,  # type: ignore[arg-type]
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
-    if min(bootstrap, min_count, permutations) < 0:
-        asked_for = f"--bootstrap {bootstrap}, --min-count {min_count} and --permutations {permutations}"
-        raise InvalidInput(f"{asked_for} must be at least 0")
-    if permute and permutations:
-        raise InvalidInput("--permute is a control itself: it has no --permutations")
-    request = ProbeRequest(
-        options=options,
-        bootstrap=bootstrap,
-        permute=permute,
-        labelled_only=labelled_only,
-        min_count=min_count,
-        ablate=ablate,
-        permutations=permutations,
-        soft=soft,
-        only_verified=only_verified,
-        device=clustering.get("device", "auto"),
-    )
-    wanted = Wanted(forward, knn_queries, curve, tuple(sorted(set(thresholds))))
+    dataset, dry_run = selection.dataset, how.dry_run
+    request = ProbeRequest(options=probe, device=training.device, **vars(score))
     owner = datasets.get_dataset(store.catalog, dataset)
-    names = _each_once(backbones, lambda name: embeddings.get(store.catalog, dataset, *split_version(name)).artifact.id)
-    if not names and not imported:
-        names = embeddings.backbones(store.catalog, dataset)
-    if not names and not imported:
-        raise NotFound(f"dataset {dataset!r} has no embeddings", hint="qrp-store ingest")
-    asked_sets = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, concepts)]
-    vocabularies = list({joined.name: joined for joined in asked_sets}.values())
-    base = ClusterOptions.of(**clustering)
-    groups = groups_of(store, owner, group_by) if group_by is not None else None
-    # what is named twice is done once
-    seeds, sizes = tuple(dict.fromkeys(seeds or ())), dict.fromkeys(k)
-    turns = [Turn(name, seed, replace(base, k=n, seed=seed)) for name in names for n in sizes for seed in seeds or (0,)]
-    there = _each_once(imported, lambda reference: _grouping(store, dataset, reference))
-    turns += [Turn(name, seed, None) for name in there for seed in seeds or (None,)]
-    planned = plan(Job(store, owner, request, groups, wanted, force), turns, vocabularies)
-    execution = Evaluation(planned, wait, progress)
+    vocabularies = _vocabularies(store, dataset, selection.concepts)
+    groups = groups_of(store, owner, selection.group_by) if selection.group_by is not None else None
+    turns = _turns(store, selection, training, progress)
+    planned = plan(Job(store, owner, request, groups, wanted, how.force), turns, vocabularies)
+    execution = Evaluation(planned, how.wait, progress)
     units = [] if dry_run else execution.run()
     done = [unit.result for unit in units if unit.result is not None]
     errors = _failures(planned, execution.failed, units)
     errors += [_nothing_to_explain(result) for result in done if result.nmi is None]
-    lines, estimate = forecast(planned, vocabularies, base) if dry_run else ((), None)
+    lines, estimate = forecast(planned, vocabularies, training) if dry_run else ((), None)
     flips = tuple(order_flips(done))
     for flip in flips:
         if min(-flip["by"], flip["ahead"]) >= _SHOWN:
@@ -154,6 +167,39 @@ def evaluate(
     kind = errors[0]["kind"] if errors else None
     first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None
     return EvaluateReport(SCHEMA, tuple(done), tuple(errors), timings, lines, estimate, flips, kind, first)
+
+
+def _turns(store: Store, selection: EvaluateSelection, training: KMeansTraining, progress: Progress) -> list[Turn]:
+    """Return each backbone, K and seed, then each existing clustering; whatever is named twice comes once."""
+    dataset, seeds = selection.dataset, tuple(dict.fromkeys(selection.seeds))
+    names = _each_once(
+        selection.backbones,
+        lambda name: embeddings.get(store.catalog, dataset, *split_version(name)).artifact.id,
+    )
+    if not names and not selection.imported:
+        names = embeddings.backbones(store.catalog, dataset)
+        if not names:
+            raise NotFound(f"dataset {dataset!r} has no embeddings", hint="qrp-store ingest")
+    turns = []
+    for name in names:
+        sizes = dict.fromkeys(_sizes(store, dataset, name, selection.k, progress))
+        turns += [Turn(name, seed, training.at(k, seed)) for k in sizes for seed in seeds or (0,)]
+    existing = _each_once(selection.imported, lambda reference: _grouping(store, dataset, reference))
+    return turns + [Turn(name, seed, None) for name in existing for seed in seeds or (None,)]
+
+
+def _sizes(
+    store: Store, dataset: str, backbone: str, sizes: Sequence[int | Literal["auto"]], progress: Progress
+) -> list[int | Literal["auto"]]:
+    """Return every K as a number; auto stays where the backbone has no embedding, which its turn then reports."""
+    if "auto" not in sizes:
+        return list(sizes)
+    try:
+        stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
+    except (NotFound, InvalidInput):
+        return list(sizes)
+    progress.note(automatic_k_note(stored))
+    return [automatic_k(stored.usable) if k == "auto" else k for k in sizes]
 
 
 def _each_once(names: Sequence[str], meaning: Callable[[str], str]) -> list[str]:
@@ -178,7 +224,7 @@ def _failures(planned: Plan, failed: Mapping[Turn, QrpStoreError], units: Sequen
     of_items += [(unit.item.turn, unit.item.joined.name, unit.error) for unit in units]
     errors = []
     for turn in planned.turns:
-        where = {"backbone": turn.name, "clusters": turn.asked.k if turn.asked else None, "seed": turn.seed}
+        where = {"backbone": turn.name, "clusters": _number_of_clusters(turn), "seed": turn.seed}
         distinct: dict[QrpStoreError, str | None] = {failed[turn]: None} if turn in failed else {}
         for owner, concepts, error in of_items:
             if owner is turn and error is not None:
@@ -187,6 +233,10 @@ def _failures(planned: Plan, failed: Mapping[Turn, QrpStoreError], units: Sequen
             about = {**where, "concepts": name}
             errors.append({**about, "kind": error.kind, "message": error.message, "hint": error.hint})
     return errors
+
+
+def _number_of_clusters(turn: Turn) -> int | None:
+    return None if turn.asked is None or turn.asked.k == "auto" else turn.asked.k
 
 
 def _nothing_to_explain(result: Result) -> dict[str, Any]:
@@ -199,6 +249,12 @@ def _nothing_to_explain(result: Result) -> dict[str, Any]:
         "message": f"{result.id}: all test images are in one cluster; its entropy is 0 and there is nothing to explain",
         "hint": "look at the embedding, or use more clusters",
     }
+
+
+def _vocabularies(store: Store, dataset: str, asked: Sequence[str]) -> list[JoinedConcepts]:
+    """Return the concept sets that are named, or all of the dataset."""
+    sets = [_concepts(store, dataset, name) for name in _concept_names(store, dataset, asked)]
+    return list({joined.name: joined for joined in sets}.values())
 
 
 def _concept_names(store: Store, dataset: str, asked: Sequence[str]) -> list[str]:

@@ -6,18 +6,20 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
+from qrp_store.device import check_device, gpu_number
 from qrp_store.errors import InvalidInput, Unavailable
-from qrp_store.kmeans.nearest import FaissGpuNearest, FaissNearest, Nearest, faiss_sees_cuda
+from qrp_store.kmeans.nearest import FaissGpuNearest, FaissNearest, Nearest, faiss_gpus
+from qrp_store.options import Engine
 
-ENGINES = ("auto", "faiss", "torch")
-DEVICES = ("auto", "cpu", "cuda")
+ENGINES = get_args(Engine)
 _INSTALL = "pip install 'qrp-store[cpu]', or 'qrp-store[gpu]' for a GPU"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """An engine ("faiss" or "torch") and the device ("cpu" or "cuda") that it computes on."""
+    """An engine ("faiss" or "torch") and the device (cpu, cuda or cuda:N) that it computes on."""
 
     engine: str
     device: str
@@ -30,7 +32,8 @@ class Chosen:
     def nearest(self) -> Nearest:
         """The engine itself. Raises Unavailable when it cannot be loaded."""
         if self.engine == "faiss":
-            return FaissGpuNearest() if self.device == "cuda" else FaissNearest()
+            gpu = gpu_number(self.device)
+            return FaissNearest() if gpu is None else FaissGpuNearest(gpu)
         from qrp_store.kmeans.torch_nearest import TorchNearest
 
         return TorchNearest(self.device)
@@ -43,22 +46,23 @@ def choose(engine: str = "auto", device: str = "auto") -> Chosen:
     asked for or there, and then torch before faiss: it keeps the rows on the device and sums there. On the CPU it
     takes faiss, and torch when faiss is not installed. Raises Unavailable for what is not there.
     """
-    for name, value, known in (("engine", engine, ENGINES), ("device", device, DEVICES)):
-        if value not in known:
-            raise InvalidInput(f"--{name} {value!r}: known are {', '.join(known)}")
+    if engine not in ENGINES:
+        raise InvalidInput(f"--engine {engine!r}: known are {', '.join(ENGINES)}")
+    gpu = gpu_number(check_device(device))
     asked = ("torch", "faiss") if engine == "auto" else (engine,)
     there = [name for name in asked if _installed(name)]
     if not there:
         one = f"--engine {engine} needs {engine}, which is not installed"
         neither = "K-means needs faiss or torch, and neither is installed"
         raise Unavailable(neither if engine == "auto" else one, hint=_INSTALL)
-    if device == "cuda" or (device == "auto" and _may_have_cuda()):
+    if gpu is not None or (device == "auto" and _may_have_cuda()):
         for name in there:
-            if _cuda(name):
-                return Chosen(name, "cuda")
-    if device == "cuda":
+            if _n_gpus(name) > (gpu or 0):
+                return Chosen(name, "cuda" if gpu is None else device)
+    if gpu is not None:
+        which = "" if device == "cuda" else f" {gpu}"
         raise Unavailable(
-            f"--device cuda: {' and '.join(there)} here can compute on no CUDA device of this machine",
+            f"--device {device}: {' and '.join(there)} here can compute on no CUDA device{which} of this machine",
             hint="--device cpu, or pip install 'qrp-store[gpu]' where there is a GPU",
         )
     return Chosen(there[-1], "cpu")
@@ -75,9 +79,10 @@ def _may_have_cuda() -> bool:
     return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _cuda(engine: str) -> bool:
+def _n_gpus(engine: str) -> int:
+    """Return on how many CUDA devices an engine can compute here."""
     if engine == "faiss":
-        return faiss_sees_cuda()
-    from qrp_store.kmeans.torch_nearest import sees_cuda
+        return faiss_gpus()
+    from qrp_store.kmeans.torch_nearest import gpus
 
-    return sees_cuda()
+    return gpus()

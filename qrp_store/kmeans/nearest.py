@@ -58,16 +58,22 @@ class FaissNearest:
 
 
 class FaissGpuNearest:
-    """Exact float32 search by faiss on the first CUDA device that is visible. Rows cross over in each call.
+    """Exact float32 search by faiss on the CUDA device of that number. Rows cross over in each call.
 
     faiss allows one call at a time on a device, so threads take turns; they sum side by side.
     """
 
     name = "faiss"
 
+    def __init__(self, gpu: int = 0) -> None:
+        self._gpu = gpu
+
     def prepare(self, centroids: Float32) -> Search:
         with _turn:
-            index = _faiss().GpuIndexFlatL2(_gpu(), centroids.shape[1])
+            faiss = _faiss()
+            place = faiss.GpuIndexFlatConfig()
+            place.device = self._gpu
+            index = faiss.GpuIndexFlatL2(_working_memory(), centroids.shape[1], place)
             index.add(np.ascontiguousarray(centroids, np.float32))
 
         def search(rows: Float32) -> tuple[Labels, Float32]:
@@ -81,15 +87,15 @@ class FaissGpuNearest:
 
 
 @cache
-def _gpu() -> Any:
-    """The device's working memory: allocated once a process."""
+def _working_memory() -> Any:
+    """Return the devices' working memory: allocated once per process."""
     return _faiss().StandardGpuResources()
 
 
-def faiss_sees_cuda() -> bool:
-    """Whether the installed faiss can compute on a CUDA device here."""
+def faiss_gpus() -> int:
+    """Return on how many CUDA devices the installed faiss can compute here."""
     faiss = _faiss()
-    return hasattr(faiss, "StandardGpuResources") and int(faiss.get_num_gpus()) > 0
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
 
 
 def faiss_builds() -> list[str]:

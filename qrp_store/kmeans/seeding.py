@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from qrp_store.kmeans.nearest import Float32
 from qrp_store.kmeans.points import Points
+from qrp_store.options import Init as Init
 
-Init = Literal["random", "kmeans++", "greedy-kmeans++"]
 INITS: tuple[Init, ...] = get_args(Init)
 _PER_CENTROID = 16  # rows that k-means++ chooses among
 _CACHED_ROWS = 256

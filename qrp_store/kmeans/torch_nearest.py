@@ -29,7 +29,7 @@ _undo: Callable[[], None]
 
 
 class TorchNearest:
-    """Exact search by blocked matrix products. `device` is "cpu" or "cuda"."""
+    """Exact search by blocked matrix products. `device` is cpu, cuda or cuda:N."""
 
     name = "torch"
 
@@ -52,11 +52,11 @@ class TorchNearest:
         return search
 
 
-def sees_cuda() -> bool:
-    """Whether torch can compute on a CUDA device here."""
+def gpus() -> int:
+    """Return on how many CUDA devices torch can compute here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about a driver that it cannot use; for us that is a no
-        return bool(torch.cuda.is_available())
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def prepared(centroids: Float32, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

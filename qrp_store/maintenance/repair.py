@@ -18,7 +18,6 @@ from qrp_store.arrays import blocked as arrays
 from qrp_store.catalog.entities import clusterings, datasets, embeddings
 from qrp_store.catalog.lifecycle import retire
 from qrp_store.cluster.quantize import UsableBlocks, place_for
-from qrp_store.cluster.story import ClusterOptions, parse_memory
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, QrpStoreError
 from qrp_store.evaluate import probe
@@ -26,6 +25,7 @@ from qrp_store.evaluate.rerun import asked as asked_of
 from qrp_store.ingest.rows import RowSource
 from qrp_store.ingest.story import open_rows
 from qrp_store.maintenance.integrity import METADATA, ROWS, Damage, examine
+from qrp_store.options import ClusterOptions, parse_memory
 from qrp_store.progress import Progress, silent
 from qrp_store.records import StoredEmbedding
 from qrp_store.store import Store

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrp_store import images
+from qrp_store.device import resolve_device
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 from qrp_store.models import architectures, checkpoints
 from qrp_store.models.architectures import Architecture, Preprocessing
@@ -113,7 +114,7 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
     downloaded).
     """
     torch = _torch()
-    device = _device(options.device)
+    device = resolve_device(options.device)
     with _own_randomness(options.seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         built = architectures.build(options.arch, options.weights == "default", options.image_size)
@@ -217,22 +218,6 @@ def _own_randomness(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidInput(f"unknown device {name!r}", hint="auto, cpu or cuda") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Unavailable(f"device {name!r}: no such GPU here", hint="--device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise InvalidInput(f"unknown device {name!r}", hint="auto, cpu or cuda")
-    return device
 
 
 def _torch() -> Any:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qrp_store.device import resolve_device
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def load_expert(options: ExpertOptions, checkpoints: Checkpoints) -> Expert:
     Raises NotFound (unknown model; with near names), InvalidInput (a checkpoint that does not match, names that are
     not as many as the classes) and Unavailable (a package, a device or a download that is not there).
     """
-    device = _device(options.device)
+    device = str(resolve_device(options.device))
     built, statistics = _with_weights(options, checkpoints)
     width = len(options.names or built.names or ())
     if not width:
@@ -285,18 +286,6 @@ def _own_randomness(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
-
-
-def _device(name: str) -> str:
-    try:
-        import torch
-    except ImportError as error:
-        raise Unavailable(f"an expert needs torch ({error})", hint="pip install 'qrp-store[cpu]'") from error
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise Unavailable(f"device {name!r}: no such GPU here", hint="--device cpu")
-    return name
 
 
 def _unknown(arch: str, known: list[str]) -> NotFound:

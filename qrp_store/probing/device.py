@@ -1,31 +1,17 @@
-"""The one place where this package meets torch: is it here, and which device is meant."""
+"""The one place where this package meets torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.device import resolve_device as resolve_device
+from qrp_store.errors import Unavailable
 
 try:
     import torch as torch
 except ImportError as error:
     raise Unavailable("probing needs torch", hint="pip install 'qrp-store[cpu]'") from error
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that "auto", "cpu", "cuda" or "cuda:N" names. Raises InvalidInput, or Unavailable without a GPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidInput(f"device {name!r} is not one of auto, cpu, cuda, cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InvalidInput(f"device {name!r} is not one of auto, cpu, cuda, cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Unavailable(f"device {name!r}: torch sees no such GPU", hint="use device cpu")
-    return device
 
 
 @contextmanager

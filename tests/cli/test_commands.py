@@ -45,11 +45,11 @@ def test_every_command_shows_an_example_that_parses(name: str) -> None:
 def test_listed_options_take_several_values_at_once() -> None:
     words = ["--dataset", "d", "--seed", "0", "1", "2", "-k", "8", "16", "--backbone", "a", "--backbone", "b", "c"]
     with ROOT.commands["evaluate"].make_context("evaluate", words) as context:
-        assert context.params["seed"] == [0, 1, 2]
+        assert context.params["seeds"] == [0, 1, 2]
         assert context.params["k"] == [8, 16]
-        assert context.params["backbone"] == ["a", "b", "c"]
+        assert context.params["backbones"] == ["a", "b", "c"]
     with ROOT.commands["evaluate"].make_context("evaluate", ["--dataset=d", "--seed=0", "1", "--quiet"]) as context:
-        assert context.params["seed"] == [0, 1]
+        assert context.params["seeds"] == [0, 1]
 
 
 def test_the_list_of_commands_breaks_off_nowhere(capsys: pytest.CaptureFixture[str]) -> None:

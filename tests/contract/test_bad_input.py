@@ -248,11 +248,11 @@ def test_an_empty_validation_or_test_part(qrp: Any, store: Path, files: Any, n: 
 
 
 OUT_OF_RANGE = {
-    "--batch-size=0": "batch size 0",
-    "--lr=-1": "learning rate -1",
-    "--lr=nan": "learning rate nan",
-    "--momentum=1": "momentum 1",
-    "--weight-decay=-1": "weight decay -1",
+    "--batch-size=0": "--batch-size 0",
+    "--lr=-1": "--lr -1",
+    "--lr=nan": "--lr nan",
+    "--momentum=1": "--momentum 1",
+    "--weight-decay=-1": "--weight-decay -1",
     "--bootstrap=-1": "--bootstrap -1",
     "--niter=0": "--niter 0",
     "--niter=1000000000": "at most 1,000,000",

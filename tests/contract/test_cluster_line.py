@@ -85,8 +85,25 @@ def test_seeds_differ_and_a_seed_repeats_itself_in_another_store(
     assert again["objective_per_iteration"] == told[0]["objective_per_iteration"]
 
 
-def test_the_default_k_is_1000(qrp: Any, own: Path) -> None:
-    assert "1000" in qrp.fails(4, *WHERE, store=own)
+def test_the_default_k_is_a_fiftieth_of_the_usable_rows(qrp: Any, own: Path) -> None:
+    ran = qrp.run(*WHERE, "--json", store=own)
+    assert ran.json["clusters"] == 400 // 50
+    assert "400 usable rows, so -k auto is 8" in ran.err
+    same = qrp.run(*WHERE, "-k", 8, "--json", store=own)
+    assert (same.json["id"], same.json["cached"]) == (ran.json["id"], True)
+    assert "auto" not in same.err
+    assert qrp.ok("show", ran.json["id"], store=own)["options"]["clusters"] == 8
+    words = ("evaluate", "--dataset", "photos", "--backbone", "dull", "--concepts", "objects", "--epochs", 2)
+    (result,) = qrp.ok(*words, store=own)["results"]
+    assert (result["clusters"], result["clustering_id"]) == (8, ran.json["id"])
+
+
+@pytest.mark.parametrize("words", [("cluster", "--backbone", "sharp"), ("evaluate", "--backbone", "sharp")])
+def test_a_refused_k_comes_with_the_one_that_auto_would_be(qrp: Any, own: Path, words: tuple[str, ...]) -> None:
+    for k in ("1", "401"):
+        told = qrp.fails(4, *words, "--dataset", "photos", "-k", k, store=own)
+        assert f"-k {k}: " in told
+        assert "-k auto would be 8" in told
 
 
 def test_sample_is_256_a_centroid_all_or_n(qrp: Any, store: Path, files: Any) -> None:

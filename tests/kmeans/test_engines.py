@@ -16,14 +16,14 @@ from qrp_store.kmeans import KMeansOptions, MemoryPoints, Nearest, StreamedPoint
 from qrp_store.kmeans import engines as engines_module
 from qrp_store.kmeans.distributed import on_device
 from qrp_store.kmeans.engines import Chosen, choose
-from qrp_store.kmeans.nearest import faiss_sees_cuda
+from qrp_store.kmeans.nearest import faiss_gpus
 from qrp_store.kmeans.passes import group_rows, total
 from qrp_store.kmeans.torch_nearest import TorchNearest, exact_products
 from qrp_store.kmeans.torch_points import TorchPoints
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ENGINES = [Chosen("faiss", "cpu"), *(Chosen("torch", device) for device in DEVICES)]
-ENGINES += [Chosen("faiss", "cuda")] if faiss_sees_cuda() else []
+ENGINES += [Chosen("faiss", "cuda")] if faiss_gpus() else []
 N, DIM, K = 9_000, 33, 70
 
 
@@ -251,7 +251,7 @@ def here(monkeypatch: pytest.MonkeyPatch, modules: str, cuda: str) -> None:
     """These modules are installed, and those of them compute on the CUDA device that is there."""
     monkeypatch.setattr(engines_module, "_installed", lambda module: module in modules.split())
     monkeypatch.setattr(engines_module, "_may_have_cuda", lambda: bool(cuda))
-    monkeypatch.setattr(engines_module, "_cuda", lambda module: module in cuda.split())
+    monkeypatch.setattr(engines_module, "_n_gpus", lambda module: 2 * (module in cuda.split()))
 
 
 BOTH = "faiss torch"
@@ -270,6 +270,8 @@ BOTH = "faiss torch"
         ("faiss", "torch", ("auto", "auto"), ("faiss", "cpu")),
         (BOTH, BOTH, ("auto", "cpu"), ("faiss", "cpu")),
         (BOTH, BOTH, ("auto", "cuda"), ("torch", "cuda")),
+        (BOTH, BOTH, ("auto", "cuda:1"), ("torch", "cuda:1")),
+        ("faiss", "faiss", ("auto", "cuda:1"), ("faiss", "cuda:1")),
         (BOTH, "faiss", ("auto", "cuda"), ("faiss", "cuda")),
         (BOTH, "torch", ("faiss", "auto"), ("faiss", "cpu")),
         (BOTH, BOTH, ("faiss", "auto"), ("faiss", "cuda")),
@@ -295,6 +297,7 @@ def test_who_is_chosen(
         ("faiss", "", ("torch", "auto"), "needs torch"),
         ("faiss", "", ("auto", "cuda"), "faiss here can compute on no CUDA device"),
         (BOTH, "", ("auto", "cuda"), "torch and faiss here can compute on no CUDA device"),
+        (BOTH, BOTH, ("auto", "cuda:2"), "torch and faiss here can compute on no CUDA device 2"),
         (BOTH, "torch", ("faiss", "cuda"), "faiss here can compute on no CUDA device"),
     ],
 )
@@ -307,7 +310,7 @@ def test_what_is_not_there_is_refused_with_what_to_do(
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("asked", [("scann", "auto"), ("auto", "tpu")])
+@pytest.mark.parametrize("asked", [("scann", "auto"), ("auto", "tpu"), ("auto", "cuda:-1"), ("auto", "cuda:x")])
 def test_what_nobody_knows_is_refused(asked: tuple[str, str]) -> None:
     with pytest.raises(InvalidInput, match="known are"):
         choose(*asked)

@@ -1,0 +1,52 @@
+"""Every option that a user can give, once: type, default, bounds, help text, and whether a fingerprint contains it.
+
+The command line, the checks of the Python functions, the fingerprints and docs/options.md come from these records.
+"""
+
+from qrp_store.options.clustering import (
+    ClusterOptions,
+    ClusterSource,
+    Engine,
+    Init,
+    KMeansTraining,
+    PlaceOptions,
+    parse_memory,
+)
+from qrp_store.options.declaring import Described, Options, Several, described, taken, takes
+from qrp_store.options.evaluating import (
+    EvaluateRun,
+    EvaluateSelection,
+    ExtraOptions,
+    ProbeOptions,
+    Protocol,
+    ScoreOptions,
+    Solver,
+)
+from qrp_store.options.running import DeviceOptions, RunOptions, SchedulerOptions, WorkerOptions
+
+__all__ = [
+    "ClusterOptions",
+    "ClusterSource",
+    "Described",
+    "DeviceOptions",
+    "Engine",
+    "EvaluateRun",
+    "EvaluateSelection",
+    "ExtraOptions",
+    "Init",
+    "KMeansTraining",
+    "Options",
+    "PlaceOptions",
+    "ProbeOptions",
+    "Protocol",
+    "RunOptions",
+    "SchedulerOptions",
+    "ScoreOptions",
+    "Several",
+    "Solver",
+    "WorkerOptions",
+    "described",
+    "parse_memory",
+    "taken",
+    "takes",
+]

@@ -1,0 +1,210 @@
+"""Options exist once: the command line and the Python functions show what the records declare."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pytest
+from typer.main import get_command
+
+from qrp_store.cli.main import build, call
+from qrp_store.cluster.centroids import cluster_by
+from qrp_store.cluster.imported import import_clustering
+from qrp_store.cluster.story import cluster
+from qrp_store.errors import InvalidInput
+from qrp_store.evaluate.story import evaluate
+from qrp_store.kmeans.engines import ENGINES
+from qrp_store.options import (
+    ClusterOptions,
+    ClusterSource,
+    EvaluateRun,
+    EvaluateSelection,
+    ExtraOptions,
+    KMeansTraining,
+    Options,
+    PlaceOptions,
+    ProbeOptions,
+    RunOptions,
+    ScoreOptions,
+    Several,
+    described,
+)
+
+ROOT: Any = get_command(build())
+COMMANDS: dict[str, tuple[type[Options], ...]] = {
+    "cluster": (ClusterSource, ClusterOptions, RunOptions),
+    "evaluate": (EvaluateSelection, ProbeOptions, ScoreOptions, ExtraOptions, KMeansTraining, EvaluateRun),
+}
+# a function, and options of its records that are another function's, are its positional argument, or are required
+FUNCTIONS: list[tuple[Callable[..., Any], set[str], set[str]]] = [
+    (evaluate, set(), {"dataset"}),
+    (cluster, {"source", "name", "centroids_of"}, {"dataset", "backbone"}),
+    (cluster_by, {"source", "name", "centroids_of"}, {"dataset"}),
+    (import_clustering, {"source", "backbone", "centroids_of"}, {"dataset", "name"}),
+]
+RECORDS = sorted({record for records in COMMANDS.values() for record in records}, key=lambda r: r.__name__)
+
+
+@pytest.mark.parametrize(("function", "elsewhere", "needed"), FUNCTIONS, ids=lambda x: getattr(x, "__name__", ""))
+def test_a_function_takes_the_options_of_its_records(
+    function: Callable[..., Any], elsewhere: set[str], needed: set[str]
+) -> None:
+    parameters = inspect.signature(function).parameters
+    types = get_type_hints(function)
+    fields = {each.name: each for record in function.records for each in described(record)}  # type: ignore[attr-defined]
+    keywords = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY} - {"progress"}
+    shared = {"k", "seed"} & keywords - set(fields)  # of cluster_by and import_clustering
+    fields |= {each.name: each for each in described(ClusterOptions) if each.name in shared}
+    assert keywords == set(fields) - elsewhere
+    for name in keywords:
+        each, default = fields[name], parameters[name].default
+        if name in needed:
+            assert default is inspect.Parameter.empty
+            assert types[name] is str
+        else:
+            assert default == each.default
+            assert type(default) is type(each.default)
+            expected = Several[each.element] if each.is_list else each.type  # type: ignore[misc]
+            assert types[name] == expected, name
+
+
+def test_no_function_takes_options_that_it_does_not_name() -> None:
+    for function, _, _ in FUNCTIONS:
+        kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+        assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_the_options_of_its_records(name: str) -> None:
+    parameters = {p.name: p for p in ROOT.commands[name].params}
+    declared = [each for record in COMMANDS[name] for each in described(record)]
+    shared = {"store", "arrays", "as_json", "quiet", "verbose"}
+    assert {n for n, p in parameters.items() if p.param_type_name == "option"} - shared == {d.name for d in declared}
+    for each in declared:
+        option = parameters[each.name]
+        assert set(option.opts) | set(option.secondary_opts) == {f for flag in each.flags for f in flag.split("/")}
+        assert option.help.startswith(each.declaration.help)
+        assert option.required == each.required
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_every_option_choice_and_default(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call([name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for each in (each for record in COMMANDS[name] for each in described(record)):
+        for words in (each.flag, each.declaration.help, each.default_text or ""):
+            assert words in shown
+        if get_origin(each.type) is Literal:
+            assert f"{each.flag} <{'|'.join(get_args(each.type))}>" in shown
+
+
+def test_the_choices_are_those_that_exist() -> None:
+    from qrp_store.options import Engine
+
+    assert get_args(Engine) == ENGINES
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: r.__name__)
+def test_help_is_a_sentence_and_names_no_default(record: type[Options]) -> None:
+    for each in described(record):
+        text = each.declaration.help
+        assert text[0].isupper() or text[0] == "λ", text
+        assert text.endswith("."), text
+        assert "default" not in text, text
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"seed": 1}, "evaluate has no option 'seed': did you mean 'seeds'?"),
+        ({"backbone": "r50"}, "evaluate has no option 'backbone': did you mean 'backbones'?"),
+        ({"clustering": "x"}, "evaluate has no option 'clustering': did you mean 'imported'?"),
+        ({"no_wait": True}, "evaluate has no option 'no_wait': did you mean 'wait'?"),
+        ({"epoch": 3}, "evaluate has no option 'epoch': did you mean 'epochs'?"),
+        ({"zzz": 3}, "evaluate has no option 'zzz'"),
+    ],
+)
+def test_an_unknown_argument_is_refused_with_the_nearest(call: dict[str, Any], message: str) -> None:
+    for kind in (TypeError, InvalidInput, ValueError):
+        with pytest.raises(kind) as caught:
+            evaluate(None, dataset="d", **call)  # type: ignore[arg-type]
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", ["niter", "spherical", "init", "sample", "nredo", "normalize"])
+def test_an_option_that_would_mean_nothing_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"cluster_by has no option '{name}'"):
+        cluster_by(None, "clu-0", dataset="d", **{name: 50})  # type: ignore[arg-type]
+
+
+def test_a_missing_argument_is_invalid_input_too() -> None:
+    with pytest.raises(InvalidInput, match="'dataset'"):
+        evaluate(None)  # type: ignore[call-arg, arg-type]
+
+
+def test_one_value_may_stand_for_a_list() -> None:
+    one = EvaluateSelection(dataset="d", backbones="r50", concepts="c", imported="i", k=6, seeds=1)  # type: ignore[arg-type]
+    assert (one.backbones, one.concepts, one.imported, one.k, one.seeds) == (("r50",), ("c",), ("i",), (6,), (1,))
+    assert ExtraOptions(thresholds=0.5).thresholds == (0.5,)  # type: ignore[arg-type]
+    several = EvaluateSelection(dataset="d", k=[np.int64(3), "auto"], seeds=range(2))  # type: ignore[arg-type]
+    assert (several.k, several.seeds) == ((3, "auto"), (0, 1))
+    assert all(type(seed) is int for seed in several.seeds)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
+def test_every_device_is_accepted(device: str) -> None:
+    assert PlaceOptions(device=device).device == device
+    for name in ("cluster", "evaluate", "ingest", "label", "rerun", "selfcheck"):
+        needed = {"ingest": ["x", "--backbone", "b"], "label": ["x", "--concepts", "c"], "rerun": ["res-1"]}
+        words = needed.get(name, [])
+        words = words if name in ("rerun", "selfcheck") else [*words, "--dataset", "d"]
+        with ROOT.commands[name].make_context(name, [*words, "--device", device]) as context:
+            assert context.params["device"] == device
+
+
+@pytest.mark.parametrize(
+    ("record", "values", "message"),
+    [
+        (PlaceOptions, {"device": "tpu"}, "--device 'tpu': known are auto, cpu, cuda, cuda:N"),
+        (PlaceOptions, {"device": "cuda:-1"}, "--device 'cuda:-1': known are"),
+        (PlaceOptions, {"device": "cuda:"}, "--device 'cuda:': known are"),
+        (PlaceOptions, {"device": 0}, "--device 0: expected text"),
+        (PlaceOptions, {"engine": "fais"}, "--engine 'fais': known are auto, faiss, torch"),
+        (PlaceOptions, {"memory": "much"}, "--memory 'much': expected something like 2GB"),
+        (PlaceOptions, {"workers": 0}, "--workers 0: at least 1"),
+        (ClusterOptions, {"niter": 0}, "--niter 0: at least 1, at most 1,000,000"),
+        (ClusterOptions, {"k": "many"}, "-k 'many': expected a whole number or auto"),
+        (ClusterOptions, {"k": 2.5}, "-k 2.5: expected a whole number or auto"),
+        (ClusterOptions, {"k": True}, "-k True: expected a whole number or auto"),
+        (ClusterOptions, {"normalize": 1}, "--normalize 1: expected True or False"),
+        (ProbeOptions, {"lr": 0}, "--lr 0: above 0"),
+        (ProbeOptions, {"lr": float("inf")}, "--lr inf: above 0"),
+        (ProbeOptions, {"momentum": 1}, "--momentum 1: at least 0, below 1"),
+        (ProbeOptions, {"protocol": "laina"}, "--protocol 'laina': known are laina2022, tight"),
+        (ScoreOptions, {"min_count": -1}, "--min-count -1: at least 0"),
+        (ExtraOptions, {"thresholds": (0.5, 1.5)}, "--thresholds 1.5: at least 0, below 1"),
+    ],
+)
+def test_one_check_serves_the_command_line_and_python(record: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        record(**values)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_fingerprint_holds_what_it_held_before_the_records() -> None:
+    assert ClusterOptions(k=6, seed=3, device="cpu", memory="1GB").document() == {
+        "clusters": 6,
+        "niter": 25,
+        "sample": None,
+        "init": "random",
+        "nredo": 1,
+        "normalize": False,
+        "spherical": False,
+    }
+    options = {"bootstrap", "permute", "permutations", "ablate", "labelled_only", "min_count"}
+    assert set(ScoreOptions().identity()) == options
+    assert set(ScoreOptions(soft=True, only_verified=True).identity()) == {*options, "soft", "only_verified"}
+    assert ProbeOptions(lr=1).identity()["lr"].hex() == (1.0).hex()
