@@ -145,6 +145,8 @@ def test_empty_cells_are_unknown_unless_they_mean_no(made: Any, store: Path, sql
         ("key,concept\n001.jpg,nan\n", (), ["line 2", "missing value"]),
         ("key,concept,score\n001.jpg,cat,90\n", (), ["score 90.0", "divide percentages by 100"]),
         ("key,red\n001.jpg,x\n", (), ["holds 'x'", "--true 'x'"]),
+        ("image,concept\n001.jpg,cat\n", (), ["no column key", "--key-column image --concept-column concept"]),
+        ("key,label\n001.jpg,cat\n", (), ["column 'label' holds 'cat'", "--concept-column"]),
     ],
 )
 def test_what_is_unclear_is_refused_with_what_would_read_it(

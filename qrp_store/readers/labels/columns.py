@@ -57,30 +57,44 @@ OPEN_IMAGES = Long("ImageID", "LabelName", "Confidence", "", "Source", "machine"
 
 def key_of(source: Source, columns: Sequence[str]) -> str | None:
     """Return the key column: the named one, `key`, or the only one with a usual name; None when that is unclear."""
-    return source.table.key or _only(columns, KEY_NAMES)
+    return source.table.key or _called(columns, KEY) or _usual(columns, KEY_NAMES)
+
+
+def usual_concept(columns: Sequence[str]) -> str | None:
+    """Return the only column with a usual name for concepts (`label`, `class`, …), or None."""
+    return _usual(columns, CONCEPT_NAMES)
 
 
 def layout_of(source: Source, columns: Sequence[str]) -> Long | None:
     """Return the columns of a long table, or None when its key or its concept is unclear.
 
-    Names from the options count first, then `key` and `concept` in any case, then usual ones (`image,label`).
+    Names from the options count first, then `key` and `concept` in any case, then a pair of usual ones (`image,label`).
+    A table that has `key` or `concept` and lacks the other is unclear: the other may be missing.
     """
     options = source.table
-    key = key_of(source, columns)
-    concept = options.concept or _only([name for name in columns if name != key], CONCEPT_NAMES)
-    if key is None or concept is None:
+    key, concept = _called(columns, KEY), _called(columns, CONCEPT)
+    if key is None and (concept is None or options.concept):
+        key = _usual(columns, KEY_NAMES)
+    if concept is None and (_called(columns, KEY) is None or options.key):
+        concept = _usual(columns, CONCEPT_NAMES)
+    key, concept = options.key or key, options.concept or concept
+    if key is None or concept is None or key == concept:
         return None
-    score = options.score or _only(columns, ("score",)) or ""
-    group = options.group or _only([name for name in columns if name != concept], ("group",)) or ""
+    score = options.score or _called(columns, "score") or ""
+    group = options.group or _called([name for name in columns if name != concept], "group") or ""
     return Long(key, concept, score, group)
 
 
-def _only(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    """Return the column with the first of the names (in this case, then in any), or the only one with another."""
-    if names[0] in columns:
-        return names[0]
-    first = [name for name in columns if name.lower() == names[0]]
-    usual = first or [name for name in columns if name.lower() in names]
+def _called(columns: Sequence[str], name: str) -> str | None:
+    """Return the column of this name, or the only one of it in another case."""
+    if name in columns:
+        return name
+    same = [column for column in columns if column.lower() == name]
+    return same[0] if len(same) == 1 else None
+
+
+def _usual(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    usual = [column for column in columns if column.lower() in names]
     return usual[0] if len(usual) == 1 else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.readers.labels import coco, lists
 from qrp_store.readers.labels.cells import truth
-from qrp_store.readers.labels.columns import CONCEPT, KEY, OPEN_IMAGES, key_of, layout_of
+from qrp_store.readers.labels.columns import CONCEPT, KEY, OPEN_IMAGES, key_of, layout_of, usual_concept
 from qrp_store.readers.labels.long_tables import json_lines, parquet_batches, parquet_columns
 from qrp_store.readers.labels.rows import Source, is_missing
 from qrp_store.readers.labels.text_tables import csv_header, csv_rows, first_line
@@ -97,13 +97,15 @@ def table_form(source: Source, columns: Sequence[str], rows: Iterable[Sequence[A
     others = [i for i, name in enumerate(columns) if name and name != key]
     cells = [[row[i] for i in others] for row in islice(rows, _LOOKED_AT)]
     options = source.table
+    concept = usual_concept(columns)
+    either = concept is not None and (layout is not None or len(others) == 1)
+    if either and cells and all(_is_truth(source, value) for row in cells for value in row):
+        raise InvalidInput(
+            f"{source}: column {shown(str(concept), 40)} holds 0 and 1 alone",
+            hint=f"--concept-column {concept} when these are two classes; --format wide when it is one concept that "
+            "holds or not",
+        )
     if layout is not None:
-        if cells and all(_is_truth(source, value) for row in cells for value in row):
-            raise InvalidInput(
-                f"{source}: column {shown(layout.concept, 40)} holds 0 and 1 alone",
-                hint=f"--concept-column {layout.concept} when these are two classes; --format wide when it is one "
-                "concept that holds or not",
-            )
         return "long"
     values = {value for row in cells for value in row if not is_missing(value)} if _hashable(cells) else set()
     if not (options.true or options.false) and values and values <= {"1", "-1", " 1", 1, -1} and {"-1", -1} & values:
