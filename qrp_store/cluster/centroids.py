@@ -68,8 +68,8 @@ def cluster_by(
     place = taken(PlaceOptions, given)
     asked = ClusterOptions(**vars(place), k=source.row.clusters, seed=seed, normalize=normalize)
 
-    def make(claimed: lease.Claim, place: Place, memory: int) -> None:
-        _make(store, claimed, source, stored, asked, place, memory, progress)
+    def make(work: lease.Held, place: Place, memory: int) -> None:
+        _make(store, work.claim, source, stored, asked, place, memory, progress)
 
     spec = _spec(store, source, stored, seed)
     return found_or_made(store, spec, stored, asked, make, force=run.force, wait=run.wait, progress=progress)
@@ -121,17 +121,16 @@ def _make(
     memory: int,
     progress: Progress,
 ) -> None:
-    with lease.held(store.catalog, claimed):
-        started = time.perf_counter()
-        row = source.row
-        assert row.centroids_path is not None
-        assert row.centroids_checksum is not None
-        centroids = np.asarray(load_array(store.arrays, row.centroids_path, row.centroids_checksum), np.float32)
-        keys = datasets.keys(store.catalog, stored.dataset)
-        blocks = UsableBlocks(Embedding(store.arrays, stored))
-        if asked.normalize:
-            refuse_zero_rows(blocks, keys)
-        result = place.assign(blocks, keys, centroids, asked, memory, progress)
-        total_s = time.perf_counter() - started
-        own = source.artifact.id
-        commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress, own)
+    started = time.perf_counter()
+    row = source.row
+    assert row.centroids_path is not None
+    assert row.centroids_checksum is not None
+    centroids = np.asarray(load_array(store.arrays, row.centroids_path, row.centroids_checksum), np.float32)
+    keys = datasets.keys(store.catalog, stored.dataset)
+    blocks = UsableBlocks(Embedding(store.arrays, stored))
+    if asked.normalize:
+        refuse_zero_rows(blocks, keys)
+    result = place.assign(blocks, keys, centroids, asked, memory, progress)
+    total_s = time.perf_counter() - started
+    own = source.artifact.id
+    commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress, own)

@@ -71,10 +71,9 @@ def split_by(
 ) -> StoredClustering:
     """The clustering split by groups, found or made. Raises InvalidInput when the groups are too few or too large."""
     spec = grouped_spec(clustering, groups)
-    claimed = lease.find(store.catalog, spec) or lease.claim(store.catalog, spec, wait=wait, progress=progress)
-    if isinstance(claimed, Artifact):
-        return clusterings.by_id(store.catalog, claimed.id)
-    with lease.held(store.catalog, claimed):
+    with lease.find_or_hold(store.catalog, spec, wait=wait, progress=progress) as work:
+        if isinstance(work, Artifact):
+            return clusterings.by_id(store.catalog, work.id)
         positions, labels, _ = clusterings.assignments(store.catalog, clustering.artifact.id)
         seed = derive_seed(clustering.row.seed, "split")
         parts = split_groups(groups.of[positions], groups.names, groups.dataset.name, seed)
@@ -91,7 +90,7 @@ def split_by(
         )
         embedding = clusterings.embedding_id(store.catalog, clustering.artifact.id)
         sizes, assignments = np.array(clustering.sizes), (positions, labels, parts)
-        clusterings.write(store.catalog, claimed, groups.dataset, embedding, row, sizes, assignments)
+        clusterings.write(store.catalog, work.claim, groups.dataset, embedding, row, sizes, assignments)
         provenance = {**clustering.artifact.provenance, "split_of": clustering.artifact.id}
-        clusterings.commit(store.catalog, claimed, provenance)
-    return clusterings.by_id(store.catalog, claimed.id)
+        clusterings.commit(store.catalog, work.claim, provenance)
+    return clusterings.by_id(store.catalog, work.claim.id)

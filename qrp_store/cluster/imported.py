@@ -161,11 +161,9 @@ def _make(
             f"clustering {name!r}: {k} clusters over {len(labels)} samples; expected 2 to {MAX_CLUSTERS}"
         )
     spec = _spec(owner, name, seed, clusters, k)
-    found = None if force else lease.find(store.catalog, spec)
-    claimed = found or lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
-    if isinstance(claimed, Artifact):
-        return clusterings.by_id(store.catalog, claimed.id), True
-    with lease.held(store.catalog, claimed):
+    with lease.find_or_hold(store.catalog, spec, force=force, wait=wait, progress=progress) as work:
+        if isinstance(work, Artifact):
+            return clusterings.by_id(store.catalog, work.id), True
         keys = datasets.keys(store.catalog, owner)
         own = [keys[i] for i in positions.tolist()]
         parts, n_small = split(labels, own, owner.name, derive_seed(seed, "split"))
@@ -187,6 +185,6 @@ def _make(
             centroids_checksum=None,
         )
         sizes = np.bincount(labels, minlength=k)
-        clusterings.write(store.catalog, claimed, owner, None, row, sizes, (positions, labels, parts))
-        clusterings.commit(store.catalog, claimed, provenance)
-    return clusterings.by_id(store.catalog, claimed.id), False
+        clusterings.write(store.catalog, work.claim, owner, None, row, sizes, (positions, labels, parts))
+        clusterings.commit(store.catalog, work.claim, provenance)
+    return clusterings.by_id(store.catalog, work.claim.id), False

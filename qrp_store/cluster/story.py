@@ -152,8 +152,8 @@ def cluster_with(
     if options.k == "auto":
         progress.note(automatic_k_note(stored))
 
-    def make(claimed: lease.Claim, place: Place, memory: int) -> None:
-        _make(store, claimed, stored, asked, place, memory, progress)
+    def make(work: lease.Held, place: Place, memory: int) -> None:
+        _make(store, work, stored, asked, place, memory, progress)
 
     return found_or_made(store, spec, stored, asked, make, force=force, wait=wait, progress=progress)
 
@@ -176,7 +176,7 @@ def found_or_made(
     spec: Spec,
     stored: StoredEmbedding,
     asked: ClusterOptions,
-    make: Callable[[lease.Claim, Place, int], None],
+    make: Callable[[lease.Held, Place, int], None],
     *,
     force: bool,
     wait: bool,
@@ -184,7 +184,7 @@ def found_or_made(
 ) -> ClusterReport:
     """The clustering of an embedding that a spec asks for: the one there is, or what `make` makes of the claim.
 
-    `make` gets the claim, where to run, and the memory in bytes.
+    `make` gets the held claim, where to run, and the memory in bytes.
     """
     memory, dataset = parse_memory(asked.memory), stored.dataset.name
     found = None if force else lease.find(store.catalog, spec)
@@ -193,17 +193,17 @@ def found_or_made(
     _require_room(memory, stored)
     with place_for(asked) as place:
         place.require_readable(UsableBlocks(Embedding(store.arrays, stored)))
-        claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
-        if isinstance(claimed, Artifact):
-            return report_of(store, claimed, dataset, cached=True)
-        make(claimed, place, memory)
-    done = clusterings.by_id(store.catalog, claimed.id)
+        with lease.find_or_hold(store.catalog, spec, force=force, wait=wait, progress=progress) as work:
+            if isinstance(work, Artifact):
+                return report_of(store, work, dataset, cached=True)
+            make(work, place, memory)
+    done = clusterings.by_id(store.catalog, work.claim.id)
     return report_of(store, done.artifact, dataset, cached=False)
 
 
 def _make(
     store: Store,
-    claimed: lease.Claim,
+    work: lease.Held,
     stored: StoredEmbedding,
     asked: ClusterOptions,
     place: Place,
@@ -211,24 +211,24 @@ def _make(
     progress: Progress,
 ) -> None:
     """Compute and commit what was claimed."""
-    with lease.held(store.catalog, claimed) as heartbeat:
-        started = time.perf_counter()
-        keys = datasets.keys(store.catalog, stored.dataset)
-        blocks = UsableBlocks(Embedding(store.arrays, stored))
-        if asked.normalize:
-            refuse_zero_rows(blocks, keys)
-        checkpoint = Checkpoint(store.arrays, claimed.path)
-        resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.clusters, blocks.dim)
-        if resume is not None:
-            progress.note(f"going on after iteration {resume.iteration}")
+    claimed = work.claim
+    started = time.perf_counter()
+    keys = datasets.keys(store.catalog, stored.dataset)
+    blocks = UsableBlocks(Embedding(store.arrays, stored))
+    if asked.normalize:
+        refuse_zero_rows(blocks, keys)
+    checkpoint = Checkpoint(store.arrays, claimed.path)
+    resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.clusters, blocks.dim)
+    if resume is not None:
+        progress.note(f"going on after iteration {resume.iteration}")
 
-        def after_iteration(state: KMeansState) -> None:
-            heartbeat.check()
-            checkpoint.save(state)
+    def after_iteration(state: KMeansState) -> None:
+        work.heartbeat.check()
+        checkpoint.save(state)
 
-        result = place.kmeans(blocks, keys, asked, memory, resume, after_iteration, progress)
-        total_s = time.perf_counter() - started
-        commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress)
+    result = place.kmeans(blocks, keys, asked, memory, resume, after_iteration, progress)
+    total_s = time.perf_counter() - started
+    commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress)
     checkpoint.forget()
 
 

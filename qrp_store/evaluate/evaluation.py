@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -46,8 +46,7 @@ class _Held:
     unit: Unit
     clustering: StoredClustering
     spec: Spec
-    claim: lease.Claim
-    heartbeat: lease.Heartbeat
+    work: lease.Held
     ready: probe.Prepared
     leases: ExitStack
 
@@ -127,15 +126,19 @@ class Evaluation:
         clustering = unit.clustering = self._clustering(item, wait)
         check(store, clustering, item.joined, job.wanted)
         spec = result_spec(job, clustering, item.joined)
-        claim = item.result or lease.claim(store.catalog, spec, force=job.force, wait=wait, progress=self.progress)
-        if isinstance(claim, Artifact):
-            unit.result = stored_result(store, claim.id, cached=True)
-            self._bare.append(unit)
-            return None
+        making: AbstractContextManager[Artifact | lease.Held] = lease.find_or_hold(
+            store.catalog, spec, force=job.force, wait=wait, progress=self.progress
+        )
+        if item.result is not None:
+            making = nullcontext(item.result)
         with ExitStack() as leases:
-            heartbeat = leases.enter_context(lease.held(store.catalog, claim))
+            work = leases.enter_context(making)
+            if isinstance(work, Artifact):
+                unit.result = stored_result(store, work.id, cached=True)
+                self._bare.append(unit)
+                return None
             ready = probe.prepare(store, clustering, item.joined, job.request)
-            return _Held(unit, clustering, spec, claim, heartbeat, ready, leases.pop_all())
+            return _Held(unit, clustering, spec, work, ready, leases.pop_all())
 
     def _clustering(self, item: Item, wait: bool) -> StoredClustering:
         """The item's clustering: the one that exists, or one made once for all items of its turn."""
@@ -180,7 +183,7 @@ class Evaluation:
                 outcome = probe.conclude(held.ready, found, self.progress)
                 self._commit(held, outcome)
             self._note(held, outcome.fit)
-            unit.result = stored_result(self.store, held.claim.id, cached=False)
+            unit.result = stored_result(self.store, held.work.claim.id, cached=False)
             self._bare.append(unit)
         except Interrupted:
             raise
@@ -196,8 +199,8 @@ class Evaluation:
             )
 
     def _commit(self, held: _Held, outcome: probe.Outcome) -> None:
-        held.heartbeat.check()
-        path, checksum = probe.save_weights(self.store.arrays, held.claim.path, outcome)
+        held.work.heartbeat.check()
+        path, checksum = probe.save_weights(self.store.arrays, held.work.claim.path, outcome)
         row = {
             "dataset": self.plan.job.dataset.name,
             "backbone": held.clustering.row.backbone,
@@ -214,7 +217,7 @@ class Evaluation:
         }
         results.commit(
             self.store.catalog,
-            held.claim,
+            held.work.claim,
             self.plan.job.dataset,
             held.clustering.artifact.id,
             [part.artifact.id for part in held.unit.item.joined.parts],

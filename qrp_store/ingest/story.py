@@ -171,17 +171,19 @@ def _ingest(
     jobs: dict[str, Job] = {}
     with ExitStack() as held:
         for name in sorted(names):  # in one order, so that no two commands wait for each other
-            found: Artifact | lease.Claim | None = None if how.force else lease.find(store.catalog, specs[name])
-            if found is None:
-                model = datasets.stage_backbone(store.catalog, name, outputs[name].backbone)
-                found = lease.claim(store.catalog, specs[name], force=how.force, wait=how.wait, progress=how.progress)
-            if isinstance(found, Artifact):
-                ready[name] = found.id
+            output, existing = outputs[name], None if how.force else lease.find(store.catalog, specs[name])
+            if existing is not None:
+                ready[name] = existing.id
                 continue
-            heartbeat = held.enter_context(lease.held(store.catalog, found))
-            output = outputs[name]
-            layout = ArraySpec(f"{found.path}/{embeddings.MEMBER}", target.n, output.dim, how.dtype, block_rows)
-            jobs[name] = Job(store, rows, output, target, model, found, heartbeat, layout)
+            model = datasets.stage_backbone(store.catalog, name, output.backbone)
+            work = held.enter_context(
+                lease.find_or_hold(store.catalog, specs[name], force=how.force, wait=how.wait, progress=how.progress)
+            )
+            if isinstance(work, Artifact):
+                ready[name] = work.id
+                continue
+            layout = ArraySpec(f"{work.claim.path}/{embeddings.MEMBER}", target.n, output.dim, how.dtype, block_rows)
+            jobs[name] = Job(store, rows, output, target, model, work.claim, work.heartbeat, layout)
         for job in jobs.values():
             job.begin()
         make_blocks(list(jobs.values()), how.scheduler, how.progress)

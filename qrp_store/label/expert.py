@@ -80,14 +80,12 @@ def label_by_expert(
     asked = _Asked(concepts, group, threshold, top_k, exclusive)
     mark = fingerprint({"expert": model.spec, "dataset": owner.fingerprint, "images": _digest(files)})
     spec = asked.spec(owner, model, mark)
-    found = None if force else lease.find(store.catalog, spec)
-    claimed = found or lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
-    if isinstance(claimed, Artifact):
-        return label_report(store, claimed, started, cached=True)
-    with lease.held(store.catalog, claimed) as heartbeat:
+    with lease.find_or_hold(store.catalog, spec, force=force, wait=wait, progress=progress) as work:
+        if isinstance(work, Artifact):
+            return label_report(store, work, started, cached=True)
         threads = workers or max(1, available_cores() - 1)
         scoring = expert_scores.Scoring(store, model, files, owner.n, mark, batch_size, threads, skip_bad, progress)
-        layout, blocks = scoring.run(claimed, heartbeat, dataset)
+        layout, blocks = scoring.run(work.claim, work.heartbeat, dataset)
         numbers = Numbers(expert, len(model.names))
         numbers.learn((name, group) for name in model.names)
         with Piles(owner.n, LABEL) as labels, Piles(owner.n, LOOKED_AT) as seen:
@@ -103,8 +101,8 @@ def label_by_expert(
             "device": model.device,
             "scores": expert_scores.document(layout, blocks, mark),
         }
-        write(store, claimed, owner, table, provenance, exclusive=exclusive)
-    made = concept_sets.by_id(store.catalog, claimed.id)
+        write(store, work.claim, owner, table, provenance, exclusive=exclusive)
+    made = concept_sets.by_id(store.catalog, work.claim.id)
     return label_report(store, made.artifact, started, cached=False)
 
 

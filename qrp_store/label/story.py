@@ -120,13 +120,12 @@ def label(
     table = reading.table(datasets.keys(store.catalog, owner), owner, ignore_unknown_keys, progress)
     if exclusive:
         check_exclusive(table, source)
-    claimed = lease.claim(store.catalog, spec, force=force, wait=wait, progress=progress)
-    if isinstance(claimed, Artifact):
-        return label_report(store, claimed, started, cached=True)
-    with lease.held(store.catalog, claimed):
+    with lease.find_or_hold(store.catalog, spec, force=force, wait=wait, progress=progress) as work:
+        if isinstance(work, Artifact):
+            return label_report(store, work, started, cached=True)
         provenance = {"source": str(path.absolute()), "format": reading.form}
-        write(store, claimed, owner, table, provenance, exclusive=exclusive)
-    made = concept_sets.by_id(store.catalog, claimed.id)
+        write(store, work.claim, owner, table, provenance, exclusive=exclusive)
+    made = concept_sets.by_id(store.catalog, work.claim.id)
     return label_report(store, made.artifact, started, cached=False)
 
 

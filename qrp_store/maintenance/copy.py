@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from qrp_store import execution
@@ -114,54 +115,57 @@ class _Copy:
     def take(self, parcel: Parcel) -> None:
         """Copy one artifact, unless it is there, and what is scored beside it."""
         original, catalogs = parcel.artifact, (self.source.catalog, self.target.catalog)
-        claimed = self._claim(original)
-        if isinstance(claimed, lease.Claim):
-            try:
-                self._write(parcel, claimed)
-            except Busy:  # its version was made there meanwhile: found, if it is the same, and InvalidInput if not
-                there = transfer.counterpart(self.target.catalog, original)
-                if there is None:
-                    raise
-                claimed = there
-        if isinstance(claimed, Artifact):
-            self._check_same_bytes(original, claimed)
-        self.there[original.id] = claimed.id
-        told: dict[str, object] = {"kind": original.kind, "id": claimed.id, "name": original.name}
-        told["version"] = original.version
-        (self.found if isinstance(claimed, Artifact) else self.copied).append(told)
+        try:
+            with ExitStack() as stack:
+                made = self._held(original, stack)
+                if isinstance(made, lease.Held):
+                    self._write(parcel, made)
+        except Busy:  # its version was made there meanwhile: found, if it is the same, and InvalidInput if not
+            there = transfer.counterpart(self.target.catalog, original)
+            if there is None:
+                raise
+            made = there
+        if isinstance(made, Artifact):
+            self._check_same_bytes(original, made)
+        identifier = made.id if isinstance(made, Artifact) else made.claim.id
+        self.there[original.id] = identifier
+        row: dict[str, object] = {"kind": original.kind, "id": identifier, "name": original.name}
+        row["version"] = original.version
+        (self.found if isinstance(made, Artifact) else self.copied).append(row)
         if original.kind == "result":
-            self.scores += extra_scores.bring(*catalogs, original.id, claimed.id)
+            self.scores += extra_scores.bring(*catalogs, original.id, identifier)
 
-    def _write(self, parcel: Parcel, claimed: lease.Claim) -> None:
-        with lease.held(self.target.catalog, claimed) as heartbeat:
-            dataset = self._dataset(parcel.dataset)
-            if parcel.artifact.kind == "embedding":
-                self._embedding(parcel, claimed, dataset, heartbeat)
-                return
-            self._arrays(parcel.artifact, claimed)
-            inputs: Mapping[str, str] = {here: self.there[here] for here in parcel.inputs}
-            catalogs = self.source.catalog, self.target.catalog
-            transfer.write_rows(*catalogs, claimed, parcel.artifact, dataset, inputs)
+    def _write(self, parcel: Parcel, work: lease.Held) -> None:
+        dataset = self._dataset(parcel.dataset)
+        if parcel.artifact.kind == "embedding":
+            self._embedding(parcel, work.claim, dataset, work.heartbeat)
+            return
+        self._arrays(parcel.artifact, work.claim)
+        inputs: Mapping[str, str] = {here: self.there[here] for here in parcel.inputs}
+        catalogs = self.source.catalog, self.target.catalog
+        transfer.write_rows(*catalogs, work.claim, parcel.artifact, dataset, inputs)
 
-    def _claim(self, original: Artifact) -> Artifact | lease.Claim:
-        """The same version there, or the right to write it. Somebody who makes it just now is waited for."""
+    def _held(self, original: Artifact, stack: ExitStack) -> Artifact | lease.Held:
+        """The same version there, or the right to write it until `stack` closes. Waits for another writer of it."""
         spec = Spec(original.kind, original.name, original.series, original.spec)
         force = False
         while True:
             found = transfer.counterpart(self.target.catalog, original)
             if found is not None:
                 return found
-            claimed = lease.claim(
-                self.target.catalog,
-                spec,
-                force=force,
-                wait=self.wait,
-                progress=self.progress,
-                identifier=original.id,
+            work = stack.enter_context(
+                lease.find_or_hold(
+                    self.target.catalog,
+                    spec,
+                    force=force,
+                    wait=self.wait,
+                    progress=self.progress,
+                    identifier=original.id,
+                )
             )
-            if isinstance(claimed, lease.Claim):
-                return claimed
-            force = claimed.version != original.version  # another version of the same fingerprint is not this one
+            if isinstance(work, lease.Held):
+                return work
+            force = work.version != original.version  # another version of the same fingerprint is not this one
 
     def _check_dataset(self, here: Dataset) -> None:
         there = datasets.find_dataset(self.target.catalog, here.name)

@@ -226,3 +226,20 @@ def test_who_asks_at_the_moment_of_the_commit_makes_nothing_again(
     found = lease.claim(catalog, SPEC, wait=False)
     assert isinstance(found, Artifact)
     assert found.id == claimed.id
+
+
+def test_what_exists_is_found_and_the_rest_is_held_until_the_block_ends(catalog: Catalog) -> None:
+    with lease.find_or_hold(catalog, SPEC) as work:
+        assert isinstance(work, lease.Held)
+        with pytest.raises(Busy), lease.find_or_hold(catalog, SPEC, wait=False):
+            pass
+        _commit(catalog, work.claim)
+    with lease.find_or_hold(catalog, SPEC) as again:
+        assert isinstance(again, Artifact)
+        assert again.id == work.claim.id
+    with pytest.raises(ValueError, match="full"), lease.find_or_hold(catalog, SPEC, force=True) as failing:
+        raise ValueError("full")
+    with lease.find_or_hold(catalog, SPEC, force=True) as resumed:  # at once: its lease is over
+        assert isinstance(resumed, lease.Held)
+        assert isinstance(failing, lease.Held)
+        assert resumed.claim.id == failing.claim.id

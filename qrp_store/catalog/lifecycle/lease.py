@@ -265,6 +265,36 @@ def _let_go(catalog: Catalog, claimed: Claim, error: str | None) -> None:
         connection.execute(t.artifact.update().where(mine).values(values))
 
 
+@dataclass(frozen=True)
+class Held:
+    """A claim that is kept alive while the block of `find_or_hold` runs."""
+
+    claim: Claim
+    heartbeat: Heartbeat
+
+
+@contextmanager
+def find_or_hold(
+    catalog: Catalog,
+    spec: Spec,
+    *,
+    force: bool = False,
+    wait: bool = True,
+    progress: Progress = silent,
+    identifier: str | None = None,
+) -> Iterator[Artifact | Held]:
+    """The artifact that a spec means when it exists, otherwise the right to make it, held while the block runs.
+
+    The block computes, writes and commits. Options and errors are those of `claim` and `held`.
+    """
+    answer = claim(catalog, spec, force=force, wait=wait, progress=progress, identifier=identifier)
+    if isinstance(answer, Artifact):
+        yield answer
+        return
+    with held(catalog, answer) as heartbeat:
+        yield Held(answer, heartbeat)
+
+
 class Heartbeat:
     """A thread that renews one lease every 10 s. `check()` raises Busy once the lease was lost."""
 
