@@ -88,13 +88,21 @@ def leaderboard(session: Session, dataset: DatasetFilter = None, form: FormatOpt
 
 def sql(
     session: Session,
-    query: Annotated[str, typer.Argument(metavar="SELECT", help="One SQL query; the database refuses writing.")],
+    query: Annotated[
+        str, typer.Argument(metavar="SELECT", help="One query that returns rows; the database refuses everything else.")
+    ],
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Print at most N rows.")] = 100_000,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="S", help="Stop after S seconds (exit 8).  [default: never]")
+    ] = None,
     form: FormatOption = None,
 ) -> None:
-    """Ask the catalog in SQL, read-only. The views are described in docs/sql.md."""
+    """Query the catalog in SQL, read-only. docs/sql.md describes the views."""
     with session.open() as store:
-        table = store.sql(query).table
-    session.list(table, form, "qrp-store/sql/1")
+        rows = store.sql(query, limit=limit, timeout=timeout)
+    if rows.truncated:
+        session.progress.warn(f"only the first {limit:,} rows are printed; the query has more (--limit N)")
+    session.list(rows.table, form, "qrp-store/sql/1", {"truncated": True} if rows.truncated else None)
 
 
 def _readable(table: Table) -> Table:

@@ -43,10 +43,14 @@ class InitReport:
 
 
 class Rows:
-    """The rows of a query: iterates dicts; `.columns`, `.table`, `.arrow()`, `.pandas()`."""
+    """The rows of a query: iterates dicts; `.columns`, `.table`, `.arrow()`, `.pandas()`.
 
-    def __init__(self, table: Table) -> None:
+    `truncated`: the query had more rows than the limit.
+    """
+
+    def __init__(self, table: Table, *, truncated: bool = False) -> None:
         self.table = table
+        self.truncated = truncated
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,9 +121,20 @@ class Store:
         stored = embeddings.get(self.catalog, dataset, backbone, version)
         return Embedding(self.arrays, stored, lambda: datasets.keys(self.catalog, stored.dataset))
 
-    def sql(self, statement: str, parameters: tuple[Any, ...] = ()) -> Rows:
-        """The rows of one SELECT over the views. The database refuses to write."""
-        return Rows(query.query(self.catalog, statement, parameters))
+    def sql(
+        self,
+        statement: str,
+        parameters: tuple[Any, ...] = (),
+        *,
+        limit: int | None = None,
+        timeout: float | None = None,
+    ) -> Rows:
+        """Return the rows of one query over the views, at most `limit`; the database refuses to write.
+
+        Raises InvalidInput for what is no query, and Unavailable when it takes longer than `timeout` seconds.
+        """
+        answer = query.query(self.catalog, statement, parameters, limit=limit, timeout=timeout)
+        return Rows(answer.table, truncated=answer.truncated)
 
     def close(self) -> None:
         self.catalog.close()

@@ -42,7 +42,9 @@ def test_postgres_and_s3(tmp_path: Path, new_database: Callable[[], str], new_bu
     found = by_check(report)
     assert report.ok, report.findings
     assert found["catalog: database"].found.startswith("Postgres 1")
-    assert found["catalog: role"].found.endswith("is owner")
+    assert found["catalog: role"].found.endswith("is a superuser")
+    assert found["catalog: role"].status == "warning"
+    assert "roles.sql" in str(found["catalog: role"].advice)
     assert found["catalog: pooler"].status == "ok"
     assert found["catalog: fsync"].status == "warning"  # the tests' server is told not to
     assert "fsync = on" in str(found["catalog: fsync"].advice)

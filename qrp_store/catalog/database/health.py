@@ -112,13 +112,18 @@ def _postgres(catalog: Catalog) -> Iterator[Finding]:
         used = int(connection.exec_driver_sql("SELECT count(*) FROM pg_stat_activity").scalar_one())
         may = connection.exec_driver_sql(
             "SELECT current_user, has_table_privilege('artifact', 'INSERT'), "
-            "pg_has_role(c.relowner, 'MEMBER') FROM pg_class c WHERE c.oid = 'artifact'::regclass"
+            "pg_has_role(c.relowner, 'MEMBER'), current_setting('is_superuser') = 'on' "
+            "FROM pg_class c WHERE c.oid = 'artifact'::regclass"
         ).one()
     old = int(said["server_version"].split(".")[0].split(" ")[0]) < 14
     version = f"Postgres {said['server_version']}"
     yield Finding("catalog: database", "warning" if old else "ok", version, "14 and later are tested" if old else None)
     role = "owner" if may[2] else "writer" if may[1] else "reader"
-    yield Finding("catalog: role", "ok", f"{may[0]} is {role}")
+    if may[3]:
+        advice = "its queries can read the server's files and end others' sessions: work under a role of docs/roles.sql"
+        yield Finding("catalog: role", "warning", f"{may[0]} is a superuser", advice)
+    else:
+        yield Finding("catalog: role", "ok", f"{may[0]} is {role}")
     for name, wanted, advice in (
         ("server_encoding", "UTF8", "make the database with ENCODING 'UTF8': keys are any text"),
         ("transaction_isolation", "read committed", "ALTER DATABASE … SET default_transaction_isolation = DEFAULT"),

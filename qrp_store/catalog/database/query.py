@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from contextlib import closing
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,11 +18,8 @@ from qrp_store.catalog.database.engine import ROOM, Catalog, add_functions, conn
 from qrp_store.errors import Corrupt, InvalidInput, QrpStoreError, Unavailable
 from qrp_store.records import Table
 
-_REFUSED = {
-    sqlite3.SQLITE_ATTACH,
-    sqlite3.SQLITE_DETACH,
-    sqlite3.SQLITE_PRAGMA,
-}
+_READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
+_DESCRIPTIONS = ("table_info", "table_xinfo", "table_list", "index_list", "index_info")
 _WRITES = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH}
 _AWAY = {
     sqlite3.SQLITE_BUSY,
@@ -27,38 +30,128 @@ _AWAY = {
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _READ_ONLY_TRANSACTION = "25006"  # Postgres' code for a write in one
+_QUERY_CANCELED = "57014"
+_VALUE_BYTES = 256 << 20  # the longest value that SQLite may build
+_BATCH_ROWS = 10_000  # rows fetched from a Postgres cursor at a time
+_ENDING_SECONDS = 3.0  # an interrupted SQLite query ends at its next step, which is rarely this long
+_ONLY_QUERIES = "qrp-store sql takes one SELECT, VALUES, TABLE, SHOW or EXPLAIN; it only reads"
 
 
-def query(catalog: Catalog, sql: str, parameters: tuple[Any, ...] = ()) -> Table:
-    """The rows of one SELECT over the views. InvalidInput when it is wrong or would write."""
+@dataclass(frozen=True)
+class Answer:
+    """The rows of a query. `truncated`: there were more than the limit, and the rest was not read."""
+
+    table: Table
+    truncated: bool = False
+
+
+def query(
+    catalog: Catalog,
+    sql: str,
+    parameters: tuple[Any, ...] = (),
+    *,
+    limit: int | None = None,
+    timeout: float | None = None,
+) -> Answer:
+    """Return the first `limit` rows (default: all) of one query over the views.
+
+    Raises InvalidInput when the query is wrong, returns no rows or would write; Unavailable when it takes longer than
+    `timeout` seconds.
+    """
     if "\0" in sql or not sql.strip():
         raise InvalidInput("an empty query" if not sql.strip() else "the query holds a NUL character")
-    return _sqlite(catalog, sql, parameters) if catalog.sqlite else _postgres(catalog, sql, parameters)
+    if limit is not None and not 1 <= limit < 1 << 62:
+        raise InvalidInput(f"the limit is {limit}: it must be at least 1 row")
+    if timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise InvalidInput(f"the timeout is {timeout:g}: it must be a number of seconds above 0")
+    run = _sqlite if catalog.sqlite else _postgres
+    return run(catalog, sql, parameters, limit, timeout)
 
 
-def _sqlite(catalog: Catalog, sql: str, parameters: tuple[Any, ...]) -> Table:
+def _sqlite(
+    catalog: Catalog, sql: str, parameters: tuple[Any, ...], limit: int | None, timeout: float | None
+) -> Answer:
+    """Run the query in a thread: SQLite does not return before its next row, and signals reach only Python code."""
     assert catalog.directory is not None
+    worker = _SqliteQuery(catalog.directory / "catalog.db", sql, parameters, limit)
+    worker.start()
     try:
-        with closing(connect_to_look(catalog.directory / "catalog.db")) as connection:
-            add_functions(connection)
-            connection.execute("PRAGMA query_only = ON")
-            connection.set_authorizer(_authorize)
-            cursor = connection.execute(sql, parameters)
-            if cursor.description is None:
-                raise InvalidInput("the statement returns no rows", hint="qrp-store sql takes one SELECT")
-            return Table(tuple(d[0] for d in cursor.description), cursor.fetchall())
+        if not worker.done.wait(timeout):
+            raise _too_long(timeout)
+        if worker.error is not None:
+            raise worker.error
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise _by_code(catalog, error) from error
     except UnicodeEncodeError as error:
         raise InvalidInput(f"the query is not valid Unicode: {error}") from error
     except OverflowError as error:
-        raise InvalidInput("a number asked for has more than 64 bits") from error
+        raise InvalidInput("a number in the query has more than 64 bits") from error
+    finally:
+        worker.stop()
+    assert worker.answer is not None
+    return worker.answer
+
+
+class _SqliteQuery(threading.Thread):
+    """One query on a connection that belongs to this thread. `done` is set when `answer` or `error` is."""
+
+    def __init__(self, path: Path, sql: str, parameters: tuple[Any, ...], limit: int | None) -> None:
+        super().__init__(name="qrp-store sql", daemon=True)
+        self._path, self._sql, self._parameters, self._limit = path, sql, parameters, limit
+        self._connection: sqlite3.Connection | None = None
+        self._stopped = threading.Event()
+        self.done = threading.Event()
+        self.answer: Answer | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with closing(connect_to_look(self._path)) as connection:
+                self._connection = connection
+                if not self._stopped.is_set():
+                    self.answer = self._ask(connection)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._connection = None
+            self.done.set()
+
+    def _ask(self, connection: sqlite3.Connection) -> Answer:
+        add_functions(connection)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES)
+        connection.execute("PRAGMA query_only = ON")
+        connection.set_authorizer(_authorize)
+        cursor = connection.execute(self._sql, self._parameters)
+        if cursor.description is None:
+            raise InvalidInput("the statement returns no rows", hint=_ONLY_QUERIES)
+        columns = tuple(name for name, *_ in cursor.description)
+        rows = cursor.fetchall() if self._limit is None else cursor.fetchmany(self._limit + 1)
+        return _cut(columns, rows, self._limit)
+
+    def stop(self) -> None:
+        """End the query if it still runs."""
+        self._stopped.set()
+        until = time.monotonic() + _ENDING_SECONDS
+        while not self.done.is_set() and time.monotonic() < until:
+            connection = self._connection
+            if connection is not None:
+                with suppress(sqlite3.Error):  # closed a moment ago
+                    connection.interrupt()
+            self.done.wait(0.05)
+
+
+def _cut(columns: tuple[str, ...], rows: list[tuple[Any, ...]], limit: int | None) -> Answer:
+    if limit is None or len(rows) <= limit:
+        return Answer(Table(columns, rows))
+    return Answer(Table(columns, rows[:limit]), truncated=True)
 
 
 def _authorize(action: int, first: str | None, second: str | None, database: str | None, inner: str | None) -> int:
-    if action == sqlite3.SQLITE_PRAGMA and second is None and first in ("table_info", "table_list", "index_list"):
-        return sqlite3.SQLITE_OK
-    return sqlite3.SQLITE_DENY if action in _REFUSED else sqlite3.SQLITE_OK
+    """SQLite's question for each part of a statement: reading is allowed, everything else is not."""
+    describes = action == sqlite3.SQLITE_PRAGMA and first in _DESCRIPTIONS
+    # SQLite asks this before it lets a query use json_each and the like; an UPDATE of it is refused all the same.
+    declares = action == sqlite3.SQLITE_UPDATE and first == "sqlite_master"
+    return sqlite3.SQLITE_OK if action in _READS or describes or declares else sqlite3.SQLITE_DENY
 
 
 def _by_code(catalog: Catalog, error: Exception) -> QrpStoreError:
@@ -73,25 +166,79 @@ def _by_code(catalog: Catalog, error: Exception) -> QrpStoreError:
     return _wrong(str(error))
 
 
-def _postgres(catalog: Catalog, sql: str, parameters: tuple[Any, ...]) -> Table:
+def _postgres(
+    catalog: Catalog, sql: str, parameters: tuple[Any, ...], limit: int | None, timeout: float | None
+) -> Answer:
     try:
         with catalog.engine.connect() as connection:
             connection = connection.execution_options(postgresql_readonly=True)
             if not parameters:
                 _check_alone(connection, sql)
-            result = connection.exec_driver_sql(_psycopg(sql, bool(parameters)), parameters or None)
-            if not result.returns_rows:
-                raise InvalidInput("the statement returns no rows", hint="qrp-store sql takes one SELECT")
-            return Table(tuple(result.keys()), [tuple(row) for row in result])
-    except sa.exc.OperationalError as error:
-        raise Unavailable(f"the catalog of {catalog.name} cannot be used: {error.orig}") from error
+            deadline = None if timeout is None else time.monotonic() + timeout
+            return _fetch(connection, sql, parameters, limit, deadline)
     except sa.exc.SQLAlchemyError as error:
         text = str(getattr(error, "orig", None) or error)
         code = getattr(getattr(error, "orig", None), "sqlstate", None)
-        raise (_refused(text) if code == _READ_ONLY_TRANSACTION else _wrong(text)) from error
+        if code == _READ_ONLY_TRANSACTION:
+            raise _refused(text) from error
+        if code == _QUERY_CANCELED:
+            raise _too_long(timeout) from error
+        if isinstance(error, sa.exc.OperationalError):
+            raise Unavailable(f"the catalog of {catalog.name} cannot be used: {error.orig}") from error
+        raise _wrong(text) from error
 
 
-def _check_alone(connection: sa.Connection, sql: str) -> None:
+def _fetch(
+    connection: sa.Connection, sql: str, parameters: tuple[Any, ...], limit: int | None, deadline: float | None
+) -> Answer:
+    """Read through a cursor in the database, which Postgres declares for queries only and for nothing that writes."""
+    statement = _psycopg(sql, bool(parameters))
+    _allow_time(connection, deadline)
+    if _first_word(sql) in ("EXPLAIN", "SHOW"):  # these have no cursor
+        result = connection.exec_driver_sql(statement, parameters or None)
+        return _cut(tuple(result.keys()), [tuple(row) for row in result], limit)
+    if not parameters:
+        _check_alone(connection, f"DECLARE qrp_sql NO SCROLL CURSOR FOR\n{sql}", otherwise=_refused)
+    connection.exec_driver_sql(f"DECLARE qrp_sql NO SCROLL CURSOR FOR\n{statement}", parameters or None)
+    rows: list[tuple[Any, ...]] = []
+    while True:
+        missing = _BATCH_ROWS if limit is None else min(_BATCH_ROWS, limit + 1 - len(rows))
+        _allow_time(connection, deadline)
+        result = connection.exec_driver_sql(f"FETCH FORWARD {missing} FROM qrp_sql")
+        columns = tuple(result.keys())
+        batch = [tuple(row) for row in result]
+        rows += batch
+        if len(batch) < missing or (limit is not None and len(rows) > limit):
+            return _cut(columns, rows, limit)
+
+
+def _allow_time(connection: sa.Connection, deadline: float | None) -> None:
+    """Give the next statement what is left until the deadline."""
+    if deadline is not None:
+        milliseconds = min(max(1, round((deadline - time.monotonic()) * 1000)), (1 << 31) - 1)
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+
+
+def _first_word(sql: str) -> str:
+    """The statement's first word in upper case, behind blanks and comments (which nest in Postgres)."""
+    depth, at = 0, 0
+    while at < len(sql):
+        if sql.startswith("/*", at):
+            depth, at = depth + 1, at + 2
+        elif depth and sql.startswith("*/", at):
+            depth, at = depth - 1, at + 2
+        elif depth or sql[at] in " \t\n\r\f\v":
+            at += 1
+        elif sql.startswith("--", at):
+            ends = [end for end in (sql.find("\n", at), sql.find("\r", at)) if end >= 0]
+            at = min(ends, default=len(sql))
+        else:
+            break
+    word = re.match(r"[A-Za-z]+", sql[at:])
+    return word[0].upper() if word else ""
+
+
+def _check_alone(connection: sa.Connection, sql: str, otherwise: Callable[[str], InvalidInput] | None = None) -> None:
     """Let Postgres parse the query as one statement; raises InvalidInput when it is wrong, or several.
 
     Without parameters the driver would send several at once: a COMMIT ends the transaction that only reads, and what
@@ -102,8 +249,10 @@ def _check_alone(connection: sa.Connection, sql: str) -> None:
         parsed = driver.pgconn.prepare(b"", sql.encode())  # unnamed: gone with the next query
     except connection.dialect.loaded_dbapi.Error as error:
         raise Unavailable(f"the database went away: {error}") from error
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the query is not valid Unicode: {error}") from error
     if parsed.error_message:
-        raise _wrong(parsed.error_message.decode(errors="replace").strip())
+        raise (otherwise or _wrong)(parsed.error_message.decode(errors="replace").strip())
 
 
 def _psycopg(sql: str, with_parameters: bool) -> str:
@@ -112,7 +261,16 @@ def _psycopg(sql: str, with_parameters: bool) -> str:
 
 
 def _refused(text: str) -> InvalidInput:
-    return InvalidInput(f"the database refused to write: {text}", hint="qrp-store sql only reads")
+    what = text.splitlines()[0] if text else "no reason given"
+    return InvalidInput(
+        f"the database refused the statement: it is no query that only reads ({what})", hint=_ONLY_QUERIES
+    )
+
+
+def _too_long(timeout: float | None) -> Unavailable:
+    if timeout is None:
+        return Unavailable("the database cancelled the query", hint="its statement_timeout, or an administrator")
+    return Unavailable(f"the query took longer than {timeout:g} s", hint="narrow it, or allow more with --timeout S")
 
 
 def _wrong(text: str) -> InvalidInput:
