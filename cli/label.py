@@ -15,6 +15,7 @@ Form = Literal[
     "wide",
     "celeba",
     "coco",
+    "lvis",
     "open-images",
     "visual-genome",
     "broden",

@@ -182,6 +182,7 @@ class _Reading:
             keys=keys,
             table=self.columns,
             note=progress.note,
+            warn=progress.warn,
         )
         numbers = Numbers(source, self.max_concepts)
         positions = Positions(keys, self.match, ids=FORMATS[self.form].ids)

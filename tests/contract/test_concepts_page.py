@@ -146,6 +146,16 @@ def coco(folder: Path) -> None:
         document = {"info": {"year": 2017}, "licenses": [], "images": images}
         document |= {"annotations": marks, "categories": categories}
         (folder / f"{name}_val2017.json").write_text(json.dumps(document))
+    urls = [{"id": i, "coco_url": f"http://images.cocodataset.org/val2017/{COCO[i]}"} for i in range(3)]
+    absent = [[], [2], []]
+    lvis = [
+        {**url, "neg_category_ids": ids, "not_exhaustive_category_ids": []}
+        for url, ids in zip(urls, absent, strict=True)
+    ]
+    names = [{"id": 1, "name": "person"}, {"id": 2, "name": "oven"}]
+    marks = [{"image_id": 0, "category_id": 1}]
+    document = {"images": lvis, "annotations": marks, "categories": names}
+    (folder / "lvis_v1_val.json").write_text(json.dumps(document))
 
 
 def open_images(folder: Path) -> None:
@@ -238,6 +248,7 @@ WANTED: Mapping[str, Pairs] = {
         (COCO[1], "oven"): "appliance",
         (COCO[1], "wall-brick"): "wall",
     },
+    "coco lvis": {(COCO[0], "person"): None},
     "open-images human": {(OPEN_IMAGES[0], "Tortoise"): None},
     "open-images machine": {(OPEN_IMAGES[0], "Tortoise"): None},
     "vg objects": {(GENOME[0], "tree"): "object", (GENOME[0], "traffic light"): "object"},
@@ -257,6 +268,7 @@ WANTED: Mapping[str, Pairs] = {
 LOOKED_AT = {  # pairs, and samples of which every pair was looked at, where not all was
     "photos attributes": [("a.jpg", None), ("b.jpg", None), ("trip/c.jpg", "old")],
     "photos answers": [("a.jpg", None), ("b.jpg", None)],
+    "coco lvis": [(COCO[1], "oven"), (COCO[0], "person")],
     "open-images human": [(OPEN_IMAGES[0], "Container, box"), (OPEN_IMAGES[0], "Tortoise")],
 }
 EXPERTS = ["photos things", "photos stuff", "photos seen", "photos scenes"]

@@ -148,7 +148,6 @@ BAD_COCO: Mapping[str, tuple[dict[str, Any], str]] = {
     "no images": ({"images": []}, "no images"),
     "no name": ({"categories": [{"id": 1}]}, "category 1: name is missing"),
     "one id for two": ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "two categories have id 1"),
-    "one name for two": ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "have one name, 'a'"),
     "one id for two images": (
         {"images": [{"id": 7, "file_name": "a"}, {"id": 7, "file_name": "b"}]},
         "two images have id 7: 'a' and 'b'",

@@ -1,165 +1,169 @@
-"""Labels in large JSON documents, streamed: COCO (instances, stuff, panoptic) and Visual Genome."""
+"""COCO's annotations (instances, stuff, panoptic) and the files of its family: LVIS, Objects365, iNaturalist, …"""
 
 from __future__ import annotations
 
-import codecs
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 from qrp_store.errors import InvalidInput
+from qrp_store.readers.labels.file_keys import FileKeys, is_elsewhere
+from qrp_store.readers.labels.json_documents import Document
 from qrp_store.readers.labels.rows import Batch, LabelRows, Source, Term, kind
-from qrp_store.readers.labels.text_tables import not_utf8
 from qrp_store.samples import shown
 
-
-def first_event(source: Source) -> str:
-    """What a JSON document begins with: `start_map`, `start_array`, … Raises InvalidInput."""
-    import ijson
-
-    with _opened(source) as file:
-        try:
-            return str(next(iter(ijson.basic_parse(file)))[0])
-        except (ijson.JSONError, StopIteration) as error:
-            raise _no_json(source, error) from error
-
-
-def _items(source: Source, prefix: str) -> Iterator[Any]:
-    """The elements at a place of a JSON document, one after the other."""
-    import ijson
-
-    with _opened(source) as file:
-        try:
-            yield from ijson.items(file, prefix, use_float=True)
-        except (ijson.JSONError, UnicodeDecodeError) as error:
-            raise _no_json(source, error) from error
-
-
-@contextmanager
-def _opened(source: Source) -> Iterator[IO[bytes]]:
-    """A JSON document from its first character on. Raises InvalidInput for UTF-16."""
-    with source.path.open("rb") as file:
-        start = file.read(4)
-        if b"\0" in start or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise not_utf8(source)
-        file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
-        yield file
-
-
-def _no_json(source: Source, error: Exception) -> InvalidInput:
-    said = (str(error) or "it is empty").splitlines()[0]
-    return InvalidInput(f"{source}: not JSON, or damaged ({said})")
+_EXPECTED = "expected COCO instances, stuff or panoptic JSON"
 
 
 def read_coco(source: Source) -> Iterator[LabelRows]:
-    """COCO's instances, stuff and panoptic annotations: a category holds for an image that has one annotation of it.
+    """COCO's annotations: a category holds for an image that has one annotation of it.
 
-    The key is the image's `file_name`, the group the category's `supercategory`. Every image that the file lists was
-    looked at for every category. Memory: the images' and categories' names and one batch.
+    The key is the image's `file_name`, or the end of its `coco_url`; the group is the category's `supercategory`. Every
+    image that the file lists was looked at for every category. Memory: the images' and categories' names, one batch.
     """
+    document = Document(source)
     batch = Batch(source, scored=False)
-    categories = _categories(source, batch)
-    images = _images(source, batch)
+    categories = _categories(document, batch)
+    images = {identifier: key for identifier, key, _ in _images(document, batch)}
     vocabulary = list(categories.values())
-    for listed in images.values():
-        batch.seen.append(listed)
+    for key in images.values():
+        batch.seen.append(key)
         if batch.full:
             yield batch.take(vocabulary)
+    for place, key, (name, group) in _annotations(document, images, categories):
+        batch.add(place, key, name, None, group)
+        if batch.full:
+            yield batch.take(vocabulary)
+    yield batch.take(vocabulary)
+
+
+def read_lvis(source: Source) -> Iterator[LabelRows]:
+    """LVIS: only some categories were looked at in each image; the rest is unknown, not absent.
+
+    Looked at are an image's annotated categories, its `neg_category_ids` (absent) and its
+    `not_exhaustive_category_ids`. The key is `file_name`, or the end of `coco_url`.
+    """
+    document = Document(source)
+    batch = Batch(source, scored=True)
+    categories = _categories(document, batch)
+    vocabulary = list(categories.values())
+    images: dict[Any, str] = {}
+    for identifier, key, image in _images(document, batch):
+        images[identifier] = key
+        for listed in ("neg_category_ids", "not_exhaustive_category_ids"):
+            for category in _looked_at(source, identifier, image, listed):
+                name, group = _known(source, f"image {identifier}: {listed}", category, categories)
+                batch.pair(key, name, group, holds=False)
+        if batch.full:
+            yield batch.take(vocabulary)
+    for _, key, (name, group) in _annotations(document, images, categories):
+        batch.pair(key, name, group, holds=True)
+        if batch.full:
+            yield batch.take(vocabulary)
+    yield batch.take(vocabulary)
+
+
+def _looked_at(source: Source, identifier: Any, image: Mapping[str, Any], name: str) -> list[Any]:
+    listed = image.get(name) or []
+    if not isinstance(listed, list):
+        raise InvalidInput(f"{source}: image {identifier}: {name} is {kind(listed)}, expected a list")
+    return listed
+
+
+def _annotations(
+    document: Document, images: Mapping[Any, str], categories: Mapping[Any, Term]
+) -> Iterator[tuple[str, str, Term]]:
+    """Yield the place, key and category of every annotation; of a panoptic one, of each of its segments."""
+    source = document.source
     number = 0
-    for number, annotation in enumerate(_items(source, "annotations.item"), start=1):
+    for number, annotation in enumerate(document.items("annotations.item"), start=1):
         place = f"annotation {number}"
-        key = images.get(_field(source, place, annotation, "image_id"))
+        identifier = _field(source, place, annotation, "image_id")
+        key = images.get(identifier, images.get(_other_kind(identifier)))
         if key is None:
             raise InvalidInput(
-                f"{source}: {place} is of image {annotation['image_id']!r}, which the file does not list",
+                f"{source}: {place} is of image {identifier!r}, which the file does not list",
                 hint="every image_id of the annotations must be an id of images",
             )
         segments = annotation.get("segments_info", [annotation])
         if not isinstance(segments, list):
             raise InvalidInput(f"{source}: {place}: segments_info is {kind(segments)}, expected a list")
-        for identifier in sorted({_field(source, place, s, "category_id") for s in segments}, key=str):
-            if identifier not in categories:
-                raise InvalidInput(f"{source}: {place} is of category {identifier!r}, which the file does not list")
-            name, group = categories[identifier]
-            batch.add(place, key, name, None, group)
-        if batch.full:
-            yield batch.take(vocabulary)
+        for category in sorted({_field(source, place, segment, "category_id") for segment in segments}, key=str):
+            yield place, key, _known(source, place, category, categories)
     if not number:
-        raise InvalidInput(f"{source}: has no annotations", hint="expected COCO instances, stuff or panoptic JSON")
-    yield batch.take(vocabulary)
+        raise InvalidInput(f"{source}: has no annotations", hint=_EXPECTED)
+
+
+def _known(source: Source, place: str, category: Any, categories: Mapping[Any, Term]) -> Term:
+    plain = _whole(category)
+    term = categories.get(plain, categories.get(_other_kind(plain))) if isinstance(plain, str | int) else None
+    if term is None:
+        raise InvalidInput(f"{source}: {place} is of category {category!r}, which the file does not list")
+    return term
+
+
+def _other_kind(identifier: Any) -> Any:
+    """Return an id as text when it is a number, and as a number when it is the text of one."""
+    if isinstance(identifier, int):
+        return str(identifier)
+    return int(identifier) if len(identifier) <= 20 and identifier.isdecimal() and identifier.isascii() else identifier
+
+
+def _whole(value: Any) -> Any:
+    """Return an id that was written as 1.0, as pandas does, as 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _field(source: Source, place: str, content: Any, name: str) -> Any:
-    """A number or text of an object. Raises InvalidInput, naming the place, when it is not there."""
-    value = content.get(name) if isinstance(content, Mapping) else None
+    """Return a number or text of an object. Raises InvalidInput, naming the place, when it has none."""
+    value = _whole(content.get(name)) if isinstance(content, Mapping) else None
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise InvalidInput(f"{source}: {place} has no {name}")
     return value
 
 
-def _categories(source: Source, batch: Batch) -> dict[Any, Term]:
-    found: dict[Any, Term] = {}
-    owner: dict[str, Any] = {}
-    for number, category in enumerate(_items(source, "categories.item"), start=1):
+def _categories(document: Document, batch: Batch) -> dict[Any, Term]:
+    """Return the categories by id. Of several with one name, each gets its supercategory or its id in brackets."""
+    source = document.source
+    terms: dict[Any, Term] = {}
+    for number, category in enumerate(document.items("categories.item"), start=1):
         place = f"category {number}"
         identifier = _field(source, place, category, "id")
-        name = batch.text(f"category {identifier}", "name", category.get("name"))
-        if identifier in found:
-            raise InvalidInput(f"{source}: two categories have id {identifier}: {found[identifier][0]!r} and {name!r}")
-        if owner.setdefault(name, identifier) != identifier:
-            raise InvalidInput(f"{source}: categories {owner[name]} and {identifier} have one name, {shown(name)}")
+        name = batch.term(f"category {identifier}", category.get("name"), "name")
+        if identifier in terms:
+            raise InvalidInput(f"{source}: two categories have id {identifier}: {terms[identifier][0]!r} and {name!r}")
         group = category.get("supercategory")
-        found[identifier] = name, source.group if not group else batch.text(place, "supercategory", group)
-    if not found:
-        raise InvalidInput(f"{source}: has no categories", hint="expected COCO instances, stuff or panoptic JSON")
-    return found
+        terms[identifier] = name, source.group if not group else batch.term(place, group, "supercategory")
+    if not terms:
+        raise InvalidInput(f"{source}: has no categories", hint=_EXPECTED)
+    shared = {name for name, n in Counter(name for name, _ in terms.values()).items() if n > 1}
+    if shared:
+        by_group = Counter(terms.values())
+        for identifier, (name, group) in terms.items():
+            if name in shared:
+                by = group if group is not None and by_group[name, group] == 1 else identifier
+                terms[identifier] = f"{name} ({by})", group
+        example = [name for identifier, (name, _) in terms.items() if name.rpartition(" (")[0] in shared]
+        source.warn(
+            f"{source}: {len(shared)} names belong to several categories, which are kept apart: "
+            f"{', '.join(map(shown, example[:3]))}"
+        )
+    return terms
 
 
-def _images(source: Source, batch: Batch) -> dict[Any, str]:
-    found: dict[Any, str] = {}
-    for number, image in enumerate(_items(source, "images.item"), start=1):
+def _images(document: Document, batch: Batch) -> Iterator[tuple[Any, str, Mapping[str, Any]]]:
+    """Yield the id, the key and the object of every image."""
+    source, keys = document.source, FileKeys(document.source)
+    names: dict[Any, str] = {}
+    for number, image in enumerate(document.items("images.item"), start=1):
         place = f"image {number}"
         identifier = _field(source, place, image, "id")
-        key = batch.text(place, "file_name", image.get("file_name"))
-        if found.setdefault(identifier, key) != key:
-            raise InvalidInput(f"{source}: two images have id {identifier}: {found[identifier]!r} and {key!r}")
-    if not found:
-        raise InvalidInput(f"{source}: lists no images", hint="expected COCO instances, stuff or panoptic JSON")
-    return found
-
-
-_LISTS = (
-    "a list is read as Visual Genome's objects.json or attributes.json; rows of a table belong in a .jsonl, one a line"
-)
-
-
-def read_visual_genome(source: Source) -> Iterator[LabelRows]:
-    """Visual Genome's objects.json or attributes.json: the first name of each object, or every attribute.
-
-    The key is the image's id; groups are `object` and `attribute`. Annotators named what they saw, so what is not
-    there is unknown; nothing is marked as checked. Memory: one image and one batch.
-    """
-    batch = Batch(source, scored=False)
-    for number, image in enumerate(_items(source, "item"), start=1):
-        place = f"image {number}"
-        if not isinstance(image, Mapping) or "image_id" not in image:
-            raise InvalidInput(f"{source}: {place} has no image_id", hint=_LISTS)
-        key = str(_field(source, place, image, "image_id"))
-        described = image.get("attributes", image.get("objects"))
-        if not isinstance(described, list) or not all(isinstance(thing, Mapping) for thing in described):
-            raise InvalidInput(f"{source}: {place} has no list of objects and none of attributes", hint=_LISTS)
-        group = "attribute" if "attributes" in image else "object"
-        for name in sorted(set(_said(described, group))):
-            batch.add(place, key, name, None, group)
-        if batch.full:
-            yield batch.take()
-    yield batch.take()
-
-
-def _said(described: list[Mapping[str, Any]], group: str) -> Iterator[str]:
-    """What annotators wrote, in lower case, blanks in order."""
-    for thing in described:
-        words = thing.get("attributes") if group == "attribute" else thing.get("names") or thing.get("name")
-        words = [words] if isinstance(words, str) else words if isinstance(words, list) else []
-        words = words if group == "attribute" else words[:1]
-        yield from (" ".join(word.lower().split()) for word in words if isinstance(word, str) and word.strip())
+        name = image.get("file_name") or image.get("coco_url") or image.get("file_name")
+        key = batch.text(place, "file_name", name)
+        if is_elsewhere(key):
+            key = keys.of(key)
+        if names.setdefault(identifier, key) != key:
+            raise InvalidInput(f"{source}: two images have id {identifier}: {names[identifier]!r} and {key!r}")
+        yield identifier, key, image
+    if not names:
+        raise InvalidInput(f"{source}: lists no images", hint=_EXPECTED)

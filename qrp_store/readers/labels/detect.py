@@ -7,9 +7,10 @@ from itertools import islice
 from typing import Any
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.readers.labels import coco, lists
+from qrp_store.readers.labels import lists
 from qrp_store.readers.labels.cells import truth
 from qrp_store.readers.labels.columns import CONCEPT, KEY, OPEN_IMAGES, key_of, layout_of, usual_concept
+from qrp_store.readers.labels.json_documents import Document
 from qrp_store.readers.labels.long_tables import json_lines, parquet_batches, parquet_columns
 from qrp_store.readers.labels.rows import Source, is_missing
 from qrp_store.readers.labels.text_tables import csv_header, csv_rows, first_line
@@ -36,7 +37,7 @@ def detect(source: Source) -> str:
         if ending == ".parquet":
             return _parquet(source)
         if ending == ".json":
-            return "visual-genome" if coco.first_event(source) == "start_array" else "coco"
+            return _json(source)
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
     if ending == ".npy":
@@ -74,6 +75,13 @@ def _json_lines(source: Source) -> str:
     if "file_name" in columns and KEY not in columns and (factors or layout_of(source, columns) is None):
         return "imagenet-x"
     return table_form(source, columns, ([row.get(name) for name in columns] for row in first))
+
+
+def _json(source: Source) -> str:
+    document = Document(source)
+    if document.start(1)[0][0] == "start_array":
+        return "visual-genome"
+    return "lvis" if document.holds(b'"neg_category_ids"') else "coco"
 
 
 def _parquet(source: Source) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.readers.labels import celeba, coco, lists
+from qrp_store.readers.labels import celeba, coco, lists, visual_genome
 from qrp_store.readers.labels import detect as detection
 from qrp_store.readers.labels import long_tables as tables
 from qrp_store.readers.labels import wide_tables as wide
@@ -60,8 +60,9 @@ FORMATS: Mapping[str, Format] = {
     "wide": Format(_read_wide, "CSV, Parquet, JSONL: key and one 0/1 column a concept", table=True),
     "celeba": Format(celeba.read_celeba, "CelebA's list_attr_celeba.txt or .csv: -1 and 1", table=True),
     "coco": Format(coco.read_coco, "COCO instances, stuff or panoptic JSON"),
+    "lvis": Format(coco.read_lvis, "LVIS JSON: COCO's layout with neg_category_ids"),
     "open-images": Format(tables.read_open_images, "Open Images CSV: ImageID,Source,LabelName,Confidence", ids=True),
-    "visual-genome": Format(coco.read_visual_genome, "Visual Genome objects.json, attributes.json", ids=True),
+    "visual-genome": Format(visual_genome.read_visual_genome, "Visual Genome objects.json, attributes.json", ids=True),
     "broden": Format(lists.read_broden, "Broden's folder, or its index.csv"),
     "image-list": Format(lists.read_image_list, "Places365's and ImageNet's lists: IMAGE CLASS a line", ids=True),
     "imagenet-synsets": Format(lists.read_synsets, "ImageNet CSV: ImageId,PredictionString", ids=True),
@@ -80,15 +81,16 @@ def read_labels(
     keys: Sequence[str] = (),
     table: TableOptions = TableOptions(),
     note: Callable[[str], None] = ignore,
+    warn: Callable[[str], None] = ignore,
 ) -> Iterator[LabelRows]:
     """Return the labels of a file or folder, in batches of about 100,000.
 
     `form` is a name in `FORMATS`, by default what the content looks like; `group` is given to concepts that have none
     of their own; `names` is a file of names for the source's codes (`class_names.read_names`); `keys` are the
-    dataset's, for sources whose rows have none; `table` names columns and values; `note` receives remarks for the
-    user. Raises NotFound, InvalidInput (also while iterating).
+    dataset's, for sources whose rows have none; `table` names columns and values; `note` and `warn` receive
+    remarks for the user. Raises NotFound, InvalidInput (also while iterating).
     """
-    source = Source(path, group, keys, table, note=note)
+    source = Source(path, group, keys, table, note=note, warn=warn)
     form = form or detection.detect(source)
     _check_options(source, form)
     dictionary = None if names is None else read_names(names)

@@ -76,8 +76,9 @@ def ignore(message: str) -> None:
 class Source:
     """A file or folder of labels, with the options that apply to it.
 
-    `group` is given to concepts without one. `keys` are the dataset's, in order, for sources whose rows have no key.
-    `note` receives remarks for the user. `activation` turns cosines or logits into probabilities.
+    `group` is given to concepts without one. `keys` are the dataset's, in order, for sources whose rows have no key, or
+    paths that end with one. `note` and `warn` receive remarks for the user. `activation` turns cosines or
+    logits into probabilities.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Source:
     table: TableOptions = TableOptions()
     activation: str | None = None
     note: Callable[[str], None] = ignore
+    warn: Callable[[str], None] = ignore
 
     def __str__(self) -> str:
         return str(self.path)
@@ -113,6 +115,14 @@ class Batch:
         self.scores.append(self.score(place, score) if self.scored else math.nan)
         self.groups.append(self.source.group if is_missing(group) else self.term(place, group, "group"))
         self.verified.append(verified)
+
+    def pair(self, key: str, concept: str, group: str | None, *, holds: bool) -> None:
+        """Add a checked pair of which the source says whether the concept holds. The batch is `scored`."""
+        self.keys.append(key)
+        self.concepts.append(concept)
+        self.scores.append(math.nan if holds else 0.0)
+        self.groups.append(group)
+        self.verified.append(True)
 
     def text(self, place: str, column: str, value: object) -> str:
         """Return a key, concept or group as text. Raises InvalidInput, naming the place."""
