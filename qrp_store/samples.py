@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,51 @@ def shown(text: str, limit: int = 80) -> str:
     """A text as messages show it: quoted, control characters escaped, cut after `limit` characters."""
     quoted = repr(text[:limit])
     return quoted if len(text) <= limit else f"{quoted[:-1]}…{quoted[-1]} ({len(text)} characters)"
+
+
+def key_difference(unknown: Iterable[str], keys: Sequence[str]) -> str | None:
+    """How unknown keys differ from keys of a dataset, with an example; None where no known difference explains one.
+
+    For example: "'a\\1.png' differs from 'a/1.png' by backslashes".
+    """
+    wanted = list(unknown)
+    for what, form in _KEY_FORMS:
+        known: dict[str, str] = {}
+        for key in keys:
+            known.setdefault(form(key), key)
+        for key in wanted:
+            other = known.get(form(key))
+            if other is not None and other != key:
+                return f"{shown(key)} differs from {shown(other)} by {what}"
+    return None
+
+
+def _stem(key: str) -> str:
+    return os.path.splitext(key)[0]
+
+
+def _name(key: str) -> str:
+    return key.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+_HASH = re.compile(r"[0-9a-fA-F]{6,64}[-_]")
+_KEY_FORMS: Sequence[tuple[str, Callable[[str], str]]] = (
+    ("Unicode's normal form (NFC and NFD)", lambda key: unicodedata.normalize("NFC", key)),
+    ("blanks at an end", str.strip),
+    ("backslashes", lambda key: key.replace("\\", "/")),
+    ("upper and lower case", str.casefold),
+    ("a / or ./ at the beginning", lambda key: key.removeprefix("./").lstrip("/")),
+    ("the ending", _stem),
+    ("zeros at the beginning", lambda key: key.lstrip("0")),
+    ("the folders before the name", _name),
+    ("the folders before the name and the ending", lambda key: _stem(_name(key))),
+    ("a hash before the name", lambda key: _HASH.sub("", _name(key), count=1)),
+    ("several of case, folders, ending and Unicode's form", lambda key: _stem(_name(_plain(key))).strip()),
+)
+
+
+def _plain(key: str) -> str:
+    return unicodedata.normalize("NFKC", key).casefold()
 
 
 def width(text: str) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from qrp_store.ingest.job import Job, make_blocks
 from qrp_store.ingest.rows import Output, RowSource
 from qrp_store.progress import Progress, silent
 from qrp_store.records import ArraySpec, Artifact, Dataset, Spec, StoredEmbedding
-from qrp_store.samples import shown
+from qrp_store.samples import key_difference, shown
 from qrp_store.store import Store, check_name
 
 ALGORITHM = 1
+_COMPARED = 1000  # unknown keys that are compared with a dataset's
 DTYPES = ("float32", "float16")
 _MODEL = ("arch", "weights", "recipe", "image_size", "seed", "device", "batch_size", "precision", "channels_last")
 
@@ -264,6 +266,9 @@ def _order(name: str, there: Sequence[str], here: Sequence[str]) -> np.ndarray:
         parts = [] if missing is None else [f"{shown(missing)} is missing here"]
         parts += [] if extra is None else [f"{shown(extra)} is not in it"]
         what = ", and ".join(parts)
+        extras = islice((key for key in here if key not in known), _COMPARED)
+        difference = key_difference(extras, there)
+        what += f"; {difference}" if difference else ""
         raise InvalidInput(
             f"dataset {name!r} has other keys ({len(there)}, here {len(here)}): the first difference is that {what}",
             hint="the same images are one dataset; choose another --dataset name for others",

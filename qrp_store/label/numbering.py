@@ -14,7 +14,7 @@ from qrp_store.errors import InvalidInput
 from qrp_store.label.piles import Piles, columns
 from qrp_store.progress import Progress
 from qrp_store.readers.labels.rows import LabelRows, Term, normal
-from qrp_store.samples import shown
+from qrp_store.samples import key_difference, shown
 
 Match = Literal["key", "basename", "stem"]
 _EXAMPLES = 5
@@ -240,6 +240,8 @@ def refuse_unknown(
             hint="subtract 1 from the file's keys, or ingest with --keys",
         )
     better = _better_match(unknown.first, keys)
+    difference = key_difference(unknown.first, keys)
+    lacking += f"; {difference}" if difference else ""
     if not ignore:
         leave_out = "--ignore-unknown-keys leaves them out"
         if numbered_by_default:
@@ -247,7 +249,8 @@ def refuse_unknown(
         raise InvalidInput(lacking, hint=f"{better}{leave_out}")
     if n_rows == unknown.n_rows:
         raise InvalidInput(
-            f"{source}: none of its {n_rows} labels is of dataset {dataset!r}; keys are like {examples}",
+            f"{source}: none of its {n_rows} labels is of dataset {dataset!r}; keys are like {examples}"
+            + (f"; {difference}" if difference else ""),
             hint=better.removesuffix("; ") or None,
         )
 

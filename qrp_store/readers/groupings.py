@@ -11,9 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
-from qrp_store.samples import check_keys, shown
+from qrp_store.readers.arrays.columns import key_name
+from qrp_store.readers.arrays.matrix import key_text
+from qrp_store.samples import check_keys, key_difference, shown
 
 MISSING = -1
+_COMPARED = 1000  # unknown keys that are compared with a dataset's
+_NONE = frozenset(("", "nan", "NaN", "NAN", "<NA>", "NA", "N/A", "None", "null", "NULL"))  # in no cluster
+_WHOLE_FLOAT = re.compile(r"\s*(-?[0-9]{1,4000})\.0*\s*")  # whole numbers that met a missing value once
 _WHOLE = re.compile(r"\s*-?[0-9]{1,4000}\s*\Z")  # int() also takes 1_1, which is another word than 11
 
 
@@ -30,9 +35,9 @@ class Grouping:
 
 
 def read_grouping(path: Path) -> Grouping:
-    """A `.npy` of integers in dataset order, or `key,cluster` rows as CSV or Parquet.
+    """A `.npy` of whole numbers in dataset order, or `key,cluster` rows as CSV or Parquet.
 
-    Whole numbers from 0 are kept (−1 or an empty cell: no cluster); other words are numbered in sorted order.
+    Whole numbers from 0 are kept (−1, NaN or an empty cell: no cluster); other words are numbered in sorted order.
     Raises NotFound and InvalidInput.
     """
     if not path.is_file():
@@ -59,13 +64,20 @@ def read_groups(path: Path) -> tuple[list[str], list[str]]:
     return _table(path, "group")
 
 
-def positions_of(keys: Sequence[str], there: Sequence[str], source: str, dataset: str) -> list[int]:
-    """Where each key stands among those of a dataset. Raises InvalidInput, with examples, for keys that it lacks."""
-    position = {key: i for i, key in enumerate(there)}
+def positions_of(keys: Sequence[str], known: Sequence[str], source: str, dataset: str) -> list[int]:
+    """The positions of keys among those of a dataset. Raises InvalidInput, with examples, for keys that it lacks."""
+    position = {key: i for i, key in enumerate(known)}
     unknown = [key for key in keys if key not in position]
     if unknown:
         examples = ", ".join(shown(key) for key in unknown[:5])
-        raise InvalidInput(f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}")
+        difference = key_difference(unknown[:_COMPARED], known)
+        more = f"; {difference}" if difference else ""
+        hint = "use the dataset's own keys: qrp-store export embedding -o FILE.csv lists them" if difference else None
+        if known[-1] == str(len(known) - 1) and unknown == [str(len(known))]:
+            hint = f"the dataset's keys are the numbers 0 to {len(known) - 1}: does the file count from 1?"
+        raise InvalidInput(
+            f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}{more}", hint=hint
+        )
     return [position[key] for key in keys]
 
 
@@ -73,7 +85,7 @@ def _table(path: Path, column: str) -> tuple[list[str], list[str]]:
     pairs = list((_parquet if path.suffix.lower() == ".parquet" else _csv)(path, column))
     keys = [key for key, _ in pairs]
     check_keys(keys, str(path), "row")
-    return keys, [value for _, value in pairs]
+    return keys, ["" if value.strip() in _NONE else value for _, value in pairs]
 
 
 def _array(path: Path) -> np.ndarray:
@@ -81,10 +93,16 @@ def _array(path: Path) -> np.ndarray:
         values = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InvalidInput(f"{path}: not an array that can be read ({error})") from error
-    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu" or not values.size:
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf" or not values.size:
         raise InvalidInput(f"{path}: expected one integer a sample, a one-dimensional .npy")
+    if values.dtype.kind == "f":  # NaN: in no cluster
+        values = np.where(np.isnan(values), MISSING, values)
+        wrong = np.flatnonzero(values != np.round(values))
+        if len(wrong) or np.isinf(values).any():
+            raise InvalidInput(f"{path}: row {wrong[0] if len(wrong) else 0}: clusters are whole numbers")
     _check_range(path, int(values.min()), int(values.max()))
-    return values.astype(np.int64)
+    clusters: np.ndarray = values.astype(np.int64)
+    return clusters
 
 
 def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
@@ -111,22 +129,29 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
         raise Unavailable("reading Parquet needs pyarrow", hint="pip install pyarrow") from error
     try:
         with pq.ParquetFile(path) as file:
-            _columns(path, file.schema_arrow.names, column)
-            for batch in file.iter_batches(columns=["key", column]):
-                for key, value in zip(*(batch.column(name).to_pylist() for name in ("key", column)), strict=True):
-                    yield "" if key is None else str(key), "" if value is None else str(value)
+            names = file.schema_arrow.names
+            chosen = [names[at] for at in _columns(path, names, column)]
+            for batch in file.iter_batches(columns=chosen):
+                for key, value in zip(*(batch.column(name).to_pylist() for name in chosen), strict=True):
+                    yield key_text(key) or "", "" if value is None else str(value)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"{path}: cannot be read ({error})") from error
 
 
 def _columns(path: Path, header: list[str], column: str) -> tuple[int, int]:
-    missing = [name for name in ("key", column) if name not in header]
-    if missing:
+    """Where the keys and the wanted column are; case does not count."""
+    key = key_name(header)
+    wanted = next((name for name in (*header, "") if name.strip().lower() == column), None)
+    missing = [name for name, at in (("key", key), (column, wanted)) if at is None]
+    if key is None or wanted is None:
         raise InvalidInput(f"{path}: no column {' or '.join(missing)} (there are {', '.join(map(shown, header))})")
-    return header.index("key"), header.index(column)
+    return header.index(key), header.index(wanted)
 
 
 def _numbers(path: Path, values: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    wholes = [_WHOLE_FLOAT.fullmatch(value) for value in values]
+    if all(whole or value == "" or _WHOLE.match(value) for whole, value in zip(wholes, values, strict=True)):
+        values = [value if whole is None else whole[1] for whole, value in zip(wholes, values, strict=True)]
     if not all(value == "" or _WHOLE.match(value) for value in values):
         names = tuple(sorted({value for value in values if value != ""}))
         place = {name: number for number, name in enumerate(names)} | {"": MISSING}

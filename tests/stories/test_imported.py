@@ -59,6 +59,42 @@ def test_words_by_key_in_any_order(store: Store, tmp_path: Path, words: list[str
     assert _assigned(store) == {str(i): i % 3 for i in range(N)}
 
 
+def test_nan_and_empty_cells_are_in_no_cluster(store: Store, tmp_path: Path) -> None:
+    expected = {str(i): i % 3 for i in range(N) if i % 7}
+    clusters = [i % 3 if i % 7 else None for i in range(N)]
+    floats = np.array([np.nan if c is None else c for c in clusters])
+    np.save(tmp_path / "c.npy", floats)
+    pq.write_table(pa.table({"key": [str(i) for i in range(N)], "cluster": floats}), tmp_path / "c.parquet")
+    pq.write_table(pa.table({"id": np.arange(N) * 1.0, "Cluster": clusters}), tmp_path / "ids.parquet")
+    for name, missing in (("nan", "nan"), ("empty", ""), ("null", "null"), ("NA", "<NA>"), ("minus", "-1.0")):
+        lines = ["key,cluster", *(f"{i},{missing if c is None else float(c)}" for i, c in enumerate(clusters))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    for path in (*tmp_path.glob("*.csv"), *tmp_path.glob("c.*"), tmp_path / "ids.parquet"):
+        if path.name != "labels.csv":
+            import_clustering(store, str(path), dataset="d", name="human")
+            assert _assigned(store) == expected, path
+
+
+def test_keys_that_differ_in_form_are_explained(store: Store, tmp_path: Path) -> None:
+    keys = ["caf\u00e9/1.png", "a/2.png", "0003.jpg"]
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(3, 4)))
+    (tmp_path / "keys.txt").write_text("\n".join(keys))
+    ingest(store, str(tmp_path / "y.npy"), dataset="e", backbone="small", keys=str(tmp_path / "keys.txt"))
+    cases = {
+        "cafe\u0301/1.png": "normal form",
+        "a\\2.png": "backslashes",
+        "A/2.png": "case",
+        "a/2.jpeg": "the ending",
+        "3.jpg": "zeros",
+        "/data/x/0003.jpg": "the folders",
+        "8f3c2d1e-0003.jpg": "a hash",
+    }
+    for key, what in cases.items():
+        (tmp_path / "c.csv").write_text(f"key,cluster\n{key},0\n")
+        with pytest.raises(InvalidInput, match=what):
+            import_clustering(store, str(tmp_path / "c.csv"), dataset="e", name="human")
+
+
 def test_evaluated_for_every_seed(store: Store, tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", np.arange(N) % 3)
     import_clustering(store, str(tmp_path / "c.npy"), dataset="d", name="human")
