@@ -226,13 +226,25 @@ def _open_zarr(path: Path, wanted: Wanted) -> ArraySource:
         roles = _zarr_roles(path, found, wanted)
         chosen = found[roles.vector[0]]
     source = matrix(path, chosen.name if roles else None, chosen.shape, chosen.dtype, chosen.read)
-    missing = chosen.missing_chunks()
-    if missing:  # they would read as the fill value without a word, and no embedding holds a whole chunk of that
-        raise InvalidInput(f"{path}: {missing} chunks of the array are missing", hint="copy the array again")
+    _refuse_holes(path, chosen)
     if roles is None:
         return source
     keys = found.get(roles.key or "")
-    return with_columns(source, roles, lambda: [] if keys is None else keys.read(0, keys.shape[0]).tolist())
+    if roles.key is not None and keys is not None:
+        if keys.shape[0] != source.n:
+            raise InvalidInput(f"{path}: has {source.n} rows and {keys.shape[0]} keys in {roles.key}")
+        _refuse_holes(path, keys)
+    return with_columns(source, roles, lambda: [] if keys is None else keys.read(0, source.n).tolist())
+
+
+def _refuse_holes(path: Path, array: foreign.ForeignArray) -> None:
+    """Raise InvalidInput for an array with missing chunks, which would read as the fill value without a word, and for
+    one of absurdly large chunks."""
+    missing = array.missing_chunks()
+    if missing:
+        raise InvalidInput(f"{path}: {missing} chunks of the array are missing", hint="copy the array again")
+    if array.chunk_bytes > foreign.MAX_CHUNK_BYTES:
+        raise InvalidInput(f"{path}: chunks of {array.chunk_bytes:,} bytes", hint="write smaller chunks")
 
 
 def _zarr_roles(path: Path, found: Mapping[str, foreign.ForeignArray], wanted: Wanted) -> Columns:

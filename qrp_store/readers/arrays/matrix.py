@@ -19,6 +19,7 @@ from qrp_store.samples import shown
 Rows = NDArray[Any]
 ReadRows = Callable[[int, int], Rows]
 MAX_ROWS = 100_000_000  # a key a row is held in memory
+MAX_DIM = 1 << 24
 _KEY_BYTES = 512  # of a key, on average, in memory
 _KEYS_BYTES = 64 << 20  # of all keys, in any case
 OTHER_KEYS = "--key-column names another column of keys (-: number the rows); or name the keys with --keys FILE"
@@ -87,6 +88,8 @@ def matrix(path: Path, field: str | None, shape: tuple[int, ...], dtype: np.dtyp
         raise InvalidInput(f"{name}: empty, shape {shape}")
     if shape[0] > MAX_ROWS:
         raise InvalidInput(f"{name}: {shape[0]:,} rows, at most {MAX_ROWS:,}", hint="divide it into several datasets")
+    if shape[1] > MAX_DIM:
+        raise InvalidInput(f"{name}: rows of {shape[1]:,} numbers, at most {MAX_DIM:,}")
     return ArraySource(path, field, shape[0], shape[1], dtype.newbyteorder("="), rows)
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from qrp_store.errors import InvalidInput, Unavailable, first_line
 from qrp_store.readers.arrays.columns import Columns
 from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted, choose_arrays, matrix, with_columns
+from qrp_store.samples import shown
 
+_CHUNK_BYTES = 2 << 30
 _CELLS = 65_536  # keys read at once
 
 
@@ -116,7 +118,9 @@ def read_hdf5(path: Path, wanted: Wanted) -> ArraySource:
             roles = _hdf5_roles(path, found, wanted)
             (field,) = roles.vector
             shape, dtype = tuple(found[field].shape), found[field].dtype
-            unwritten = _unwritten(found[field], path.parent)
+            for name in (field, roles.key or field):
+                _refuse_other_files(path, name, found[name])
+            unwritten = _unwritten(found[field])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
@@ -159,14 +163,30 @@ def _hdf5_cells(path: Path, name: str) -> Iterator[object]:
             yield from member[start : start + _CELLS].tolist()
 
 
-def _unwritten(dataset: Any, folder: Path) -> str | None:
+def _refuse_other_files(path: Path, name: str, dataset: Any) -> None:
+    """Raise InvalidInput for a dataset whose bytes are another file's, which may be any that this user can read; and
+    for chunks too large to be decoded whole."""
+    if dataset.external is not None:
+        others = sorted({str(part[0]) for part in dataset.external})
+    elif dataset.is_virtual:
+        others = sorted({part.file_name for part in dataset.virtual_sources()} - {"."})
+    else:
+        others = []
+    if others:
+        raise InvalidInput(
+            f"{path}[{name}]: its numbers are in other files ({', '.join(map(shown, others[:3]))})",
+            hint="copy them into one file: h5py's file.create_dataset(name, data=other[name][:])",
+        )
+    if dataset.chunks is not None and math.prod(dataset.chunks) * dataset.dtype.itemsize > _CHUNK_BYTES:
+        raise InvalidInput(f"{path}[{name}]: chunks of more than {_CHUNK_BYTES >> 30} GiB", hint="write smaller chunks")
+
+
+def _unwritten(dataset: Any) -> str | None:
     """Which parts of an HDF5 dataset have no numbers, in words; None when all have."""
     if dataset.is_virtual:
-        names = {part.file_name for part in dataset.virtual_sources()} - {"."}
-        absent = sorted(name for name in names if "%" not in name and not (folder / name).exists())
-        return f"its part {absent[0]} is not there" if absent else None
+        return None
     if dataset.chunks is None or not dataset.size:
-        never = dataset.size and dataset.external is None and not dataset.id.get_storage_size()
+        never = dataset.size and not dataset.id.get_storage_size()
         return "was never written" if never else None
     expected = math.prod(-(-extent // step) for extent, step in zip(dataset.shape, dataset.chunks, strict=True))
     missing = expected - int(dataset.id.get_num_chunks())
