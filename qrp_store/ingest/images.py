@@ -63,9 +63,8 @@ class ImageRows:
 
         assert self._options is not None
         self._model = load_backbone(self._options)
-        chosen = self._model.provenance.get("checkpoint")
-        if chosen:
-            progress.note(f"checkpoint: {chosen}")
+        for line in self._model.notes:
+            progress.note(line)
 
     @property
     def model(self) -> LoadedBackbone:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
@@ -42,6 +45,18 @@ class Preprocessing:
             "crop_mode": self.crop_mode,
         }
 
+    def line(self) -> str:
+        """As one line for people."""
+        how = {"squash": "both sides", "border": "longer side"}.get(self.crop_mode, "shorter side")
+        cut = "pad to" if self.crop_mode == "border" else "crop the middle"
+        numbers = " ".join(f"{name} {_numbers(values)}" for name, values in (("mean", self.mean), ("std", self.std)))
+        return f"{how} to {self.resize} ({self.interpolation}), {cut} {self.image_size}; {numbers}"
+
+
+def _numbers(values: tuple[float, float, float]) -> str:
+    same = values[0] == values[1] == values[2]
+    return f"{values[0]:g}" if same else "/".join(f"{v:.4g}" for v in values)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -73,8 +88,11 @@ class Architecture:
         return steps
 
 
-def build(arch: str, pretrained: bool, image_size: int | None) -> Architecture:
-    """An architecture, with its published weights or as its authors initialise it.
+def build(
+    arch: str, pretrained: bool, image_size: int | None, options: Mapping[str, Any] = MappingProxyType({})
+) -> Architecture:
+    """An architecture, with its published weights or as its authors initialise it. `options`: timm's own,
+    for a file whose network is built otherwise.
 
     Raises NotFound with near names, InvalidInput for a size that cannot be, Unavailable when timm is not installed or
     the weights cannot be downloaded.
@@ -85,10 +103,10 @@ def build(arch: str, pretrained: bool, image_size: int | None) -> Architecture:
     builder = BUILDERS.get(library)
     if builder is None or not slash or not name:
         raise InvalidInput(f"architecture {arch!r}", hint="expected torchvision/NAME or timm/NAME")
-    return builder(name, pretrained, image_size)
+    return builder(name, pretrained, image_size, options)
 
 
-def _torchvision(name: str, pretrained: bool, image_size: int | None) -> Architecture:
+def _torchvision(name: str, pretrained: bool, image_size: int | None, _: Mapping[str, Any]) -> Architecture:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -134,7 +152,7 @@ def _remove_classifier(model: torch.nn.Module) -> str:
     return last
 
 
-def _timm(name: str, pretrained: bool, image_size: int | None) -> Architecture:
+def _timm(name: str, pretrained: bool, image_size: int | None, more: Mapping[str, Any]) -> Architecture:
     try:
         import timm
         from timm.data.config import resolve_model_data_config
@@ -152,6 +170,7 @@ def _timm(name: str, pretrained: bool, image_size: int | None) -> Architecture:
     if pretrained and not config.has_weights:
         raise NotFound(f"timm/{name} has no published weights", hint="--weights FILE or random")
     options: dict[str, Any] = {"img_size": image_size} if image_size and config.fixed_input_size else {}
+    options |= more
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except Exception as error:  # the download goes through several libraries with errors of their own
@@ -237,6 +256,19 @@ def _pooled(built: Architecture, seen: object, layer: str, pooling: str) -> torc
     return seen.mean(1) if seen.ndim == 3 else seen
 
 
+def as_published(built: Architecture, arch: str, path: Path) -> None:
+    """Give torchvision's first GoogLeNet and Inception files the input transform that they were trained with."""
+    name = arch.partition("/")[2]
+    if name not in ("googlenet", "inception_v3") or not arch.startswith("torchvision/"):
+        return
+    from torchvision.models import get_model_weights
+
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if any(f"-{digest[:8]}.pth" in weights.url for weights in get_model_weights(name)):
+        built.model.transform_input = True  # type: ignore[assignment]
+
+
 def _unknown(arch: str, known: list[str]) -> NotFound:
     close = difflib.get_close_matches(arch, known, 5, 0.5)
     return NotFound(f"unknown architecture {arch!r}", hint="near: " + ", ".join(close) if close else None)
@@ -249,7 +281,7 @@ def _not_downloaded(arch: str, error: BaseException) -> Unavailable:
     )
 
 
-BUILDERS: Mapping[str, Callable[[str, bool, int | None], Architecture]] = {
+BUILDERS: Mapping[str, Callable[[str, bool, int | None, Mapping[str, Any]], Architecture]] = {
     "torchvision": _torchvision,
     "timm": _timm,
 }

@@ -20,6 +20,9 @@ from qrp_store.device import resolve_device
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 from qrp_store.models import architectures, checkpoints
 from qrp_store.models.architectures import Architecture, Preprocessing
+from qrp_store.models.preprocessing import PreprocessingOptions, of_timm_folder, statistics_note, unknown_note
+from qrp_store.models.recipes import IMAGENET, published_statistics
+from qrp_store.models.weight_files import folder_config, read_weights
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +39,9 @@ class BackboneOptions:
 
     `layers` are submodules' dotted names, for tokens with `:cls` or `:patches`; none: what the head sees. `image_size`
     is the side in pixels that the network sees; `seed` counts only for random weights; `device` is auto, cpu, cuda or
-    cuda:N; `precision` one of `PRECISIONS`.
+    cuda:N; `precision` one of `PRECISIONS`. `container` and `prefix` say where in a checkpoint the tensors are;
+    `interpolate_positions`: position embeddings of another image size are interpolated. The rest is as
+    `PreprocessingOptions` has it.
     """
 
     arch: str
@@ -48,20 +53,33 @@ class BackboneOptions:
     device: str = "auto"
     precision: str = "float32"
     channels_last: bool = True
+    container: str | None = None
+    prefix: str | None = None
+    interpolate_positions: bool = False
+    mean: str | None = None
+    std: str | None = None
+    resize: int | None = None
+    crop: str | None = None
+    interpolation: str | None = None
+
+    @property
+    def preprocessing(self) -> PreprocessingOptions:
+        return PreprocessingOptions(self.mean, self.std, self.resize, self.crop, self.interpolation)
 
 
 @dataclass(frozen=True)
 class LoadedBackbone:
     """A model in evaluation mode. Of several layers the vectors stand one beside the other: `widths` are theirs.
 
-    `specs` are the layers' identities (JSON): all that changes their vectors, and nothing else. `provenance` says what
-    else was so: device, library versions, how the checkpoint was read.
+    `specs` are the layers' identities (JSON): all that changes their vectors, and nothing else. `provenance` records
+    the rest: device, library versions, how the checkpoint was read. `notes` are lines for people.
     """
 
     widths: tuple[int, ...]
     device: str
     specs: tuple[Mapping[str, Any], ...]
     provenance: Mapping[str, Any]
+    notes: tuple[str, ...]
     image_size: int
     _model: torch.nn.Module = field(repr=False)
     _resize: Any = field(repr=False)
@@ -115,20 +133,19 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
     """
     torch = _torch()
     device = resolve_device(options.device)
-    with _own_randomness(options.seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        built = architectures.build(options.arch, options.weights == "default", options.image_size)
-    weights, recipe, built, notes = _weights(options, built)
+    built, loaded_weights = _built(options)
     dtype, memory_format = _numbers(options)
     model = _with_layers(built, options) if options.layers else built.model
     model = model.eval().requires_grad_(False).to(device, dtype).to(memory_format=memory_format)
     preprocessing = built.preprocessing
     spec: dict[str, Any] = {
         "arch": options.arch,
-        "weights": weights,
-        "recipe": recipe,
+        "weights": loaded_weights.identity,
+        "recipe": loaded_weights.recipe,
         "preprocessing": {**preprocessing.document(), "decoding": images.DECODING},
     }
+    if loaded_weights.resampled:
+        spec["interpolated"] = list(loaded_weights.resampled)
     if options.weights == "random":
         spec["seed"] = options.seed
     if options.precision != "float32":  # what is usual goes without saying
@@ -140,7 +157,8 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
         widths=(),
         device=str(device),
         specs=tuple({**spec, "layer": layer} for layer in options.layers or (None,)),
-        provenance={**notes, **_versions(), "device": str(device)},
+        provenance={**loaded_weights.provenance, **_versions(), "device": str(device)},
+        notes=(*loaded_weights.notes, f"preprocessing: {preprocessing.line()}"),
         image_size=preprocessing.image_size,
         _model=model,
         _resize=built.resize(),
@@ -160,23 +178,102 @@ def _numbers(options: BackboneOptions) -> tuple[torch.dtype, torch.memory_format
     return dtype, torch.channels_last if options.channels_last else torch.contiguous_format
 
 
-def _weights(
-    options: BackboneOptions, built: Architecture
-) -> tuple[dict[str, Any], str | None, Architecture, dict[str, Any]]:
-    """The weights' identity, the layout's name, the architecture with what the layout knows, and notes."""
+@dataclass(frozen=True)
+class _Weights:
+    """What is known of a model's weights: their identity, the layout's name, what was interpolated, lines to show."""
+
+    identity: Mapping[str, Any]
+    recipe: str | None = None
+    resampled: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _built(options: BackboneOptions) -> tuple[Architecture, _Weights]:
+    """The model with its weights and its preprocessing."""
+    wanted = options.preprocessing
+    side = wanted.side(options.image_size)
     if options.weights in ("default", "random"):
-        if options.recipe != "auto":
-            raise InvalidInput(f"recipe {options.recipe!r} needs a checkpoint", hint="name one with --weights FILE")
-        name = built.weights_name if options.weights == "default" else None
-        digest = checkpoints.digest_state(built.model)
-        return {"kind": options.weights, "name": name, "sha256": digest}, None, built, {}
+        built = _architecture(options, side)
+        weights = _without_file(options, built)
+    else:
+        built, weights = _from_file(options, side)
+    return replace(built, preprocessing=wanted.applied(built.preprocessing)), weights
+
+
+def _architecture(options: BackboneOptions, side: int | None, **more: Any) -> Architecture:
+    with _own_randomness(options.seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return architectures.build(options.arch, options.weights == "default", side, more)
+
+
+def _without_file(options: BackboneOptions, built: Architecture) -> _Weights:
+    if options.recipe != "auto" or options.container is not None or options.prefix is not None:
+        option = f"recipe {options.recipe!r}" if options.recipe != "auto" else "--container or --prefix"
+        raise InvalidInput(f"{option} needs a checkpoint", hint="name one with --weights FILE")
+    name = built.weights_name if options.weights == "default" else None
+    return _Weights({"kind": options.weights, "name": name, "sha256": checkpoints.digest_state(built.model)})
+
+
+def _from_file(options: BackboneOptions, side: int | None) -> tuple[Architecture, _Weights]:
+    """A model with the weights of a file or folder, and the preprocessing of the family that the weights are of."""
     path = Path(options.weights)
-    loaded = checkpoints.load_state(path, built.model, options.recipe, built.classifier)
-    if loaded.recipe.statistics is not None:
-        mean, std = loaded.recipe.statistics
-        built = replace(built, preprocessing=replace(built.preprocessing, mean=mean, std=std))
-    identity = {"kind": "file", "name": None, "sha256": checkpoints.digest_file(path)}
-    return identity, loaded.recipe.name, built, {"weights_file": path.name, "checkpoint": str(loaded)}
+    content = read_weights(path)
+    config = _config(path, options.arch)
+    size = config.get("pretrained_cfg", {}).get("input_size", (None,))[-1]
+    built = _architecture(options, side or size)
+    if checkpoints.has_no_class_token(content) and getattr(built.model, "cls_token", None) is not None:
+        built = _architecture(options, side or size, class_token=False, global_pool="avg", fc_norm=False)
+    loaded = _loaded(options, path, built, content)
+    architectures.as_published(built, options.arch, path)
+    base = built.preprocessing
+    usual = (base.mean, base.std)
+    family, statistics = loaded.recipe.name, loaded.statistics
+    if config:
+        base = of_timm_folder(config, base, side)
+        family, statistics = "the folder's model", (base.mean, base.std)
+    elif statistics is None and (named := published_statistics(path.name)) is not None:
+        family, statistics = f"{named[0]} (by the file's name)", named[1]
+    notes = [f"checkpoint: {loaded}"]
+    if statistics is not None:
+        base = replace(base, mean=statistics[0], std=statistics[1])
+        notes += [statistics_note(options.arch, usual, statistics, family) or ""]
+    elif usual != IMAGENET and options.preprocessing.mean is None and loaded.container in ("", "state_dict", "model"):
+        notes.append(unknown_note(options.arch, usual))
+    identity = {"kind": "file", "name": None, "sha256": checkpoints.digest_weights(path)}
+    provenance = {"weights_file": path.name, "checkpoint": str(loaded)}
+    weights = _Weights(identity, loaded.recipe.name, loaded.resampled, provenance, tuple(filter(None, notes)))
+    return replace(built, preprocessing=base), weights
+
+
+def _loaded(options: BackboneOptions, path: Path, built: Architecture, content: object) -> checkpoints.Loaded:
+    try:
+        return checkpoints.load_state(
+            path,
+            built.model,
+            options.recipe,
+            built.classifier,
+            container=options.container,
+            prefix=options.prefix,
+            interpolate=options.interpolate_positions,
+            content=content,
+        )
+    except InvalidInput as error:
+        if "model_type" in folder_config(path):
+            raise InvalidInput(error.message, hint=f"a folder of transformers is --arch hf/{path}") from error
+        raise
+
+
+def _config(path: Path, arch: str) -> dict[str, Any]:
+    """A timm folder's configuration. Raises InvalidInput when the folder is of another architecture."""
+    config = folder_config(path)
+    named = config.get("architecture")
+    if named is None:
+        return {}
+    library, _, name = arch.partition("/")
+    if library == "timm" and name.split(".")[0] != str(named).split(".")[0]:
+        raise InvalidInput(f"{path}: its config.json says {named!r}, not {name!r}", hint=f"--arch timm/{named}")
+    return config if library == "timm" else {}
 
 
 def _widths(loaded: LoadedBackbone, options: BackboneOptions) -> tuple[int, ...]:

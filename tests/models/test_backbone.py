@@ -217,7 +217,7 @@ def test_features_do_not_depend_on_the_batch(lite0: LoadedBackbone) -> None:
         ({"recipe": "moco-v2"}, InvalidInput, "needs a checkpoint", "--weights FILE"),
         ({"image_size": 4}, InvalidInput, "image size 4", ""),
         ({"arch": "torchvision/vit_b_32", "image_size": 100}, InvalidInput, "cannot be built", ""),
-        ({"device": "tpu"}, InvalidInput, "unknown device", "cuda"),
+        ({"device": "tpu"}, InvalidInput, "known are auto, cpu", ""),
         ({"device": "cuda:99"}, Unavailable, "no such GPU", "cpu"),
     ],
 )

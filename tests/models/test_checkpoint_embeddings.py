@@ -17,6 +17,7 @@ from torchvision.models import resnet18
 
 from qrp_store.models.backbone import BackboneOptions, load_backbone
 from qrp_store.models.extract import extract
+from qrp_store.models.recipes import IMAGENET, RECIPES
 from qrp_store.samples import ImageFile, list_images
 
 State = Mapping[str, torch.Tensor]
@@ -118,8 +119,8 @@ def states(arch: str) -> tuple[State, State, State]:
 @pytest.fixture(scope="module", params=["resnet18", VIT])
 def network(
     request: pytest.FixtureRequest, images: list[ImageFile]
-) -> tuple[str, tuple[State, State, State], np.ndarray]:
-    """A network, its states, and the vectors that its bare model gives in a plain loop."""
+) -> tuple[str, tuple[State, State, State], Mapping[Any, np.ndarray]]:
+    """A network, its states, and the vectors that its bare model gives in a plain loop, by the inputs' statistics."""
     arch = request.param
     whole, good, other = states(arch)
     if arch == "resnet18":
@@ -131,16 +132,19 @@ def network(
         model.load_state_dict(good)
     name = f"{'torchvision' if arch == 'resnet18' else 'timm'}/{arch}"
     loaded = load_backbone(BackboneOptions(name, "random", image_size=32, device="cpu"))
-    mean, std = (torch.tensor(loaded.spec["preprocessing"][k]).view(3, 1, 1) for k in ("mean", "std"))
+    usual = tuple(loaded.spec["preprocessing"][k] for k in ("mean", "std"))
     pictures = [loaded.transform(Image.open(io.BytesIO(image.read())).convert("RGB")) for image in images]
-    with torch.inference_mode():
-        plain = model.eval()(torch.stack([(p / 255 - mean) / std for p in pictures])).numpy()
+    plain = {}
+    for statistics, numbers in ((None, usual), (IMAGENET, IMAGENET)):
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in numbers)
+        with torch.inference_mode():
+            plain[statistics] = model.eval()(torch.stack([(p / 255 - mean) / std for p in pictures])).numpy()
     return name, (whole, good, other), plain
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_checkpoint_gives_the_bare_models_vectors(
-    tmp_path: Path, images: list[ImageFile], network: tuple[str, tuple[State, State, State], np.ndarray], layout: str
+    tmp_path: Path, images: list[ImageFile], network: Any, layout: str
 ) -> None:
     arch, (whole, good, other), plain = network
     path = tmp_path / "c.pth"
@@ -153,7 +157,9 @@ def test_a_checkpoint_gives_the_bare_models_vectors(
     else:
         torch.save(content, path)
     found = vectors(images, arch, weights=str(path))
-    np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+    family = RECIPES.get(layout)
+    expected = plain[None if family is None else family.statistics]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["byol.pkl", "byol.npz", "simclr.ckpt-0.index", "simclr.pb", "resnet50.msgpack"])
