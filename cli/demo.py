@@ -139,6 +139,7 @@ def _next(directory: Path, store: str, result: str) -> str:
     return f"""
 # These are a few thousand drawings: they show how it works, not how backbones rank on photographs.
 # What to try next:
+$ qrp-store serve --store {shlex.quote(store)} --open
 $ qrp-store show {result}
 $ qrp-store evaluate --dataset openmoji -k 64 --protocol tight
 $ qrp-store evaluate --dataset openmoji -k {CLUSTERS} --permute

@@ -22,7 +22,7 @@ from qrp_store.errors import (
 if TYPE_CHECKING:
     from qrp_store.store import Store
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.3.0.dev0"
 
 __all__ = [
     "Busy",

@@ -21,6 +21,8 @@ OWNERS = {
     "matplotlib": ("qrp_store.rendering",),
     "obstore": ("qrp_store.arrays",),
     "rich": ("qrp_store.cli",),
+    "starlette": ("qrp_store.serve",),
+    "uvicorn": ("qrp_store.serve",),
     "sqlalchemy": ("qrp_store.catalog", "qrp_store.migrations"),
     "sqlite3": ("qrp_store.catalog",),
     "timm": ("qrp_store.models",),

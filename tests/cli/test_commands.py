@@ -16,7 +16,7 @@ NAMES = sorted(ROOT.commands)
 
 
 def test_the_commands_of_the_main_job_are_there() -> None:
-    wanted = "init ingest label cluster evaluate ls show leaderboard sql export verify gc migrate demo rm"
+    wanted = "init ingest label cluster evaluate ls show leaderboard sql export verify gc migrate demo rm serve"
     assert set(NAMES) == {*wanted.split(), "compare", "copy", "doctor", "repair", "report", "rerun", "selfcheck"}
 
 

@@ -16,6 +16,7 @@ from qrp_store.catalog.lifecycle.owner import created_by
 from qrp_store.catalog.model import tables as t
 from qrp_store.errors import InvalidInput, NotFound, near_names
 from qrp_store.records import Backbone, Dataset, fingerprint
+from qrp_store.samples import shown
 
 _d, _b = t.dataset.c, t.backbone.c
 
@@ -119,6 +120,17 @@ def keys_at(catalog: Catalog, dataset: Dataset, positions: Sequence[int]) -> dic
             rows = connection.execute(query.where(k.position.in_(positions[start : start + 500])))
             found.update((row[0], row[1]) for row in rows)
     return found
+
+
+def position_of(catalog: Catalog, dataset: Dataset, key: str) -> int:
+    """The position of a sample's key. Raises NotFound."""
+    k = t.sample.c
+    with catalog.read() as connection:
+        own = sa.select(k.position).where(k.dataset_pk == dataset_pk(connection, dataset.id), k.key == key)
+        position = connection.execute(own).scalar()
+    if position is None:
+        raise NotFound(f"dataset {dataset.name!r} has no key {shown(key)}")
+    return int(position)
 
 
 def publish_dataset(connection: sa.Connection, dataset: Dataset) -> int:

@@ -1,0 +1,136 @@
+"""Pages about datasets: the list, one dataset, its leaderboard, comparisons and card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qrp_store.catalog.overview import listing as lists
+from qrp_store.evaluate.compare import compare as compare_results
+from qrp_store.export.elsewhere import card as dataset_card
+from qrp_store.rendering import site
+from qrp_store.rendering.content import Setting
+from qrp_store.report import ranking
+from qrp_store.serve.pages import Names, Query, jobs_now, shown
+from qrp_store.serve.reader import Reader
+
+_LATEST = 20
+
+
+def datasets(reader: Reader, names: Names, query: Query) -> str:
+    rows = reader.rows(
+        "SELECT d.name, d.n, d.created_at, d.created_by, "
+        "(SELECT count(*) FROM embeddings e WHERE e.dataset = d.name AND e.is_newest) AS n_embeddings, "
+        "(SELECT count(*) FROM results r WHERE r.dataset = d.name) AS n_results "
+        "FROM dataset d WHERE d.state = 'ready' ORDER BY d.name"
+    )
+    sets = [c["dataset"] for c in lists.listing(reader.store.catalog, "concepts").named() if c["is_newest"]]
+    named = [{**row, "n_concept_sets": sets.count(row["name"])} for row in rows]
+    return shown(reader, "datasets", datasets=named, jobs=jobs_now(reader))
+
+
+def dataset(reader: Reader, names: Names, query: Query) -> str:
+    owner = reader.dataset(names["dataset"])
+    name = owner.name
+    embeddings = reader.rows("SELECT * FROM embeddings WHERE dataset = ? AND is_newest ORDER BY backbone", name)
+    concepts = [
+        c for c in lists.listing(reader.store.catalog, "concepts").named() if c["dataset"] == name and c["is_newest"]
+    ]
+    latest = reader.rows(
+        "SELECT id, backbone, concepts, clusters, seed, nmi, created_at, created_by FROM results "
+        f"WHERE dataset = ? AND NOT permuted ORDER BY created_at DESC, id LIMIT {_LATEST}",
+        name,
+    )
+    standing = ranking.standing(reader.store, name)
+    best = _leader(standing.settings[0]) if standing.settings else None
+    content = {"embeddings": embeddings, "concepts": concepts, "results": latest, "best": best}
+    return shown(reader, "dataset", dataset=owner, jobs=jobs_now(reader), **content)
+
+
+def leaderboard(reader: Reader, names: Names, query: Query) -> str:
+    owner = reader.dataset(names["dataset"])
+    name, standing = owner.name, ranking.standing(reader.store, owner.name)
+    settings = list(standing.settings)
+    chosen: dict[str, str] = {}
+    choices = []
+    for field, label in (("concepts", "Concepts"), ("clusters", "K"), ("protocol", "Protocol"), ("setting", "Setting")):
+        options = list(dict.fromkeys(str(getattr(s, field)) for s in settings))
+        value = query.get(field, "") if query.get(field, "") in options else (options[0] if options else "")
+        chosen[field] = value
+        choices.append((field, label, options, value))
+        settings = [s for s in settings if str(getattr(s, field)) == value]
+    if not settings:
+        return shown(reader, "leaderboard", dataset=owner, choices=(), rows=())
+    setting = settings[0]
+    stored = reader.rows("SELECT * FROM leaderboard WHERE dataset = ? AND setting = ?", name, setting.setting)
+    extra = {row["backbone"]: row for row in stored}
+    more = ("rank_lo", "rank_hi", "linear_mean", "knn_mean")
+    rows = [{**vars(row), **{field: extra.get(row.backbone, {}).get(field) for field in more}} for row in setting.rows]
+    sizes = ranking.across_k(
+        ranking.Standing((setting, *(s for s in standing.settings if s != setting)), standing.results)
+    )
+    return shown(
+        reader,
+        "leaderboard",
+        dataset=owner,
+        choices=[choice for choice in choices if len(choice[2]) > 1],
+        rows=rows,
+        sentence=_leader(setting),
+        figure=site.ranking_figure(setting.rows),
+        k_figure=site.across_k_figure(sizes) if len({point.clusters for point in sizes}) > 1 else None,
+        ranked=len(rows) < 2 or any(row["rank_lo"] is not None for row in rows),
+    )
+
+
+def _leader(setting: Setting) -> str:
+    """What may be said of the first backbone."""
+    first = setting.rows[0]
+    spread = "" if first.nmi_std is None else f" ± {first.nmi_std:.3f}"
+    seeds = f"{len(first.seeds)} seed{'' if len(first.seeds) == 1 else 's'}"
+    text = f"{first.backbone} leads with NMI {first.nmi_mean:.3f}{spread} over {seeds} at K {setting.clusters:,}."
+    if len(setting.rows) < 2:
+        return text
+    second = setting.rows[1]
+    if min(len(first.seeds), len(second.seeds)) < 3:
+        return f"{text} With fewer than three seeds its lead over {second.backbone} is no tested difference."
+    return f"{text} {second.backbone} follows with {second.nmi_mean:.3f}; the rank interval says whether they differ."
+
+
+def compare(reader: Reader, names: Names, query: Query) -> str:
+    """Two results and what may be claimed of their difference."""
+    owner = reader.dataset(names["dataset"])
+    options = reader.rows(
+        "SELECT id, backbone, concepts, clusters, seed, protocol FROM results WHERE dataset = ? AND NOT permuted "
+        "AND nmi IS NOT NULL ORDER BY concepts, clusters, backbone, seed",
+        owner.name,
+    )
+    a, b = query.get("a", ""), query.get("b", "")
+    content: dict[str, Any] = {"dataset": owner, "options": options, "a": a, "b": b, "sentence": None, "facts": ()}
+    if a and b:
+        done = compare_results(reader.store, a, b, anyway=True)
+        content["sentence"] = _difference(done)
+        content["facts"] = [
+            (label, f"{value:.4f}" if isinstance(value, float) else value)
+            for label, value in (
+                (f"NMI of {done.a.backbone} on the common images", done.a.nmi),
+                (f"NMI of {done.b.backbone} on the common images", done.b.nmi),
+                ("Difference", done.difference),
+                ("95 % interval", "–" if done.ci is None else f"{done.ci[0]:.4f} to {done.ci[1]:.4f}"),
+                ("Common test images", done.n_common),
+                ("They differ in", "; ".join(done.differs) or "backbone and seed only"),
+            )
+        ]
+    return shown(reader, "compare", **content)
+
+
+def _difference(done: Any) -> str:
+    leader, other = (done.a, done.b) if done.difference >= 0 else (done.b, done.a)
+    lead = f"{leader.backbone} scores {abs(done.difference):.3f} NMI above {other.backbone}"
+    return (
+        f"{lead} on {done.n_common:,} common test images. The interval is conditional on one clustering of each "
+        "result, so it is no test of the backbones. Compare them over at least three common seeds."
+    )
+
+
+def card(reader: Reader, names: Names, query: Query) -> str:
+    owner = reader.dataset(names["dataset"])
+    return shown(reader, "card", dataset=owner, text=dataset_card(reader.store, owner.name))
