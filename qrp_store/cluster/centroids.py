@@ -25,7 +25,7 @@ from qrp_store.progress import Progress, silent
 from qrp_store.records import Spec, StoredEmbedding, fingerprint
 from qrp_store.store import Store, split_version
 
-ALGORITHM = 1
+ALGORITHM = 2  # 1: distances from 0
 
 
 @takes(ClusterSource, PlaceOptions, RunOptions)

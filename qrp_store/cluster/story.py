@@ -33,7 +33,7 @@ from qrp_store.store import Store, split_version
 if TYPE_CHECKING:
     from qrp_store.kmeans.lloyd import KMeansResult, KMeansState
 
-ALGORITHM = 1
+ALGORITHM = 2  # 1: distances from 0, and clusters split in the last iteration, too
 _MOST_CLUSTERS, _ROWS_PER_CLUSTER = 1000, 50
 
 
@@ -302,6 +302,7 @@ def commit(
         "peak_rss_bytes": peak_rss(),
         "memory": str(asked.memory),
         "cpus": os.cpu_count(),
+        **({} if result.origin is None else {"origin_norm": float(np.linalg.norm(result.origin))}),
         **({} if centroids_of is None else {"centroids_of": centroids_of}),
         **({"splits_per_iteration": list(result.splits_per_iteration)} if result.splits_per_iteration else {}),
     }

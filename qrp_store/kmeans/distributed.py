@@ -11,6 +11,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, pairwise, repeat
@@ -33,7 +34,17 @@ from qrp_store.kmeans.passes import (
     subtrees_pass,
     total,
 )
-from qrp_store.kmeans.points import DEFAULT_MEMORY, Blocks, MemoryPoints, Points, Rows, Selection, row_number, unit
+from qrp_store.kmeans.points import (
+    DEFAULT_MEMORY,
+    Blocks,
+    MemoryPoints,
+    Points,
+    Rows,
+    Selection,
+    StreamedPoints,
+    row_number,
+    unit,
+)
 
 if TYPE_CHECKING:
     from qrp_store.kmeans.torch_points import TorchPoints
@@ -78,6 +89,7 @@ class DistributedPoints:
     ) -> None:
         self._source, self._cluster, self._chosen = source, cluster, chosen
         self._k, self._normalize, self._memory, self._name = k, normalize, memory, name
+        self._origin: Float32 | None = None
         self._shared: Any = None
         self._kept: dict[int, Any] = {}
         self._lay_out(group_rows(k, source.dim))
@@ -90,10 +102,15 @@ class DistributedPoints:
     def dim(self) -> int:
         return self._source.dim
 
+    def about(self, origin: Float32 | None) -> DistributedPoints:
+        moved = copy(self)
+        moved._origin, moved._shared, moved._kept = origin, None, {}
+        return moved
+
     def subset(self, rows: Rows | None) -> Points:
         if rows is None:
             return self
-        return DistributedPoints(
+        points = DistributedPoints(
             Selection(self._source, rows),
             self._cluster,
             self._chosen,
@@ -102,6 +119,12 @@ class DistributedPoints:
             memory=self._memory,
             name=lambda row: self._name(int(rows[row])),
         )
+        return points.about(self._origin)
+
+    def glimpse(self, rows: Rows) -> Float32:
+        """Read here: the workers would read, and keep, their whole parts."""
+        here = StreamedPoints(self._source, normalize=self._normalize, memory=0, name=self._name)
+        return here.about(self._origin).sample(rows)
 
     def sample(self, rows: Rows) -> Float32:
         order = np.argsort(rows, kind="stable")
@@ -170,10 +193,10 @@ class DistributedPoints:
     def _over(self, function: Callable[..., Any], parts: Iterable[int], arguments: Iterable[Any]) -> Iterator[Any]:
         """Begins function(first row, rows, *arguments) for each part, in order, as they are drawn."""
         if self._shared is None:
-            self._shared = self._cluster.share(self._source)
+            self._shared = self._cluster.share((self._source, self._normalize, self._origin))
         for index, given in zip(parts, arguments, strict=False):
             part = self._parts[index]
-            where = (self._shared, self._normalize, part.first, part.last)
+            where = (self._shared, part.first, part.last)
             if index >= self._n_kept:
                 yield self._cluster.keep(_read_and, function, *where, self._chosen, *given)
                 continue
@@ -260,9 +283,16 @@ def read_rows(source: Blocks, normalize: bool, first: int, last: int) -> Float32
     return unit(out, first, row_number) if normalize else out
 
 
-def _read(source: Blocks, normalize: bool, first: int, last: int, chosen: Chosen) -> Held:
+Source: TypeAlias = tuple[Blocks, bool, "Float32 | None"]
+"""Blocks, whether their rows are normalised, and what is subtracted from them then."""
+
+
+def _read(shared: Source, first: int, last: int, chosen: Chosen) -> Held:
     """Rows [first, last), as a worker keeps them: where they are summed on a device, as points that may stay there."""
+    source, normalize, origin = shared
     rows = read_rows(source, normalize, first, last)
+    if origin is not None:
+        rows -= origin
     return on_device(first, rows, chosen.device) if chosen.sums_there else rows
 
 
@@ -277,16 +307,8 @@ def _row_after(first: int, row: int) -> str:
     return row_number(first + row)
 
 
-def _read_and(
-    function: Callable[..., R],
-    source: Blocks,
-    normalize: bool,
-    first: int,
-    last: int,
-    chosen: Chosen,
-    *arguments: Any,
-) -> R:
-    return function(first, _read(source, normalize, first, last, chosen), *arguments)
+def _read_and(function: Callable[..., R], shared: Source, first: int, last: int, chosen: Chosen, *arguments: Any) -> R:
+    return function(first, _read(shared, first, last, chosen), *arguments)
 
 
 def _pick(first: int, rows: Held, wanted: Rows) -> Float32:

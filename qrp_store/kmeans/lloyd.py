@@ -21,6 +21,10 @@ POINTS_PER_CENTROID = 256  # faiss' default training sample
 _SPLIT_SEED = 1234  # faiss' own, whatever the user's seed
 _EPSILON = 1 / 1024
 _SECOND_TRY = 15486557  # faiss' stride between the seeds of two tries
+_PLACES, _RUN = 16, 16
+"""The origin is taken from so many runs of so many consecutive rows: few blocks are read for it."""
+_COUNTED_BYTES = 1 << 30
+"""Training rows up to this size are looked through for repetitions when clusters stay empty."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class KMeansState:
     """Where training stands: enough to go on with the same bits.
 
     `iteration` steps of try `redo` are done, `objective` is theirs (the sum of squared distances of the training rows
-    before each step) and `splits` (how many clusters each found empty), `centroids` float32 (k, d) is what came of
-    them; `best_*` is the best of the tries before.
+    before each step) and `splits` (how many clusters each found empty), `centroids` float32 (k, d), relative to the
+    run's origin, is what came of them; `best_*` is the best of the tries before.
     """
 
     redo: int
@@ -66,8 +70,9 @@ class KMeansResult:
     """`labels` int32 (n,) of all points; `objective` is the sum of their squared distances to their centroid.
 
     `objective_per_iteration` is of the training rows in the try that was kept, `splits_per_iteration` how many empty
-    clusters took half of another there; both are empty, and `n_sampled` None, where nothing was trained. `timings`:
-    read_s (training rows into memory), train_s, assign_s, total_s.
+    clusters took half of another there; both are empty, and `n_sampled` None, where nothing was trained. `origin`
+    float32 (d,): distances were taken relative to it; None: to 0. `timings`: read_s (training rows into memory),
+    train_s, assign_s, total_s.
     """
 
     centroids: Float32
@@ -78,6 +83,7 @@ class KMeansResult:
     splits_per_iteration: tuple[int, ...]
     n_sampled: int | None
     timings: dict[str, float]
+    origin: Float32 | None = None
 
 
 def kmeans(
@@ -94,11 +100,18 @@ def kmeans(
     `start` (k, d) replaces the first try's initial centroids. `on_iteration` sees the state before the first step of
     a try and after each; given
     back as `resume`, with the same points and options, it leads to the same bits. What it raises ends the run.
+    Rows and centroids are taken relative to a common origin, the median of a few rows in each dimension, so that
+    float32 distances are as exact far from 0 as near it. Spherical K-means goes by the angle at 0: it has none. Labels
+    and objective are those of the centroids as they are returned, in the rows' coordinates: see `quantized`.
     Raises InvalidInput when K < 2, K exceeds the training rows, or an option makes no sense.
     """
     _check(points, options, start, resume)
     began = time.perf_counter()
     rows = _sample_rows(points.count, options)
+    origin = None if options.spherical else _origin(points)
+    points = points.about(origin)
+    if start is not None:
+        start = _relative(start, origin)
     training = points.subset(rows)
     read = time.perf_counter()
     with progress.task("K-means", options.nredo * options.niter + 1, "passes") as task:
@@ -119,9 +132,12 @@ def kmeans(
 
         state = _train(training, options, start, resume, stepped)
         trained = time.perf_counter()
-        centroids, objective, splits = _best(state)
-        labels, distances = (training if rows is None else points).assign(centroids)
+        best, objective, splits = _best(state)
+        centroids = _absolute(best, origin)
+        labels, distances = (training if rows is None else points).assign(_relative(centroids, origin))
         task.advance()
+    if splits[-1]:
+        _warn_of_repetitions(training, options.k, progress)
     ended = time.perf_counter()
     return KMeansResult(
         centroids,
@@ -132,19 +148,22 @@ def kmeans(
         splits,
         training.count,
         {"read_s": read - began, "train_s": trained - read, "assign_s": ended - trained, "total_s": ended - began},
+        origin,
     )
 
 
 def quantized(points: Points, centroids: Float32, *, progress: Progress = silent) -> KMeansResult:
-    """Every point's nearest among centroids (k, d) that are there: nothing is trained, and the centroids stay as given.
+    """Assign every point to the nearest of the given centroids, float32 (k, d). Nothing is trained.
 
+    The centroids of `kmeans` give the labels and the objective of `kmeans`, to the bit, but for spherical ones.
     Raises InvalidInput when points have another number of dimensions.
     """
     if centroids.shape[1] != points.dim:
         raise InvalidInput(f"points have {points.dim} dimensions, the centroids {centroids.shape[1]}")
     began = time.perf_counter()
+    origin = _origin(points)
     with progress.task("Assigning", 1, "passes") as task:
-        labels, distances = points.assign(centroids)
+        labels, distances = points.about(origin).assign(_relative(centroids, origin))
         task.advance()
     took = time.perf_counter() - began
     return KMeansResult(
@@ -156,6 +175,7 @@ def quantized(points: Points, centroids: Float32, *, progress: Progress = silent
         (),
         None,
         {"read_s": 0.0, "train_s": 0.0, "assign_s": took, "total_s": took},
+        origin,
     )
 
 
@@ -191,6 +211,43 @@ def _sample_rows(count: int, options: KMeansOptions) -> Rows | None:
     return np.sort(_random(options.seed).permutation(count)[:wanted]).astype(np.int64)
 
 
+def _origin(points: Points) -> Float32:
+    """The middle of the points, as a few of them show it: float32 (d,), the same for any blocks, memory and workers.
+
+    In each dimension the (upper) median; 0 where that is not finite.
+    """
+    starts = np.linspace(0, max(points.count - _RUN, 0), _PLACES).astype(np.int64)
+    few = np.unique((starts[:, None] + np.arange(_RUN)).clip(max=points.count - 1))
+    middle = np.sort(points.glimpse(few), axis=0)[len(few) // 2]
+    return np.where(np.isfinite(middle), middle, np.float32(0))
+
+
+def _relative(centroids: Float32, origin: Float32 | None) -> Float32:
+    return centroids if origin is None else np.asarray(centroids.astype(np.float64) - origin, np.float32)
+
+
+def _absolute(centroids: Float32, origin: Float32 | None) -> Float32:
+    return centroids if origin is None else np.asarray(centroids.astype(np.float64) + origin, np.float32)
+
+
+def _warn_of_repetitions(training: Points, k: int, progress: Progress) -> None:
+    """Warn when there are fewer distinct training rows than clusters: some clusters then stay empty."""
+    at_once = max(1, (1 << 24) // (4 * training.dim))
+    if 4 * training.count * training.dim > _COUNTED_BYTES:
+        return
+    multipliers = _random(0).randint(0, 1 << 63, training.dim, dtype=np.int64).astype(np.uint64) | np.uint64(1)
+    seen = np.zeros(0, np.uint64)
+    for first in range(0, training.count, at_once):
+        rows = training.sample(np.arange(first, min(first + at_once, training.count)))
+        numbers = (rows + np.float32(0)).view(np.uint32).astype(np.uint64)  # + 0: −0 is 0
+        seen = np.union1d(seen, (numbers * multipliers).sum(axis=1, dtype=np.uint64))
+    if len(seen) < k:
+        progress.warn(
+            f"K is {k}, but only {len(seen)} of the {training.count} training rows are distinct: "
+            f"{k - len(seen)} clusters or more stay empty; choose K {len(seen)} or less"
+        )
+
+
 def _train(
     training: Points,
     options: KMeansOptions,
@@ -217,7 +274,8 @@ def _train(
 def _iterate(training: Points, options: KMeansOptions, state: KMeansState) -> KMeansState:
     """One Lloyd step; or all that are left, when it moves nothing and they would only repeat it."""
     step = training.step(state.centroids)
-    centroids = _update(step, training.count, options.spherical)
+    last = state.iteration + 1 == options.niter
+    centroids = _update(step, training.count, options.spherical, state.centroids if last else None)
     done = options.niter - state.iteration if np.array_equal(centroids, state.centroids) else 1
     return replace(
         state,
@@ -244,12 +302,19 @@ def _initial(training: Points, options: KMeansOptions, redo: int, start: Float32
     return _unit_length(centroids) if options.spherical else centroids
 
 
-def _update(step: Step, n: int, spherical: bool) -> Float32:
-    """The means of a step's clusters; an empty one takes half of another, as faiss does it."""
+def _update(step: Step, n: int, spherical: bool, before: Float32 | None) -> Float32:
+    """The means of a step's clusters; an empty one takes half of another, as faiss does it.
+
+    In the last step, where no other would settle the two halves, it stays where it was `before`: so the centroids are
+    at least as good as the objective that was recorded last.
+    """
     counts = step.counts.astype(np.float32)
     centroids = np.empty(step.sums.shape, np.float32)
     np.divide(step.sums, np.maximum(step.counts, 1)[:, None], out=centroids, casting="same_kind")  # in float64
-    centroids = _split_empty(centroids, counts, n)
+    if before is None:
+        centroids = _split_empty(centroids, counts, n)
+    else:
+        centroids[step.counts == 0] = before[step.counts == 0]
     return _unit_length(centroids) if spherical else centroids
 
 

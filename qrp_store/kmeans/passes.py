@@ -37,10 +37,26 @@ class Step:
 
 @dataclass(frozen=True)
 class Group:
-    """Consecutive rows: number of the first one, and the rows float32 (m, d)."""
+    """Consecutive rows: number of the first one, and the rows float32 (m, d).
+
+    With an `origin`, float32 (d,), the points are the rows less it; `part` and `gather` give them.
+    """
 
     start: int
     rows: Float32
+    origin: Float32 | None = None
+
+    def part(self, first: int) -> Float32:
+        """The points of a batch, from the group's point `first` on."""
+        rows = self.rows[first : first + BATCH]
+        return rows if self.origin is None else rows - self.origin
+
+    def gather(self, numbers: npt.NDArray[np.int64]) -> Float32:
+        """The points of these numbers within the group."""
+        rows = self.rows[numbers]
+        if self.origin is not None:
+            rows -= self.origin
+        return rows
 
 
 @dataclass(frozen=True)
@@ -90,8 +106,7 @@ def assign_pass(
         found, _ = _search(group, search, name)
         labels[group.start : group.start + len(found)] = found
         for first in range(0, len(found), BATCH):
-            part = slice(first, first + BATCH)
-            apart = group.rows[part] - centroids[found[part]]
+            apart = group.part(first) - centroids[found[first : first + BATCH]]
             distances[group.start + first : group.start + first + len(apart)] = np.einsum("ij,ij->i", apart, apart)
 
     with closing(engine.over(assign, groups)) as done:
@@ -101,7 +116,7 @@ def assign_pass(
 
 
 def _search(group: Group, search: Search, name: Callable[[int], str]) -> tuple[Labels, Float32]:
-    parts = [search(group.rows[first : first + BATCH]) for first in range(0, len(group.rows), BATCH)]
+    parts = [search(group.part(first)) for first in range(0, len(group.rows), BATCH)]
     labels = np.concatenate([p[0] for p in parts])
     if labels.min() < 0:
         row = group.start + int(np.argmax(labels < 0))
@@ -118,7 +133,7 @@ def _partial(group: Group, search: Search, k: int, name: Callable[[int], str]) -
     # Gathering each cluster's few rows while they are in the cache beats one large gather, and np.add.at by far.
     for cluster, last in enumerate(np.cumsum(counts).tolist()):
         if last > first:
-            np.add.reduce(group.rows[order[first:last]], axis=0, out=sums[cluster])
+            np.add.reduce(group.gather(order[first:last]), axis=0, out=sums[cluster])
         first = last
     return Step(counts, sums, float(distances.sum(dtype=np.float64)))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from copy import copy
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +32,17 @@ class Points(Protocol):
 
     def sample(self, rows: Rows) -> Float32:
         """The rows of these numbers, in the order asked for: float32 (len(rows), d)."""
+        ...
+
+    def glimpse(self, rows: Rows) -> Float32:
+        """The same for a few rows in few places, without a pass over the points."""
+        ...
+
+    def about(self, origin: Float32 | None) -> Points:
+        """The points less `origin`, float32 (d,), in float32: nothing is copied. None: as they are.
+
+        Squared distances are computed as |x|² + |c|² − 2xc, in float32, and so lose all their digits far from 0.
+        """
         ...
 
     def subset(self, rows: Rows | None) -> Points:
@@ -93,6 +106,7 @@ class MemoryPoints:
         self._array = np.ascontiguousarray(array, np.float32)
         self._engine = Engine(nearest or FaissNearest(), workers or available_cores())
         self._name = name
+        self.origin: Float32 | None = None
         if normalize:
             self._array = unit(self._array, 0, name)
 
@@ -105,13 +119,20 @@ class MemoryPoints:
         return int(self._array.shape[1])
 
     def sample(self, rows: Rows) -> Float32:
-        return self._array[rows]
+        return _less(self._array[rows], self.origin)
+
+    glimpse = sample
+
+    def about(self, origin: Float32 | None) -> MemoryPoints:
+        moved = copy(self)
+        moved.origin = origin
+        return moved
 
     def subset(self, rows: Rows | None) -> MemoryPoints:
         if rows is None:
             return self
         return MemoryPoints(
-            self._array[rows],
+            self.sample(rows),
             nearest=self._engine.nearest,
             workers=self._engine.workers,
             name=lambda row: self._name(int(rows[row])),
@@ -129,7 +150,7 @@ class MemoryPoints:
         """The points in the groups of a pass about `k` centroids."""
         size = group_rows(k, self.dim)
         for start in range(0, self.count, size):
-            yield Group(start, self._array[start : start + size])
+            yield Group(start, self._array[start : start + size], self.origin)
 
 
 class StreamedPoints:
@@ -154,6 +175,7 @@ class StreamedPoints:
         self._memory = memory
         self._engine = Engine(nearest or FaissNearest(), workers or available_cores())
         self._name = name
+        self.origin: Float32 | None = None
 
     @property
     def count(self) -> int:
@@ -170,7 +192,14 @@ class StreamedPoints:
         with closing(self._blocks(Selection(self._source, wanted), lambda i: self._name(int(wanted[i])))) as blocks:
             for start, part in blocks:
                 out[order[start : start + len(part)]] = part
-        return out
+        return _less(out, self.origin)
+
+    glimpse = sample
+
+    def about(self, origin: Float32 | None) -> StreamedPoints:
+        moved = copy(self)
+        moved.origin = origin
+        return moved
 
     def subset(self, rows: Rows | None) -> MemoryPoints | StreamedPoints:
         count = self.count if rows is None else len(rows)
@@ -179,7 +208,7 @@ class StreamedPoints:
         if count * self.dim * 4 <= self._memory:
             held = self._all() if rows is None else self.sample(rows)
             return MemoryPoints(held, nearest=engine.nearest, workers=engine.workers, name=name)
-        return StreamedPoints(
+        streamed = StreamedPoints(
             self._source if rows is None else Selection(self._source, rows),
             normalize=self._normalize,
             memory=self._memory,
@@ -187,6 +216,7 @@ class StreamedPoints:
             workers=engine.workers,
             name=name,
         )
+        return streamed.about(self.origin)
 
     def step(self, centroids: Float32) -> Step:
         with closing(self.groups(len(centroids))) as groups:
@@ -209,7 +239,7 @@ class StreamedPoints:
         with closing(self._blocks(self._source, self._name)) as blocks:
             for start, rows in blocks:
                 out[start : start + len(rows)] = rows
-        return out
+        return _less(out, self.origin)
 
     def _blocks(
         self, source: Blocks, name: Callable[[int], str], ahead: int = _READERS
@@ -226,7 +256,8 @@ class StreamedPoints:
     def groups(self, k: int) -> Generator[Group, None, None]:
         """The points in the groups of a pass about `k` centroids."""
         with closing(self._blocks(self._source, self._name, self._side_by_side(k)[0])) as blocks:
-            yield from _regroup((rows for _, rows in blocks), self.count, self.dim, group_rows(k, self.dim))
+            for group in _regroup((rows for _, rows in blocks), self.count, self.dim, group_rows(k, self.dim)):
+                yield replace(group, origin=self.origin)
 
 
 def _regroup(blocks: Iterator[npt.NDArray[Any]], count: int, dim: int, size: int) -> Generator[Group, None, None]:
@@ -279,6 +310,13 @@ class Selection:
         first, count = self.rows_of(index)
         rows = self._source.read(index)
         return rows[self._rows[first : first + count] - self._source.rows_of(index)[0]]
+
+
+def _less(rows: Float32, origin: Float32 | None) -> Float32:
+    """The rows less `origin`, in place: the caller has made them."""
+    if origin is not None:
+        rows -= origin
+    return rows
 
 
 def unit(rows: npt.NDArray[Any], start: int, name: Callable[[int], str]) -> Float32:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,14 @@ class TorchPoints:
 
     def sample(self, rows: Rows) -> Float32:
         return self._inner.sample(rows)
+
+    def glimpse(self, rows: Rows) -> Float32:
+        return self._inner.glimpse(rows)
+
+    def about(self, origin: Float32 | None) -> TorchPoints:
+        moved = copy(self)
+        moved._inner, moved._held = self._inner.about(origin), None
+        return moved
 
     def subset(self, rows: Rows | None) -> Points:
         name = self._name if rows is None else (lambda row: self._name(int(rows[row])))
@@ -137,8 +146,11 @@ class TorchPoints:
             return
         self._held = None
         keep: list[_Group] | None = [] if self._fits() else None
+        own = self._inner.origin
+        origin = None if own is None else torch.tensor(own, device=self._device)
         with closing(self._inner.groups(k)) as groups, closing(self._brought(groups)) as there:
-            for start, rows in there:
+            for start, brought_rows in there:
+                rows = brought_rows if origin is None else self._less(brought_rows, origin)
                 squares = [squared(rows[b : b + _rows_at_once(k)]) for b in range(0, len(rows), _rows_at_once(k))]
                 group = _Group(start, rows, torch.cat(squares))
                 if keep is not None:
@@ -150,6 +162,10 @@ class TorchPoints:
         if self._device.type == "cuda":
             return brought(groups, self._device)
         return ((group.start, on_device(group.rows, self._device)) for group in groups)
+
+    def _less(self, rows: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
+        """The rows less the origin; in place where they are a copy of the host's."""
+        return rows.sub_(origin) if self._device.type == "cuda" else rows - origin
 
     def _fits(self) -> bool:
         budget = self._budget

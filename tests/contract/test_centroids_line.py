@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 TRAINED = ("cluster", "--dataset", "photos", "--backbone", "sharp", "-k", 6)
-FEW = ("--epochs", 3, "--bootstrap", 20)
+FEW = ("--epochs", 40, "--bootstrap", 20)
 
 
 def assigned(sql: Any, store: Path, identifier: str) -> dict[str, tuple[int, str]]:

@@ -16,6 +16,7 @@ from qrp_store.kmeans import KMeansOptions, MemoryPoints, Nearest, StreamedPoint
 from qrp_store.kmeans import engines as engines_module
 from qrp_store.kmeans.distributed import on_device
 from qrp_store.kmeans.engines import Chosen, choose
+from qrp_store.kmeans.lloyd import quantized
 from qrp_store.kmeans.nearest import faiss_gpus
 from qrp_store.kmeans.passes import group_rows, total
 from qrp_store.kmeans.torch_nearest import TorchNearest, exact_products
@@ -112,6 +113,67 @@ class TestNearest:
         result = kmeans(points, KMeansOptions(20, niter=5, sample="all"), start=array[:20])
         assert np.abs(result.centroids - centroids).mean() < 5e-3
         assert result.objective == pytest.approx(squares(array, centroids).min(axis=1).sum(), rel=1e-4)
+
+
+FAR = [0.0, 10.0, 300.0, 3000.0, 1e5]
+
+
+def scattered(constant: float, n: int = 3000, dim: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    """Four groups, each dimension with a constant of its own around this one; and which group a row is of."""
+    rng = np.random.default_rng(0)
+    group = np.arange(n) % 4
+    rows = np.eye(4, dim)[group] + 0.05 * rng.standard_normal((n, dim))
+    return (rows + constant * rng.uniform(0.5, 1, dim) * rng.choice([-1, 1], dim)).astype(np.float32), group
+
+
+def points_of(array: np.ndarray, how: str, device: str) -> MemoryPoints | StreamedPoints | TorchPoints:
+    if how == "faiss":
+        return StreamedPoints(Halves(array), memory=0)
+    if how == "torch":
+        return MemoryPoints(array, nearest=TorchNearest(device))
+    return TorchPoints(StreamedPoints(Halves(array), memory=0), device=device, budget=10**9)
+
+
+@pytest.mark.parametrize("constant", FAR)
+@pytest.mark.parametrize("how", ["faiss", "torch", "resident"])
+@pytest.mark.parametrize("device", DEVICES)
+class TestFarFromTheOrigin:
+    """float32 |c|² − 2xc loses all digits there: NMI 0.026 at a constant of 300."""
+
+    def test_planted_groups_are_found_and_the_objective_is_exact(self, how: str, device: str, constant: float) -> None:
+        array, group = scattered(constant)
+        points = points_of(array, how, device)
+        result = kmeans(points, KMeansOptions(4, init="greedy-kmeans++", sample="all"))
+        assert len(set(zip(result.labels.tolist(), group.tolist(), strict=True))) == 4
+        exact = array.astype(np.float64)
+        middles = np.stack([exact[result.labels == k].mean(axis=0) for k in range(4)])
+        np.testing.assert_allclose(result.centroids, middles, rtol=1e-7, atol=1e-6)
+        assert result.objective == pytest.approx(squares(array, result.centroids).min(axis=1).sum(), rel=1e-6)
+        objective = np.square(exact - middles[result.labels]).sum()
+        assert result.objective_per_iteration[-1] == pytest.approx(objective, rel=1e-5)
+        again = quantized(points, result.centroids)
+        assert (again.objective, again.labels.tolist()) == (result.objective, result.labels.tolist())
+
+    def test_distances_are_those_of_float64_to_a_millionth_of_the_spread(
+        self, how: str, device: str, constant: float
+    ) -> None:
+        array, _ = scattered(constant)
+        points = points_of(array, how, device).about(np.median(array, axis=0))
+        rows = points.sample(np.arange(len(array)))
+        labels, distances = points.assign(rows[:K])
+        step = points.step(rows[:K])
+        apart = squares(array, array[:K])
+        spread = np.square(array - array.mean(axis=0, dtype=np.float64)).sum(axis=1).mean()
+        assert (apart[np.arange(len(array)), labels] - apart.min(axis=1) <= 4e-6 * spread).all()
+        assert np.abs(distances - apart[np.arange(len(array)), labels]).max() <= 1e-6 * spread
+        assert step.inertia == pytest.approx(apart.min(axis=1).sum(), abs=1e-6 * spread * len(array))
+
+    def test_imported_centroids(self, how: str, device: str, constant: float) -> None:
+        array, group = scattered(constant)
+        centroids = np.stack([array[group == k].mean(axis=0, dtype=np.float64) for k in range(4)]).astype(np.float32)
+        result = quantized(points_of(array, how, device), centroids)
+        np.testing.assert_array_equal(result.labels, group)
+        assert result.objective == pytest.approx(squares(array, centroids).min(axis=1).sum(), rel=1e-6)
 
 
 class Halves:
