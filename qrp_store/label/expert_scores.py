@@ -18,7 +18,7 @@ from qrp_store.arrays import blocked as arrays
 from qrp_store.catalog.entities import concept_sets
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput
-from qrp_store.images import decode_bytes, read_image
+from qrp_store.images import decoded, read_image
 from qrp_store.progress import Progress
 from qrp_store.records import ArraySpec, Block
 from qrp_store.samples import ImageFile, shown
@@ -128,7 +128,8 @@ class Scoring:
         found: dict[int, torch.Tensor | InvalidInput] = {}
         for position in positions:
             try:
-                found[position] = self.expert.prepare(decode_bytes(read_image(self.files[position])))
+                with decoded(read_image(self.files[position])) as picture:
+                    found[position] = self.expert.prepare(picture)
             except InvalidInput as error:
                 found[position] = error
         return found

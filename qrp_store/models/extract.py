@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import available_cores
-from qrp_store.images import decode_bytes, digest_of, read_image
+from qrp_store.images import decoded, digest_of, read_image
 from qrp_store.models.backbone import LoadedBackbone
 from qrp_store.samples import ImageFile
 
@@ -121,7 +121,8 @@ def _work(model: LoadedBackbone, images: Sequence[ImageFile]) -> _Batch:
         try:
             data = read_image(image)
             digests[row] = digest_of(data)
-            pixels[row] = model.transform(decode_bytes(data))
+            with decoded(data) as picture:
+                pixels[row] = model.transform(picture)
         except InvalidInput as error:
             problems[row] = error.message
     features = model.forward(pixels) if model.device == "cpu" else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+from qrp_store.images import preview
 from qrp_store.rendering.content import Picture
 
 SIDE = 96
@@ -31,17 +31,8 @@ def below(root: Path, key: str) -> Path | None:
 
 def thumbnail(path: Path) -> str | None:
     """The picture of a file as a data: URI, SIDE × SIDE pixels, its middle; None when it cannot be read."""
-    from PIL import Image, ImageOps
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what Pillow thinks of odd headers
-            with Image.open(path) as opened:
-                opened.draft("RGB", (2 * SIDE, 2 * SIDE))  # JPEG: decode at a fraction of the size
-                upright = ImageOps.exif_transpose(opened)
-                small = ImageOps.fit(upright.convert("RGBA"), (SIDE, SIDE), Image.Resampling.BOX, bleed=0)
-        flat = Image.new("RGB", small.size, "white")
-        flat.paste(small, mask=small)
+        flat = preview(path.read_bytes(), SIDE)
         encoded = io.BytesIO()
         flat.save(encoded, "WEBP", quality=_QUALITY, method=2)
     except Exception:  # a damaged file can break its decoder in any way; the page goes on without it

@@ -209,7 +209,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "half a PNG": (lambda: png()[: len(png()) // 2], "cannot be decoded"),
     "damaged PNG": (lambda: png().replace(b"IDAT", b"IDAX"), "decoded|not an image"),
     "bomb": (lambda: bomb(20_000, 20_000), "178,956,970 pixels"),
-    "large header": (lambda: bomb(11_000, 11_000), "cannot be decoded"),  # Pillow only warns about this size
+    "large header": (lambda: bomb(11_000, 11_000), "taken for a decompression bomb"),
     "a program": (program, "a drawing"),
     "floating point": (floating, "floating-point"),
 }
@@ -248,3 +248,46 @@ def test_damaged_metadata_do_not_spoil_a_picture(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.fromarray(PIXELS).save(tmp_path / "x.jpg", exif=exif.tobytes()[:-6] + b"\xff" * 4)
     assert decode(tmp_path / "x.jpg")[0].size in ((20, 12), (12, 20))
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA"])
+def test_large_transparent_pictures_are_flattened_in_strips(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qrp_store.images as images
+
+    picture = Image.fromarray(RNG.integers(0, 256, (50, 40, 4), dtype=np.uint8), "RGBA")
+    picture = picture.quantize() if mode == "P" else picture.convert(mode)
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    whole = np.asarray(images.decode_bytes(data.getvalue()))
+    monkeypatch.setattr(images, "_STRIP", 120)
+    np.testing.assert_array_equal(np.asarray(images.decode_bytes(data.getvalue())), whole)
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    expected = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    np.testing.assert_array_equal(whole, np.asarray(expected))
+
+
+def test_many_pixels_in_few_bytes_are_a_bomb() -> None:
+    data = io.BytesIO()
+    picture = Image.new("P", (13_300, 13_300), 0)
+    picture.save(data, "PNG", transparency=0, compress_level=9)
+    with pytest.raises(InvalidInput, match=r"176,890,000 pixels in [\d,]+ bytes: taken for a decompression bomb"):
+        decode_bytes(data.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "TGA", "QOI", "PCX"])
+def test_rarer_formats_are_decoded(kind: str) -> None:
+    data = io.BytesIO()
+    Image.fromarray(PIXELS).save(data, kind)
+    assert decode_bytes(data.getvalue()).size == (20, 12)
+
+
+def test_previews_are_made_by_the_same_decoder() -> None:
+    from qrp_store.images import preview
+
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = io.BytesIO()
+        Image.fromarray(PIXELS).resize((300, 200)).save(data, kind)
+        assert preview(data.getvalue(), 32).size == (32, 32)
+    for drawing in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", b"\xd7\xcd\xc6\x9a" + bytes(80)):
+        with pytest.raises(InvalidInput, match="a drawing"):
+            preview(drawing, 32)

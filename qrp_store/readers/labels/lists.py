@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput
+from qrp_store.images import decode_bytes
 from qrp_store.readers.labels.long_tables import json_lines
 from qrp_store.readers.labels.rows import Batch, LabelRows, Source, Term
 from qrp_store.readers.labels.text_tables import csv_header, csv_rows, encoding_of, not_utf8, rows_of
@@ -153,12 +154,10 @@ def _broden_numbers(folder: Path, text: str) -> set[int]:
 
 def _picture_labels(path: Path) -> set[int]:
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"), np.int64)
-    except (OSError, UnidentifiedImageError) as error:
+        pixels = np.asarray(decode_bytes(path.read_bytes()), np.int64)
+    except (OSError, InvalidInput) as error:
         raise InvalidInput(f"{path}: the label picture cannot be read ({error})") from error
     return set(np.unique(pixels[..., 0] + 256 * pixels[..., 1]).tolist())
 
