@@ -82,7 +82,7 @@ def preview(data: bytes, side: int) -> Image:
 
 
 _SIGNATURES = (
-    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"qoif"),
+    *(b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"qoif"),
     *(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xffO\xffQ"),
 )
 _JXL = (b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\x0a")
@@ -95,6 +95,8 @@ def recognised(data: bytes) -> bool:
         return data[8:12] == b"WEBP"
     if data[4:8] == b"ftyp":
         return data[8:12] in (b"avif", b"avis", *_HEIF)
+    if data.startswith(b"BM"):
+        return data[6:10] == bytes(4)  # reserved
     return data.startswith((*_SIGNATURES, *_JXL))
 
 

@@ -1,19 +1,15 @@
-"""What a sample's key may be, and the images of a folder: shared by sources and concepts, so that both see one list."""
+"""What a sample's key may be, how keys differ, and an image on disk."""
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qrp_store.errors import InvalidInput, NotFound, Unavailable
-
-_ENDINGS = ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif"
-IMAGE_ENDINGS = frozenset(_ENDINGS.split(" "))
+from qrp_store.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -117,57 +113,3 @@ def width(text: str) -> int:
         0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text
     )
-
-
-def list_images(folder: Path) -> list[ImageFile]:
-    """Every image below a folder, sorted by key (code points).
-
-    A file counts by its ending (`IMAGE_ENDINGS`, any case). Hidden files and folders are skipped, and pipes. Links to
-    files and folders are followed, except into a folder that is being listed already (a cycle); a broken link with an
-    image's ending is listed too, with size 0, so that whoever reads it reports it. Raises NotFound when there is no
-    such folder, InvalidInput when it holds no image or a name that is not valid UTF-8.
-    """
-    if not folder.exists():
-        raise NotFound(f"{folder}: no such folder")
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder}: is not a folder")
-    images = sorted(_walk(folder, "", ()), key=lambda image: image.key)
-    if not images:
-        raise InvalidInput(f"{folder}: holds no images", hint="endings that count: " + _ENDINGS)
-    check_keys([image.key for image in images], str(folder))
-    return images
-
-
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[ImageFile]:
-    try:
-        status = os.stat(folder)
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        with os.scandir(folder) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
-    except OSError as error:
-        raise Unavailable(f"{folder}: cannot be listed ({error.strerror})") from error
-    for entry in entries:
-        key = prefix + entry.name
-        if _is_folder(entry):
-            yield from _walk(Path(entry.path), key + "/", (*above, here))
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS:
-            yield from _image(entry, key)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
-
-
-def _image(entry: os.DirEntry[str], key: str) -> Iterator[ImageFile]:
-    try:
-        status = entry.stat()
-    except OSError:
-        yield ImageFile(key, Path(entry.path), 0, 0)
-        return
-    if stat.S_ISREG(status.st_mode):  # reading a pipe would wait for somebody who writes
-        yield ImageFile(key, Path(entry.path), status.st_size, status.st_mtime_ns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,6 +16,7 @@ import numpy as np
 from qrp_store.errors import InvalidInput
 from qrp_store.ingest.rows import BlockRows, Output, SeenFile
 from qrp_store.progress import Progress
+from qrp_store.readers.image_folders import counted
 from qrp_store.readers.image_lists import list_image_source
 from qrp_store.records import ArraySpec
 from qrp_store.samples import ImageFile, shown
@@ -43,7 +45,9 @@ class ImageRows:
     columns = None
 
     def __post_init__(self) -> None:
-        self.files, root = list_image_source(self.source, self.column, self.key_root, self.key_column)
+        counts: Counter[str] = Counter()
+        self.files, root = list_image_source(self.source, self.column, self.key_root, self.key_column, counts)
+        self._not_taken = counts
         self.keys: Sequence[str] = [f.key for f in self.files]
         self.root: str | None = root
 
@@ -62,6 +66,8 @@ class ImageRows:
         from qrp_store.models.backbone import load_backbone
 
         assert self._options is not None
+        if self._not_taken:
+            progress.note(counted(self._not_taken))
         self._model = load_backbone(self._options)
         for line in self._model.notes:
             progress.note(line)
@@ -82,7 +88,7 @@ class ImageRows:
 
     @property
     def not_taken(self) -> Mapping[str, int]:
-        return {}
+        return dict(sorted(self._not_taken.items()))
 
     def reorder(self, order: np.ndarray) -> None:
         self.files = [self.files[row] for row in order]

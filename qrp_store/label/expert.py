@@ -22,9 +22,10 @@ from qrp_store.label.numbering import ALL, Match, Numbers, Positions, Unknown, c
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
 from qrp_store.label.story import LabelReport, check_options, label_report, write
 from qrp_store.progress import Progress, silent
+from qrp_store.readers.image_folders import list_images
 from qrp_store.readers.labels.class_names import read_names
 from qrp_store.records import Artifact, Dataset, Spec, fingerprint
-from qrp_store.samples import ImageFile, list_images
+from qrp_store.samples import ImageFile
 from qrp_store.store import Store
 
 if TYPE_CHECKING:

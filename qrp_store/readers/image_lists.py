@@ -6,10 +6,9 @@ Each is an `ImageFile` that reads its own bytes; keys are what a user would writ
 from __future__ import annotations
 
 import os
-import tarfile
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,34 +20,42 @@ from qrp_store.readers.arrays.columns import Column, choose_key
 from qrp_store.readers.arrays.formats import read_keys
 from qrp_store.readers.arrays.matrix import choose, key_text
 from qrp_store.readers.arrays.vector_tables import cells_of, kind_of
-from qrp_store.samples import IMAGE_ENDINGS, ImageFile, check_keys, list_images, shown
+from qrp_store.readers.image_folders import counted, list_images
+from qrp_store.readers.tars import tar_members
+from qrp_store.samples import ImageFile, check_keys, shown
 
 OTHER_KEYS_HINT = "--key-column C takes the keys from column C; --key-column - numbers the rows"
 _KEPT_GROUPS = 2  # row groups in memory: threads that decode are at most at the border of two
 
 
 def list_image_source(
-    source: Path, field: str | None = None, key_root: str | None = None, key_column: str | None = None
+    source: Path,
+    field: str | None = None,
+    key_root: str | None = None,
+    key_column: str | None = None,
+    not_taken: Counter[str] | None = None,
 ) -> tuple[list[ImageFile], str | None]:
     """The images of a folder, a .tar, a .parquet, a folder of either, or a .txt list; and the folder the keys are
     relative to, if there is one.
 
     Keys: paths relative to the folder (sorted); the member's name in a tar, `shard/member` in a folder of them; a
     Parquet file's column of keys or paths, else row numbers; the lines of a list, relative to `key_root` when that is
-    given. `field` and `key_column` name Parquet columns. Raises NotFound, or InvalidInput naming what is wrong.
+    given. `field` and `key_column` name Parquet columns.
+    Files that are not taken are counted in `not_taken` by ending. Raises NotFound, or InvalidInput naming the fault.
     """
     if key_root is not None and source.suffix.lower() != ".txt":
         raise InvalidInput(f"--key-root goes with a list of paths (.txt) or an array; {source} is none")
     if key_column is not None and not source.is_dir() and source.suffix.lower() != ".parquet":
         raise InvalidInput(f"--key-column goes with Parquet or an array; {source} is neither")
     if source.is_dir():
-        return _of_folder(source, field, key_column)
+        return _of_folder(source, field, key_column, not_taken)
     if not source.exists():
         raise NotFound(f"{source}: no such file or folder")
     ending = source.suffix.lower()
+    not_taken = Counter() if not_taken is None else not_taken
     root: str | None = None
     if ending == ".tar":
-        images = list(_tar_members(source, ""))
+        images = list(tar_members(source, "", not_taken))
     elif ending == ".parquet":
         images = list(_parquet_images(source, field, key_column, ""))
     elif ending == ".txt":
@@ -59,75 +66,59 @@ def list_image_source(
             hint = "unpack it: compressed archives can only be read from their beginning"
         raise InvalidInput(f"{source}: not a source of images", hint=hint)
     if not images:
-        raise InvalidInput(f"{source}: holds no images")
+        more = f" ({counted(not_taken)})" if not_taken else ""
+        raise InvalidInput(f"{source}: holds no images{more}")
     advice = OTHER_KEYS_HINT if ending == ".parquet" else None
     check_keys([image.key for image in images], str(source), "image", hint=advice)
     return images, root
 
 
-def _of_folder(folder: Path, field: str | None, key_column: str | None) -> tuple[list[ImageFile], str | None]:
+def _of_folder(
+    folder: Path, field: str | None, key_column: str | None, not_taken: Counter[str] | None
+) -> tuple[list[ImageFile], str | None]:
+    files: Counter[str] = Counter()
     try:
-        return list_images(folder), str(folder.absolute())
+        images = list_images(folder, files)
     except InvalidInput:
         shards = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".tar", ".parquet") and p.is_file())
         if not shards:
             raise
-    kinds = {shard.suffix.lower() for shard in shards}
-    if key_column is not None and kinds != {".parquet"}:
+    else:
+        if key_column is not None:
+            raise InvalidInput(f"--key-column goes with Parquet or an array; {folder} holds images")
+        if not_taken is not None:
+            not_taken += files
+        return images, str(folder.absolute())
+    shards = _of_one_kind(folder, shards)
+    kind = shards[0].suffix.lower()
+    if key_column is not None and kind != ".parquet":
         raise InvalidInput(f"--key-column goes with Parquet or an array; {folder} holds neither")
-    if len(kinds) > 1:
-        raise InvalidInput(f"{folder}: holds both .tar and .parquet files", hint="put them into folders of their own")
-    images: list[ImageFile] = []
+    files[kind] -= len(shards)
+    images = []
     for shard in shards:
         name = shard.relative_to(folder).with_suffix("").as_posix() + "/"
-        images += _tar_members(shard, name) if kinds == {".tar"} else _parquet_images(shard, field, key_column, name)
+        found = tar_members(shard, name, files) if kind == ".tar" else _parquet_images(shard, field, key_column, name)
+        images += found
     if not images:
         raise InvalidInput(f"{folder}: its {len(shards)} shards hold no images")
-    hint = OTHER_KEYS_HINT if kinds == {".parquet"} else None
-    check_keys([image.key for image in images], str(folder), "image", hint=hint)
+    check_keys(
+        [image.key for image in images], str(folder), "image", hint=OTHER_KEYS_HINT if kind == ".parquet" else None
+    )
+    if not_taken is not None:
+        not_taken += files
     return images, None
 
 
-@dataclass(frozen=True)
-class TarMember(ImageFile):
-    """A member of an uncompressed tar: `size` bytes of the file at `path`, from `offset`."""
-
-    offset: int = 0
-
-    def read(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-
-def _tar_members(path: Path, prefix: str) -> Iterator[ImageFile]:
-    """The members with an image's ending, in the archive's order; what webdataset keeps beside them is left out."""
-    try:
-        mtime = path.stat().st_mtime_ns
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                if os.path.splitext(name)[1].lower() not in IMAGE_ENDINGS or os.path.basename(name).startswith("."):
-                    continue
-                if member.islnk():  # the same bytes, stored once
-                    member = archive.getmember(member.linkname)
-                if member.isreg() and not member.issparse():
-                    yield TarMember(prefix + name, path, member.size, mtime, member.offset_data)
-            end = archive.offset
-    except (tarfile.TarError, OSError, KeyError, ValueError) as error:
-        raise InvalidInput(f"{path}: not an uncompressed tar archive, or damaged ({first_line(error)})") from error
-    _check_end(path, end)
-
-
-def _check_end(path: Path, offset: int) -> None:
-    """Refuse a tar whose members end at byte `offset` without an end mark: tarfile takes a bad header for one."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise InvalidInput(
-                f"{path}: cut off or damaged at byte {offset}, where neither a member nor the archive's end is",
-                hint="fetch the archive again, or make it again",
-            )
+def _of_one_kind(folder: Path, shards: list[Path]) -> list[Path]:
+    """The shards of a folder. A Parquet file of the same name as a tar describes it (img2dataset writes both)."""
+    tars = [shard for shard in shards if shard.suffix.lower() == ".tar"]
+    stems = {tar.with_suffix("") for tar in tars}
+    others = [shard for shard in shards if shard not in tars]
+    if tars and all(other.with_suffix("") in stems and not _has_images(other) for other in others):
+        return tars
+    if tars and len(tars) < len(shards):
+        raise InvalidInput(f"{folder}: holds both .tar and .parquet files", hint="put them into folders of their own")
+    return shards
 
 
 @dataclass(frozen=True)
@@ -239,6 +230,16 @@ def _parquet_keys(path: Path, file: Any, images: str, key_column: str | None) ->
             hint=OTHER_KEYS_HINT,
         )
     return [text for text in texts if text is not None]
+
+
+def _has_images(path: Path) -> bool:
+    """Whether a Parquet file has a column of bytes."""
+    import pyarrow.parquet as pq
+
+    try:
+        return any(_is_bytes(field.type) for field in pq.ParquetFile(path).schema_arrow)
+    except Exception as error:  # a damaged footer breaks pyarrow in many ways
+        raise InvalidInput(f"{path}: not a Parquet file, or damaged ({first_line(error)})") from error
 
 
 def _is_bytes(kind: Any) -> bool:

@@ -86,3 +86,17 @@ def test_images_need_a_model_and_no_key_file(qrp: Any, store: Path, photos: Path
         assert "--arch" in qrp.fails(4, "ingest", photos / source, *WHERE, store=store)
     told = qrp.fails(4, "ingest", photos / "x.tar", *WHERE, *RESNET, "--keys", files.keys(KEYS), store=store)
     assert "--keys" in told
+
+
+def test_no_image_of_joined_archives_is_lost_and_other_files_are_counted(
+    qrp: Any, store: Path, photos: Path, tmp_path: Path
+) -> None:
+    for number, keys in enumerate((KEYS[:3], KEYS[3:])):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            for key in keys:
+                archive.add(photos / "images" / key, key)
+            archive.add(photos / "x.txt", f"notes{number}.heics")
+    (tmp_path / "all.tar").write_bytes((tmp_path / "0.tar").read_bytes() + (tmp_path / "1.tar").read_bytes())
+    ran = qrp.run("ingest", tmp_path / "all.tar", *WHERE, *RESNET, "--json", store=store)
+    assert (ran.json["n"], ran.json["not_taken"]) == (8, {".heics": 2})
+    assert "2 files not taken: 2 .heics" in ran.err

@@ -18,7 +18,8 @@ from torchvision.models import resnet18
 from qrp_store.models.backbone import BackboneOptions, load_backbone
 from qrp_store.models.extract import extract
 from qrp_store.models.recipes import IMAGENET, RECIPES
-from qrp_store.samples import ImageFile, list_images
+from qrp_store.readers.image_folders import list_images
+from qrp_store.samples import ImageFile
 
 State = Mapping[str, torch.Tensor]
 VIT = "vit_tiny_patch16_224"

@@ -16,7 +16,8 @@ from qrp_store.errors import InvalidInput
 from qrp_store.images import decode_bytes, digest_of, read_image
 from qrp_store.models.backbone import BackboneOptions, LoadedBackbone, load_backbone
 from qrp_store.models.extract import ExtractedBlock, extract
-from qrp_store.samples import ImageFile, list_images
+from qrp_store.readers.image_folders import list_images
+from qrp_store.samples import ImageFile
 
 BAD = (3, 17, 18)
 

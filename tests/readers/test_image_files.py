@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.images import decode_bytes, digest_of, read_image
-from qrp_store.samples import ImageFile, list_images
+from qrp_store.readers.image_folders import list_images
+from qrp_store.samples import ImageFile
 
 
 def decode(path: Path) -> tuple[Image.Image, str]:

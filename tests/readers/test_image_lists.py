@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image
 
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.images import read_image
+from qrp_store.readers.image_folders import counted
 from qrp_store.readers.image_lists import list_image_source
 
 
@@ -181,3 +184,99 @@ def test_a_row_without_bytes_fails_when_read(tmp_path: Path) -> None:
     images, _ = list_image_source(tmp_path / "x.parquet")
     with pytest.raises(InvalidInput, match="no bytes"):
         read_image(images[1])
+
+
+def test_archives_one_after_the_other_are_read_to_the_last(tmp_path: Path) -> None:
+    parts = [save_tar(tmp_path / f"{i}.tar", NAMES[i : i + 3]) for i in (0, 3, 6, 9)]
+    whole = tmp_path / "cat" / "x.tar"
+    whole.parent.mkdir()
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    check(whole, NAMES)
+    whole.write_bytes(parts[0].read_bytes() + bytes(512 * 7) + parts[1].read_bytes())
+    check(whole, NAMES[:6], NAMES[:6])
+    for rest in (b"garbage", b"x" * 5000, parts[1].read_bytes()[100:]):
+        whole.write_bytes(parts[0].read_bytes() + rest)
+        with pytest.raises(InvalidInput, match=r"behind the archive's end|cut off"):
+            list_image_source(whole)
+    whole.write_bytes(parts[0].read_bytes() + parts[1].read_bytes()[:700])
+    with pytest.raises(InvalidInput, match=r"behind the archive's end|cut off|damaged"):
+        list_image_source(whole)
+
+
+@pytest.mark.parametrize("option", ["-A", "-r"])
+def test_archives_that_tar_itself_enlarged(tmp_path: Path, option: str) -> None:
+    save_tar(tmp_path / "x.tar", NAMES[:6])
+    save_tar(tmp_path / "y.tar", NAMES[6:])
+    for name in NAMES[6:]:
+        (tmp_path / name).write_bytes(PICTURES[name])
+    what = ["y.tar"] if option == "-A" else NAMES[6:]
+    subprocess.run(["tar", option, "-f", "x.tar", *what], cwd=tmp_path, check=True)
+    check(tmp_path / "x.tar", NAMES)
+
+
+def test_links_in_a_tar_lead_to_its_members_or_are_refused(tmp_path: Path) -> None:
+    save_tar(tmp_path / "x.tar", NAMES[:2], prefix="data/")
+    for name, target in (("links/a.png", f"../data/{NAMES[1]}"), ("links/b.png", "a.png")):
+        with tarfile.open(tmp_path / "x.tar", "a") as archive:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    keys = [*(f"data/{name}" for name in NAMES[:2]), "links/a.png", "links/b.png"]
+    check(tmp_path / "x.tar", keys, [*NAMES[:2], NAMES[1], NAMES[1]])
+    with tarfile.open(tmp_path / "x.tar", "a") as archive:
+        info = tarfile.TarInfo("c.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(InvalidInput, match=r"'c\.png' is a link to a file that is not in the archive"):
+        list_image_source(tmp_path / "x.tar")
+
+
+def test_files_that_are_not_taken_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    names = ("a.png", "B.PNG", "deep/c.Png", "plain", "notes.txt", "x.xyz", "README", ".hidden.png", ".git/d.png")
+    for name in (*names, "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "y.xyz"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"text" if name == "README" else PICTURES[NAMES[0]])
+    expected = {".xyz": 2, ".txt": 1, "hidden": 2, "no ending": 1, "@eaDir": 1}
+    counts: Counter[str] = Counter()
+    images, _ = list_image_source(folder, not_taken=counts)
+    assert [image.key for image in images] == ["B.PNG", "a.png", "deep/c.Png", "plain"]
+    assert counts == expected
+    assert counted(counts).startswith("7 files not taken: 2 ")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(folder, ".")
+    counts = Counter()
+    images, _ = list_image_source(tmp_path / "x.tar", not_taken=counts)
+    assert sorted(image.key for image in images) == ["B.PNG", "a.png", "deep/c.Png", "plain"]
+    assert counts == expected
+
+
+def test_img2datasets_output_is_its_tars(tmp_path: Path) -> None:
+    for number in (0, 1):
+        names = NAMES[6 * number : 6 * number + 6]
+        save_tar(tmp_path / f"0000{number}.tar", names)
+        rows = pa.table({"url": names, "key": names, "status": ["success"] * 6})
+        pq.write_table(rows, tmp_path / f"0000{number}.parquet")
+        (tmp_path / f"0000{number}_stats.json").write_text("{}")
+    counts: Counter[str] = Counter()
+    images, _ = list_image_source(tmp_path, not_taken=counts)
+    assert [image.key for image in images] == [f"0000{i // 6}/{name}" for i, name in enumerate(NAMES)]
+    assert counts == {".parquet": 2, ".json": 2, ".cls": 12}
+
+
+def test_hugging_faces_paths_are_keys_only_where_each_row_has_its_own(tmp_path: Path) -> None:
+    def save(paths: list[str | None], **more: list[object]) -> Path:
+        cells = [{"bytes": data, "path": path} for data, path in zip(PICTURES.values(), paths, strict=True)]
+        pq.write_table(pa.table({"image": cells, **more}), tmp_path / "x.parquet")
+        return tmp_path / "x.parquet"
+
+    numbers = [str(i) for i in range(12)]
+    check(save([None] * 12), numbers)
+    for paths, fault in (([None, *NAMES[1:]], "1 of 12 rows have no key"), ([NAMES[0]] * 12, "duplicate key")):
+        path = save(paths, serial=list(range(100, 112)))
+        with pytest.raises(InvalidInput, match=fault) as caught:
+            list_image_source(path)
+        assert "--key-column -" in str(caught.value.hint)
+        check(path, numbers, key_column="-")
+        check(path, [str(i) for i in range(100, 112)], key_column="serial")
+    check(save([None] * 12, image_id=[float(i * 2) for i in range(12)]), [str(2 * i) for i in range(12)])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.readers.image_folders import list_images
 from qrp_store.readers.labels import celeba, coco, lists, visual_genome
 from qrp_store.readers.labels import detect as detection
 from qrp_store.readers.labels import long_tables as tables
@@ -20,7 +21,6 @@ from qrp_store.readers.labels import wide_tables as wide
 from qrp_store.readers.labels.cells import WHOLE
 from qrp_store.readers.labels.class_names import read_names, renamed
 from qrp_store.readers.labels.rows import LabelRows, Source, TableOptions, ignore
-from qrp_store.samples import list_images
 
 
 @dataclass(frozen=True)

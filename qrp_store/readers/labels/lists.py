@@ -9,10 +9,11 @@ from pathlib import Path
 
 from qrp_store.errors import InvalidInput
 from qrp_store.images import decode_bytes
+from qrp_store.readers.image_folders import list_images
 from qrp_store.readers.labels.long_tables import json_lines
 from qrp_store.readers.labels.rows import Batch, LabelRows, Source, Term
 from qrp_store.readers.labels.text_tables import csv_header, csv_rows, encoding_of, not_utf8, rows_of
-from qrp_store.samples import list_images, shown
+from qrp_store.samples import shown
 
 _LISTED = re.compile(r"(\S.*?)\s+(\d+|n\d{8})")
 _SYNSET = re.compile(r"n\d{8}")
