@@ -17,6 +17,7 @@ from qrp_store.catalog.database import query, schema
 from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.entities import datasets, embeddings
 from qrp_store.catalog.lifecycle import identity
+from qrp_store.catalog.model.column_types import arrow_table
 from qrp_store.catalog.overview import references
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
 from qrp_store.records import Table
@@ -66,11 +67,8 @@ class Rows:
         return (dict(zip(self.columns, row, strict=True)) for row in self.table.rows)
 
     def arrow(self) -> pyarrow.Table:
-        """As a pyarrow Table."""
-        import pyarrow
-
-        columns = list(zip(*self.table.rows, strict=True)) or [()] * len(self.columns)
-        return pyarrow.table([pyarrow.array(column) for column in columns], names=list(self.columns))
+        """As a pyarrow Table; the views' columns have their types whatever the rows."""
+        return arrow_table(self.table)
 
     def pandas(self) -> pandas.DataFrame:
         """As a pandas DataFrame. Raises Unavailable when pandas is not installed."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qrp_store.catalog.entities import clusterings, datasets, embeddings
+from qrp_store.catalog.model.column_types import arrow_table
 from qrp_store.catalog.overview import references
 from qrp_store.catalog.overview.listing import listing, with_flags
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
@@ -239,11 +240,9 @@ def _json(path: Path, table: Table) -> None:
 
 
 def _parquet(path: Path, table: Table) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = [pa.array(column) for column in zip(*table.rows, strict=True)]
-    pq.write_table(pa.table(columns, names=list(table.columns)), path)
+    pq.write_table(arrow_table(table), path)
 
 
 _VECTORS: dict[str, Callable[[Path, Any, Sequence[str]], None]] = {

@@ -265,3 +265,30 @@ def test_only_ready_things_show(qrp: Any, own: Path, world: Any, sql: Any) -> No
     assert qrp.ok("verify", "--deep", store=own)["problems"] == []
     # results leave a tombstone
     assert gone <= {r["id"] for r in sql(own, "SELECT id FROM result_versions")}
+
+
+def test_every_column_of_a_view_has_one_type_in_arrow_and_parquet(
+    own: Path, world: Any, qrp: Any, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    import qrp_store
+
+    empty = tmp_path / "empty"
+    qrp.ok("init", store=empty)
+    with qrp_store.open(own) as full, qrp_store.open(empty) as nothing:
+        views = [row["name"] for row in nothing.sql("SELECT name FROM sqlite_master WHERE type = 'view'")]
+        assert len(views) > 10
+        for view in views:
+            with_rows = full.sql(f"SELECT * FROM {view}").arrow()
+            without = nothing.sql(f"SELECT * FROM {view}").arrow()
+            assert without.schema == with_rows.schema, view
+            assert not [f.name for f in without.schema if pa.types.is_null(f.type)], view
+        board = nothing.sql("SELECT * FROM leaderboard").arrow().schema
+        kinds = {name: board.field(name).type for name in ("backbone", "clusters", "nmi_mean", "nmi_std", "rank")}
+        assert list(kinds.values()) == [pa.string(), pa.int64(), pa.float64(), pa.float64(), pa.int64()]
+        assert full.sql("SELECT is_newest FROM labels").arrow().schema.field(0).type == pa.bool_()
+    qrp.ok("export", "labels", "-o", tmp_path / "l.parquet", store=own)
+    schema = pq.read_schema(tmp_path / "l.parquet")
+    assert (schema.field("concept_group").type, schema.field("score").type) == (pa.string(), pa.float64())
