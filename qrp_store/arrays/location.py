@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from qrp_store.arrays.directory import Directory
 from qrp_store.arrays.root import Root
-from qrp_store.errors import InvalidInput
-from qrp_store.settings import redact
+from qrp_store.settings import require_path
 
 
 def open_root(url: str) -> Root:
@@ -14,6 +13,5 @@ def open_root(url: str) -> Root:
         from qrp_store.arrays.bucket import Bucket
 
         return Bucket(url)
-    if "://" in url:
-        raise InvalidInput(f"arrays root {redact(url)!r}: expected a directory or s3://bucket/prefix")
+    require_path(url, "the arrays' root", "a directory or s3://bucket/prefix, with the keys in AWS_* variables")
     return Directory(url)

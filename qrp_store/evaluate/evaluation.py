@@ -208,6 +208,7 @@ class Evaluation:
             "clusters": held.clustering.row.clusters,
             "seed": held.clustering.row.seed,
             "setting": held.spec.document["setting"],
+            "algorithm": held.spec.document["algorithm"],
             "permuted": self.plan.job.request.permute,
             "n_small_clusters": held.clustering.row.n_small_clusters,
             "engine": str(held.clustering.artifact.provenance.get("engine", "import")),

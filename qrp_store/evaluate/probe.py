@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from qrp_store.catalog.model.values import ClusterConcept, ClusterScore, Concept
 from qrp_store.errors import QrpStoreError
 from qrp_store.evaluate.data import Concepts, JoinedConcepts, ProbeData, ProbeRequest, load
 from qrp_store.probing.reverse import ProbeFit
+from qrp_store.probing.student import quantile
 from qrp_store.probing.trial import Trial
 from qrp_store.progress import Progress
 from qrp_store.records import TEST, TRAIN, VAL, derive_seed
@@ -43,7 +45,8 @@ class Outcome:
     explanation: Explanation
     concepts: Concepts
     n_parts: tuple[int, int, int]
-    train_cross_entropy_nats: float
+    on_train: Score
+    on_val: Score
     alone: Alone
     groups: tuple[controls.GroupScore, ...]
     null: controls.Null | None
@@ -81,7 +84,9 @@ class Outcome:
             "best_epoch": fit.best_epoch,
             "device": fit.device,
             "weight_decay": fit.weight_decay,
-            "train_cross_entropy_nats": self.train_cross_entropy_nats,
+            "train_cross_entropy_nats": self.on_train.cross_entropy_nats,
+            "gap_nats": self.on_train.mi_nats - score.mi_nats,
+            "training_failed": self.training_failed,
             "entropy_miller_madow_nats": score.miller_madow,
             **self._beside_chance(score.nmi),
             "history": [vars(epoch) for epoch in fit.history],
@@ -94,6 +99,13 @@ class Outcome:
             },
         }
 
+    @property
+    def training_failed(self) -> bool:
+        """Whether no epoch of sgd beat the model without concepts, or every permuted control scored higher."""
+        fit, nmi = self.fit, self.score.nmi
+        unmoved = fit.options.solver == "sgd" and fit.best_epoch == 0 and fit.epochs_run > 0
+        return unmoved or (self.null is not None and nmi is not None and nmi < min(self.null.nmi))
+
     def _beside_chance(self, nmi: float | None) -> dict[str, Any]:
         null = self.null if nmi is not None else None
         return {
@@ -105,19 +117,36 @@ class Outcome:
         }
 
     def cluster_scores(self) -> list[ClusterScore]:
-        """The scores of each cluster; None where it has no test image."""
-        per, alone = self.score.per_cluster, self.alone
-        rows = zip(*(c.tolist() for c in (per.n_test, per.cross_entropy_nats, per.top1, per.mi_nats)), strict=True)
-        best = zip(alone.best.tolist(), map(_number, alone.best_mi_nats.tolist()), strict=True)
-        return [
-            ClusterScore(k, n, _number(ce), _number(top1), mi, *self._named(concept, share))
-            for k, ((n, ce, top1, mi), (concept, share)) in enumerate(zip(rows, best, strict=True))
-        ]
+        """The scores of each cluster; None where it has no image of the part."""
+        per, names = self.score.per_cluster, self.concepts.names
+        on_val, top = self.on_val.per_cluster.cross_entropy_nats, self.explanation.supported
+        rows = []
+        for k, share in enumerate(map(_number, self.alone.best_mi_nats.tolist())):
+            ce, half = float(per.cross_entropy_nats[k]), self._half_width(k)
+            known = share is not None and bool(names)
+            rows.append(
+                ClusterScore(
+                    cluster=k,
+                    n_test=int(per.n_test[k]),
+                    cross_entropy_nats=_number(ce),
+                    top1=_number(float(per.top1[k])),
+                    mi_nats=float(per.mi_nats[k]),
+                    top_concept=names[top[k]] if top[k] >= 0 else None,
+                    best_concept=names[self.alone.best[k]] if known else None,
+                    best_concept_mi_nats=share if known else None,
+                    n_train=int(self.explanation.n_train[k]),
+                    val_cross_entropy_nats=_number(float(on_val[k])),
+                    cross_entropy_lo=None if half is None else max(0.0, ce - half),
+                    cross_entropy_hi=None if half is None else ce + half,
+                )
+            )
+        return rows
 
-    def _named(self, concept: int, share: float | None) -> tuple[str | None, float | None]:
-        if share is None or not self.concepts.names:
-            return None, None
-        return self.concepts.names[concept], share
+    def _half_width(self, cluster: int) -> float | None:
+        """Half the width of the 95 % t interval of a cluster's cross-entropy on its test images; None below two."""
+        n = int(self.score.per_cluster.n_test[cluster])
+        sd = float(self.score.per_cluster.cross_entropy_sd[cluster])
+        return None if n < 2 else quantile(n - 1) * sd / math.sqrt(n)
 
     def concept_scores(self) -> list[ConceptScore]:
         """The scores of the best concepts alone, best on the validation part first."""
@@ -244,7 +273,8 @@ def conclude(ready: Prepared, found: ProbeFit | QrpStoreError, progress: Progres
         explanation=explanation,
         concepts=data.concepts,
         n_parts=(counts[TRAIN], counts[VAL], counts[TEST]),
-        train_cross_entropy_nats=on_train.cross_entropy_nats,
+        on_train=on_train,
+        on_val=score(found, x_val, c_val, bootstrap=0, seed=0, device=device),
         alone=single,
         groups=groups,
         null=null,

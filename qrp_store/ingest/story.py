@@ -25,6 +25,17 @@ from qrp_store.ingest.arrays import ArrayRows, is_array
 from qrp_store.ingest.images import ImageRows
 from qrp_store.ingest.job import Job, make_blocks
 from qrp_store.ingest.rows import Output, RowSource
+from qrp_store.options import (
+    Dtype,
+    IngestOptions,
+    ModelOptions,
+    Precision,
+    Several,
+    SourceOptions,
+    described,
+    taken,
+    takes,
+)
 from qrp_store.progress import Progress, silent
 from qrp_store.records import ArraySpec, Artifact, Dataset, Spec, StoredEmbedding
 from qrp_store.samples import key_difference, shown
@@ -32,8 +43,8 @@ from qrp_store.store import Store, check_name
 
 ALGORITHM = 1
 _COMPARED = 1000  # unknown keys that are compared with a dataset's
-DTYPES = ("float32", "float16")
-_MODEL = ("arch", "weights", "recipe", "image_size", "seed", "device", "batch_size", "precision", "channels_last")
+_MODEL = (*(each.name for each in described(ModelOptions) if each.name != "layer"), "device")
+_SOURCE = tuple(each.name for each in described(SourceOptions))
 
 
 @dataclass(frozen=True)
@@ -60,75 +71,89 @@ class IngestReport:
     layers: tuple[IngestReport, ...] = ()
 
 
+@takes(IngestOptions)
 def ingest(
     store: Store,
     source: str,
     *,
     dataset: str,
     backbone: str,
+    # images: the model
     arch: str | None = None,
     weights: str = "default",
     recipe: str = "auto",
-    layer: str | Sequence[str] | None = None,
+    layer: Several[str] = (),
     image_size: int | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
     channels_last: bool = True,
     batch_size: int = 64,
-    workers: int | None = None,
-    device: str = "auto",
     seed: int = 0,
+    # arrays and tables
     keys: str | None = None,
     key_root: str | None = None,
     field: str | None = None,
     key_column: str | None = None,
-    dtype: str = "float32",
+    # what is stored, and how it is made
+    dtype: Dtype = "float32",
     block_rows: int | None = None,
     skip_bad: bool = False,
-    force: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
     scheduler: str | None = None,
+    force: bool = False,
     wait: bool = True,
     progress: Progress = silent,
 ) -> IngestReport:
-    """Put the embeddings of a dataset under a backbone into the store.
+    """Store the embeddings of a dataset under a backbone; the first ingest creates the dataset.
 
-    `source` is an image folder, tar shards, Parquet or a list of images (with `arch`), or an array (n, dim). Asked
-    again, the same embedding is found; after a crash the blocks that were finished are kept. Raises InvalidInput for
-    bad rows unless `skip_bad`. `scheduler`: the workers of that Dask scheduler (tcp://host:port) make the blocks;
-    they must reach source and arrays under the same names, and give the bits of one process.
+    `source` is an image folder, tar shards, Parquet or a list of images (with `arch`), or an array (n, dim). Arguments
+    are the options of `qrp-store ingest`, see docs/options.md. An equal embedding that exists is returned; after a
+    crash finished blocks are kept. With a `scheduler` its Dask workers make the blocks; they must reach source and
+    arrays under the same names, and give the bits of one process. Raise InvalidInput for bad rows unless `skip_bad`.
 
-    Several layers are as many embeddings, of the backbones `backbone:layer`, from one pass over the images (on workers:
-    one pass a layer); the report is the first one's and holds all of them in `layers`.
+    Several layers make as many embeddings, of the backbones `backbone:layer`, in one pass over the images (on workers:
+    one pass per layer); the report is the first one's and holds all of them in `layers`.
     """
+    return ingest_with(store, source, taken(IngestOptions, locals()), progress)
+
+
+def ingest_with(store: Store, source: str, options: IngestOptions, progress: Progress) -> IngestReport:
+    """Do what `ingest` does, with its options in one record."""
     started = time.perf_counter()
-    layers = (layer,) if isinstance(layer, str) else tuple(layer or ())
-    names = [f"{backbone}:{own}" for own in layers] if len(layers) > 1 else [backbone]
-    check_name(dataset, "dataset")
+    layers, backbone = options.layer, options.backbone
+    names = [f"{backbone}:{layer}" for layer in layers] if len(layers) > 1 else [backbone]
+    check_name(options.dataset, "dataset")
     for name in names:
         check_name(name, "backbone")
-    _check_options(dtype, block_rows, batch_size, layers)
-    asked = {
-        "arch": arch,
-        "weights": weights if weights in ("default", "random") else str(Path(weights).expanduser().absolute()),
-        "recipe": recipe,
-        "image_size": image_size,
-        "precision": precision,
-        "channels_last": channels_last,
-        "seed": seed,
-        "device": device,
-        "batch_size": batch_size,
-        "keys": None if keys is None else str(Path(keys).expanduser().absolute()),
-        "key_root": key_root,
-        "field": field,
-        "key_column": key_column,
-        "dtype": dtype,
-    }
-    how = _How(source, dataset, dtype, block_rows, skip_bad, force, wait, scheduler, started, progress)
-    if scheduler is not None and len(layers) > 1:
+    asked = _request(options)
+    how = _How(
+        source,
+        options.dataset,
+        options.dtype,
+        options.block_rows,
+        options.skip_bad,
+        options.force,
+        options.wait,
+        options.scheduler,
+        started,
+        progress,
+    )
+    if options.scheduler is not None and len(layers) > 1:
         each = zip(names, layers, strict=True)
-        reports = [r for name, own in each for r in _ingest(store, how, [name], (own,), asked, workers)]
+        reports = [r for name, layer in each for r in _ingest(store, how, [name], (layer,), asked, options.workers)]
     else:
-        reports = _ingest(store, how, names, layers, asked, workers)
+        reports = _ingest(store, how, names, layers, asked, options.workers)
     return replace(reports[0], layers=tuple(reports)) if len(layers) > 1 else reports[0]
+
+
+def _request(options: IngestOptions) -> dict[str, Any]:
+    """Return the options that say which vectors are made, with absolute paths: provenance from which `repair` works."""
+    request = {name: getattr(options, name) for name in (*_MODEL, *_SOURCE)}
+    if options.weights not in ("default", "random"):
+        request["weights"] = str(Path(options.weights).expanduser().absolute())
+    if options.keys is not None:
+        request["keys"] = str(Path(options.keys).expanduser().absolute())
+    return request
 
 
 @dataclass(frozen=True)
@@ -198,18 +223,6 @@ def _ingest(
     made = {name: job.claimed.id for name, job in jobs.items()}
     reports = [_report(store, {**ready, **made}[name], how.started, written.get(name)) for name in names]
     return [replace(report, columns=rows.columns, not_taken=rows.not_taken) for report in reports]
-
-
-def _check_options(dtype: str, block_rows: int | None, batch_size: int, layers: Sequence[str]) -> None:
-    if dtype not in DTYPES:
-        raise InvalidInput(f"--dtype {dtype!r}: known are {', '.join(DTYPES)}")
-    if block_rows is not None and not 1 <= block_rows <= 1 << 24:
-        raise InvalidInput(f"--block-rows {block_rows}: at least 1 and at most {1 << 24}")
-    if batch_size < 1:
-        raise InvalidInput(f"--batch-size {batch_size}: at least 1")
-    twice = next((layer for layer in layers if layers.count(layer) > 1), None)
-    if twice is not None:
-        raise InvalidInput(f"--layer {twice} was given twice")
 
 
 def open_rows(

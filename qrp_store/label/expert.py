@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,15 +18,16 @@ from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import available_cores
 from qrp_store.label import expert_scores
-from qrp_store.label.numbering import ALL, Match, Numbers, Positions, Unknown, check_exclusive, numbered, refuse_unknown
+from qrp_store.label.numbering import ALL, Numbers, Positions, Unknown, check_exclusive, numbered, refuse_unknown
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
-from qrp_store.label.story import LabelReport, check_options, label_report, write
+from qrp_store.label.story import LabelReport, label_report, write
+from qrp_store.options import Activation, LabelExpertOptions, LabelOptions, Match, RunOptions, taken, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.readers.image_folders import list_images
 from qrp_store.readers.labels.class_names import read_names
 from qrp_store.records import Artifact, Dataset, Spec, fingerprint
 from qrp_store.samples import ImageFile
-from qrp_store.store import Store
+from qrp_store.store import Store, check_name
 
 if TYPE_CHECKING:
     from qrp_store.models.experts import Expert
@@ -35,6 +36,7 @@ ALGORITHM = 1
 _DEFAULT_THRESHOLD = {"classifier": 0.5, "detector": 0.5, "segmenter": 0.01}
 
 
+@takes(LabelOptions, LabelExpertOptions, RunOptions)
 def label_by_expert(
     store: Store,
     expert: str,
@@ -42,67 +44,80 @@ def label_by_expert(
     images: str,
     dataset: str,
     concepts: str,
-    weights: str = "default",
     threshold: float | None = None,
-    top_k: int | None = None,
-    activation: Literal["softmax", "sigmoid"] = "softmax",
-    names: str | None = None,
     group: str | None = None,
     exclusive: bool = False,
     ignore_unknown_keys: bool = False,
+    names: str | None = None,
     match: Match = "key",
-    skip_bad: bool = False,
+    weights: str = "default",
+    top_k: int | None = None,
+    activation: Activation = "softmax",
     batch_size: int = 16,
+    skip_bad: bool = False,
+    seed: int = 0,
     workers: int | None = None,
     device: str = "auto",
-    seed: int = 0,
     force: bool = False,
     wait: bool = True,
     progress: Progress = silent,
 ) -> LabelReport:
-    """Make a concept set of a dataset from what a torchvision or timm model sees in its images.
+    """Store a concept set of a dataset: what a torchvision or timm model sees in its images.
 
-    A category counts when its probability, its surest box (by default above 0.5) or its share of the pixels (by
-    default at least 1 %) does, or when it is among a picture's `top_k`. The scores of all categories are kept, so that
-    another threshold needs no new run. Raises NotFound, InvalidInput and Unavailable.
+    A category counts if its probability, its surest box (by default above 0.5) or its share of the pixels (by default
+    at least 1 %) does, or if it is among an image's `top_k`. The scores of all categories are kept, so that another
+    threshold needs no new run. Raise NotFound, InvalidInput and Unavailable.
     """
+    given = locals()
+    options, how = taken(LabelOptions, given), taken(LabelExpertOptions, given)
+    return label_by_expert_with(store, options, how, taken(RunOptions, given), progress)
+
+
+def label_by_expert_with(
+    store: Store, options: LabelOptions, how: LabelExpertOptions, run: RunOptions, progress: Progress
+) -> LabelReport:
+    """Do what `label_by_expert` does, with its options in records."""
     started = time.perf_counter()
-    check_options(concepts, 0.5 if threshold is None else threshold)
-    if (top_k is not None and top_k < 1) or batch_size < 1 or (workers is not None and workers < 1):
-        raise InvalidInput("--top-k, --batch-size and --workers: at least 1")
-    owner = datasets.get_dataset(store.catalog, dataset)
+    check_name(options.concepts, "concept set")
+    assert how.expert is not None
+    assert how.images is not None
+    owner = datasets.get_dataset(store.catalog, options.dataset)
     keys = datasets.keys(store.catalog, owner)
-    files = _files(Path(images).expanduser(), keys, owner, match, ignore_unknown_keys, progress)
-    model = _load(expert, weights, activation, names, device, seed)
-    if threshold is None and top_k is None:
+    folder = Path(how.images).expanduser()
+    files = _files(folder, keys, owner, options.match, options.ignore_unknown_keys, progress)
+    model = _load(how.expert, how.weights, how.activation, options.names, how.device, how.seed)
+    threshold = options.threshold
+    if threshold is None and how.top_k is None:
         threshold = _DEFAULT_THRESHOLD[model.kind]
     if threshold is not None and model.kind == "segmenter":
         threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # at least, not more than
-    asked = _Asked(concepts, group, threshold, top_k, exclusive)
+    asked = _Asked(options.concepts, options.group, threshold, how.top_k, options.exclusive)
     mark = fingerprint({"expert": model.spec, "dataset": owner.fingerprint, "images": _digest(files)})
     spec = asked.spec(owner, model, mark)
-    with lease.find_or_hold(store.catalog, spec, force=force, wait=wait, progress=progress) as work:
+    with lease.find_or_hold(store.catalog, spec, force=run.force, wait=run.wait, progress=progress) as work:
         if isinstance(work, Artifact):
             return label_report(store, work, started, cached=True)
-        threads = workers or max(1, available_cores() - 1)
-        scoring = expert_scores.Scoring(store, model, files, owner.n, mark, batch_size, threads, skip_bad, progress)
-        layout, blocks = scoring.run(work.claim, work.heartbeat, dataset)
-        numbers = Numbers(expert, len(model.names))
-        numbers.learn((name, group) for name in model.names)
+        threads = how.workers or max(1, available_cores() - 1)
+        scoring = expert_scores.Scoring(
+            store, model, files, owner.n, mark, how.batch_size, threads, how.skip_bad, progress
+        )
+        layout, blocks = scoring.run(work.claim, work.heartbeat, options.dataset)
+        numbers = Numbers(how.expert, len(model.names))
+        numbers.learn((name, options.group) for name in model.names)
         with Piles(owner.n, LABEL) as labels, Piles(owner.n, LOOKED_AT) as seen:
-            for at, concept, scores, there in expert_scores.above(store, layout, blocks, threshold, top_k):
+            for at, concept, scores, there in expert_scores.above(store, layout, blocks, threshold, how.top_k):
                 labels.add(at, concept, scores)
                 seen.add(there, np.full(len(there), ALL, np.int32))
             table = numbered(numbers, labels, seen, keys, Unknown())
-        if exclusive:
-            check_exclusive(table, expert)
+        if options.exclusive:
+            check_exclusive(table, how.expert)
         provenance = {
-            "source": str(Path(images).absolute()),
+            "source": str(Path(how.images).absolute()),
             "format": "expert",
             "device": model.device,
             "scores": expert_scores.document(layout, blocks, mark),
         }
-        write(store, work.claim, owner, table, provenance, exclusive=exclusive)
+        write(store, work.claim, owner, table, provenance, exclusive=options.exclusive)
     made = concept_sets.by_id(store.catalog, work.claim.id)
     return label_report(store, made.artifact, started, cached=False)
 
@@ -152,9 +167,7 @@ def _digest(files: dict[int, ImageFile]) -> str:
     return fingerprint([[at, file.key, file.size, file.mtime_ns] for at, file in sorted(files.items())])
 
 
-def _load(
-    expert: str, weights: str, activation: Literal["softmax", "sigmoid"], names: str | None, device: str, seed: int
-) -> Expert:
+def _load(expert: str, weights: str, activation: Activation, names: str | None, device: str, seed: int) -> Expert:
     from qrp_store.models import checkpoints
     from qrp_store.models.experts import Checkpoints, ExpertOptions, load_expert
 

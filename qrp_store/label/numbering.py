@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Literal
 
 import numpy as np
 
 from qrp_store.catalog.entities.concept_sets import Vocabulary
 from qrp_store.errors import InvalidInput
 from qrp_store.label.piles import Piles, columns
+from qrp_store.options import Match
 from qrp_store.progress import Progress
 from qrp_store.readers.labels.rows import LabelRows, Term, normal
 from qrp_store.samples import key_difference, shown
 
-Match = Literal["key", "basename", "stem"]
 _EXAMPLES = 5
 _FIRST = 1000
 _AMBIGUOUS = -2

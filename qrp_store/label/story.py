@@ -6,10 +6,8 @@ the set is still being written, then `ready`.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,10 @@ from typing import Any
 from qrp_store.catalog.entities import concept_sets, datasets
 from qrp_store.catalog.entities.concept_sets import Vocabulary
 from qrp_store.catalog.lifecycle import lease
-from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.errors import NotFound
 from qrp_store.label import concept_rows
 from qrp_store.label.numbering import (
     LabelTable,
-    Match,
     Numbers,
     Positions,
     check_exclusive,
@@ -30,6 +27,16 @@ from qrp_store.label.numbering import (
     refuse_unknown,
 )
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
+from qrp_store.options import (
+    LabelFileOptions,
+    LabelFormat,
+    LabelOptions,
+    Match,
+    RunOptions,
+    Several,
+    taken,
+    takes,
+)
 from qrp_store.progress import Progress, silent
 from qrp_store.readers.labels.formats import FORMATS, detect, read_labels, source_digest
 from qrp_store.readers.labels.rows import TableOptions, normal
@@ -38,7 +45,7 @@ from qrp_store.samples import shown
 from qrp_store.store import Store, check_name
 
 ALGORITHM = 2
-MAX_CONCEPTS = 100_000
+_THRESHOLD = 0.5
 _EXAMPLES = 5
 
 
@@ -67,60 +74,72 @@ class LabelReport:
     timings: dict[str, float]
 
 
+@takes(LabelOptions, LabelFileOptions, RunOptions)
 def label(
     store: Store,
     source: str,
     *,
     dataset: str,
     concepts: str,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     group: str | None = None,
     exclusive: bool = False,
     ignore_unknown_keys: bool = False,
-    format: str | None = None,
     names: str | None = None,
     match: Match = "key",
-    max_concepts: int = MAX_CONCEPTS,
+    format: LabelFormat | None = None,
     key_column: str | None = None,
     concept_column: str | None = None,
     score_column: str | None = None,
     group_column: str | None = None,
     split: str | None = None,
-    true: Sequence[str] = (),
-    false: Sequence[str] = (),
+    true: Several[str] = (),
+    false: Several[str] = (),
+    max_concepts: int = 100_000,
     force: bool = False,
     wait: bool = True,
     progress: Progress = silent,
 ) -> LabelReport:
-    """Make a concept set of a dataset from a label file or folder (`readers.labels.formats.FORMATS`).
+    """Store a concept set of a dataset from a label file or folder (`readers.labels.formats.FORMATS`).
 
-    A score counts when it is greater than `threshold`; a label without score always does; a repeated (key, concept)
-    counts once, with its highest score. `names` is a file of names for the source's codes. The `…_column` options name
-    a table's columns, `split` separates concepts in one cell, `true` and `false` are the words for yes and no in a
-    column a concept. Raises NotFound for the dataset, InvalidInput for the file.
+    Arguments are the options of `qrp-store label`, see docs/options.md. A score counts if it is greater than
+    `threshold` (default 0.5); a label without a score always does; a repeated (key, concept) counts once, with its
+    highest score. Raise NotFound for the dataset, InvalidInput for the file.
     """
+    given = locals()
+    options, how = taken(LabelOptions, given), taken(LabelFileOptions, given)
+    return label_with(store, source, options, how, taken(RunOptions, given), progress)
+
+
+def label_with(
+    store: Store, source: str, options: LabelOptions, how: LabelFileOptions, run: RunOptions, progress: Progress
+) -> LabelReport:
+    """Do what `label` does, with its options in records."""
     started = time.perf_counter()
-    check_options(concepts, threshold)
+    concepts, exclusive = options.concepts, options.exclusive
+    check_name(concepts, "concept set")
     path = Path(source).expanduser()
     if not path.exists():
         raise NotFound(f"{source}: no such file or folder")
-    if format is not None and format not in FORMATS:
-        raise InvalidInput(f"--format {format!r}", hint=f"known are {', '.join(FORMATS)}")
-    owner = datasets.get_dataset(store.catalog, dataset)
+    owner = datasets.get_dataset(store.catalog, options.dataset)
     table_options = TableOptions(
-        key_column, concept_column, score_column, group_column, split, tuple(true), tuple(false)
+        how.key_column, how.concept_column, how.score_column, how.group_column, how.split, how.true, how.false
     )
-    form = format or detect(path, table_options)
-    reading = _Reading(path, form, names, group, threshold, match, max_concepts, table_options)
+    form = how.format or detect(path, table_options)
+    threshold = _THRESHOLD if options.threshold is None else options.threshold
+    reading = _Reading(
+        path, form, options.names, options.group, threshold, options.match, how.max_concepts, table_options
+    )
+    ignore_unknown_keys = options.ignore_unknown_keys
     spec = _spec(owner, concepts, reading, exclusive=exclusive, ignore_unknown_keys=ignore_unknown_keys)
-    ready = None if force else lease.find(store.catalog, spec) or _of_algorithm_1(store, spec)
+    ready = None if run.force else lease.find(store.catalog, spec) or _of_algorithm_1(store, spec)
     if ready is not None:
         return label_report(store, ready, started, cached=True)
     # Read before anything is claimed: a bad file leaves no trace.
     table = reading.table(datasets.keys(store.catalog, owner), owner, ignore_unknown_keys, progress)
     if exclusive:
         check_exclusive(table, source)
-    with lease.find_or_hold(store.catalog, spec, force=force, wait=wait, progress=progress) as work:
+    with lease.find_or_hold(store.catalog, spec, force=run.force, wait=run.wait, progress=progress) as work:
         if isinstance(work, Artifact):
             return label_report(store, work, started, cached=True)
         provenance = {"source": str(path.absolute()), "format": reading.form}
@@ -135,13 +154,6 @@ def case_variants(words: Vocabulary) -> list[dict[str, int]]:
     for name, n in zip(words.names, words.n_positive, strict=True):
         folded.setdefault(name.casefold(), {})[name] = n
     return [names for names in folded.values() if len(names) > 1]
-
-
-def check_options(concepts: str, threshold: float) -> None:
-    """Raise InvalidInput for a name or a threshold that cannot be."""
-    check_name(concepts, "concept set")
-    if not (math.isfinite(threshold) and 0 <= threshold <= 1):
-        raise InvalidInput(f"--threshold {threshold}: a score is between 0 and 1")
 
 
 @dataclass(frozen=True)

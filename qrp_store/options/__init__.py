@@ -22,21 +22,40 @@ from qrp_store.options.evaluating import (
     ScoreOptions,
     Solver,
 )
+from qrp_store.options.ingesting import Dtype, IngestOptions, ModelOptions, Precision, SourceOptions
+from qrp_store.options.labelling import (
+    Activation,
+    LabelExpertOptions,
+    LabelFileOptions,
+    LabelFormat,
+    LabelOptions,
+    Match,
+)
 from qrp_store.options.running import DeviceOptions, RunOptions, SchedulerOptions, WorkerOptions
 
 __all__ = [
+    "Activation",
     "ClusterOptions",
     "ClusterSource",
     "Described",
     "DeviceOptions",
+    "Dtype",
     "Engine",
     "EvaluateRun",
     "EvaluateSelection",
     "ExtraOptions",
+    "IngestOptions",
     "Init",
     "KMeansTraining",
+    "LabelExpertOptions",
+    "LabelFileOptions",
+    "LabelFormat",
+    "LabelOptions",
+    "Match",
+    "ModelOptions",
     "Options",
     "PlaceOptions",
+    "Precision",
     "ProbeOptions",
     "Protocol",
     "RunOptions",
@@ -44,6 +63,7 @@ __all__ = [
     "ScoreOptions",
     "Several",
     "Solver",
+    "SourceOptions",
     "WorkerOptions",
     "described",
     "parse_memory",

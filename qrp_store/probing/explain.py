@@ -13,6 +13,8 @@ from qrp_store.probing.sparse import ConceptMatrix
 
 TOP = 10
 """How many concepts of each cluster are kept."""
+SUPPORT, SUPPORT_SHARE = 5, 0.1
+"""How many training images of a cluster, and which share of them, must have a concept that may stand for it."""
 _CHUNK_CELLS = 1 << 22
 
 
@@ -24,12 +26,17 @@ class Explanation:
     weight    float32, W_kj − mean over clusters of W_kj: only such differences mean anything under a softmax
     lift      float64, P(concept | cluster) / P(concept) on the training part
     n         int64, training samples of the cluster that have the concept, at least 1
+
+    Arrays (K,): `supported` int32, the concept of largest weight among those that at least SUPPORT training samples
+    and a SUPPORT_SHARE of the cluster have, −1 for none; `n_train` int64, the cluster's training samples.
     """
 
     concept: NDArray[np.int32]
     weight: NDArray[np.float32]
     lift: NDArray[np.float64]
     n: NDArray[np.int64]
+    supported: NDArray[np.int32]
+    n_train: NDArray[np.int64]
 
 
 def explain(fit: ProbeFit, x_train: ConceptMatrix, c_train: ArrayLike, *, top: int = TOP) -> Explanation:
@@ -46,11 +53,13 @@ def explain(fit: ProbeFit, x_train: ConceptMatrix, c_train: ArrayLike, *, top: i
         np.full((k, top), np.nan, np.float32),
         np.full((k, top), np.nan),
         np.zeros((k, top), np.int64),
+        np.full(k, -1, np.int32),
+        np.bincount(c, minlength=k),
     )
     if m == 0:
         return found
     grouped = x_train.take(np.argsort(c, kind="stable"))
-    sizes = np.bincount(c, minlength=k)
+    sizes = found.n_train
     ends = np.concatenate(([0], np.cumsum(sizes)))
     expected = x_train.counts() / max(len(x_train), 1)
     centre = fit.weight.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -89,3 +98,6 @@ def _rank(
     found.weight[part, :top] = np.where(there, np.take_along_axis(weight, best, axis=1), np.nan)
     found.lift[part, :top] = np.divide(rate, expected[best], out=np.full(n.shape, np.nan), where=there)
     found.n[part, :top] = n
+    enough = table >= np.maximum(SUPPORT, SUPPORT_SHARE * sizes)[:, None]
+    first = np.where(enough, weight, -np.inf).argmax(axis=1)
+    found.supported[part] = np.where(enough.any(axis=1), first, -1)

@@ -22,11 +22,13 @@ _TOP = 5
 class ClusterScores:
     """Arrays (K,), one entry a cluster, over the test part. NaN where the cluster has no test sample.
 
+    `cross_entropy_sd` is the standard deviation (n − 1) of −ln q over the cluster's test samples, NaN below two.
     `mi_nats` is the cluster's share p̂_k (−ln p̂_k − CE_k), 0 for an absent one: the shares sum to the score.
     """
 
     n_test: NDArray[np.int64]
     cross_entropy_nats: NDArray[np.float64]
+    cross_entropy_sd: NDArray[np.float64]
     top1: NDArray[np.float64]
     mi_nats: NDArray[np.float64]
 
@@ -184,9 +186,12 @@ def _per_cluster(
     hits = np.bincount(clusters, weights=rank < 1, minlength=k)
     present = counts > 0
     nothing = np.full(k, np.nan)
+    mean = np.divide(loss, counts, out=nothing.copy(), where=present)
+    squares = np.bincount(clusters, weights=(-log_q - mean[clusters]) ** 2, minlength=k)
     return ClusterScores(
         n_test=counts,
-        cross_entropy_nats=np.divide(loss, counts, out=nothing.copy(), where=present),
+        cross_entropy_nats=mean,
+        cross_entropy_sd=np.sqrt(np.divide(squares, counts - 1, out=nothing.copy(), where=counts > 1)),
         top1=np.divide(hits, counts, out=nothing.copy(), where=present),
         mi_nats=(-counts * log_p - loss) / n,
     )

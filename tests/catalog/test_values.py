@@ -40,4 +40,4 @@ def test_the_table_has_a_column_for_every_stored_value(view: str) -> None:
     for entry in of(view):
         assert (entry.name in STORED[view].c) == entry.about.stored
         if entry.about.stored and not entry.about.key:
-            assert STORED[view].c[entry.name].nullable == entry.nullable
+            assert STORED[view].c[entry.name].nullable == (entry.nullable or entry.about.young)

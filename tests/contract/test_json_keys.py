@@ -9,7 +9,8 @@ import pytest
 RESULT = (
     "id version fingerprint dataset backbone clustering_id concepts clusters seed protocol solver setting permuted "
     "n_train n_val n_test n_small_clusters n_concepts entropy_nats cross_entropy_nats mi_nats mi_bits nmi nmi_ci_lo "
-    "nmi_ci_hi top1 top5 train_loss grad_norm converged epochs_run best_epoch device engine cached timings"
+    "nmi_ci_hi top1 top5 train_loss grad_norm converged epochs_run best_epoch device engine cached timings "
+    "algorithm training_failed gap_nats"
 )
 CLUSTER = (
     "id fingerprint dataset backbone clusters seed n dim n_sampled objective objective_per_iteration sizes engine "
@@ -29,7 +30,7 @@ def test_evaluate(world: Any) -> None:
         assert set(result) >= set(RESULT.split())
         assert set(result["timings"]) >= {"cluster_s", "load_s", "train_s", "val_s", "score_s"}
         assert all(isinstance(value, (int, float)) and value >= 0 for value in result["timings"].values())
-        for name in ("permuted", "converged", "cached"):
+        for name in ("permuted", "converged", "cached", "training_failed"):
             assert isinstance(result[name], bool)
         for name in ("n_train", "n_val", "n_test", "n_concepts", "epochs_run", "best_epoch", "version", "seed"):
             assert type(result[name]) is int

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,71 @@ def test_arrays_that_are_gone_are_exit_3(qrp: Any, own: Path, tmp_path: Path) ->
     shutil.rmtree(own / "arrays")
     assert "arrays" in qrp.fails(3, "verify", store=own)
     assert not (own / "arrays").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        " postgresql://u:{}@127.0.0.1:1/db",
+        "postgresql:/u:{}@127.0.0.1:1/db",
+        "host=127.0.0.1 user=u password={} dbname=x",
+        "u:{}@127.0.0.1:1/db",
+        "postgresql://u/x:{}@127.0.0.1:1/db",
+        "sqlite:///x:{}@y",
+    ],
+)
+def test_a_pasted_url_that_is_none_is_refused_unseen_and_becomes_no_folder(qrp: Any, tmp_path: Path, url: str) -> None:
+    for words in (("init", "--arrays", str(tmp_path / "a")), ("init",), ("ls",), ("ls", "--verbose")):
+        ran = qrp.run(*words, "--store", url.format("S3CR3T"), cwd=tmp_path)
+        assert ran.code == 4
+        assert "S3CR3T" not in ran.out + ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://b/p?aws_secret_access_key={}", "s3://k:a/{}@b/p", " s3://k:{}@b/p", "s3:/b?token={}"]
+)
+def test_a_key_in_the_arrays_url_is_refused_unseen(qrp: Any, tmp_path: Path, url: str) -> None:
+    ran = qrp.run("init", "--arrays", url.format("S3CR3T"), "--store", tmp_path / "s", cwd=tmp_path)
+    assert ran.code == 4
+    assert "AWS_" in ran.err
+    assert "S3CR3T" not in ran.out + ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_in_a_parameter_is_not_shown(qrp: Any) -> None:
+    for name in ("password", "passwor%64"):
+        ran = qrp.run("ls", "--verbose", "--store", f"postgresql://u@127.0.0.1:1/db?{name}=S3CR3T@S3CR3T")
+        assert ran.code == 8
+        assert "S3CR3T" not in ran.out + ran.err
+
+
+def test_a_password_of_any_characters_gets_in(
+    qrp: Any, tmp_path: Path, new_database: Callable[[], str], postgres: str
+) -> None:
+    import psycopg
+
+    url, password = new_database(), "w=rd%/@:#?& '"
+    place = url.split("@", 1)[1]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS anybody")
+        connection.execute(f"CREATE ROLE anybody SUPERUSER LOGIN PASSWORD '{password.replace(chr(39), chr(39) * 2)}'")
+    for scheme in ("postgresql", "postgresql+psycopg2"):
+        made = qrp.ok("init", "--arrays", tmp_path / "a", "--store", f"{scheme}://anybody:{password}@{place}")
+        assert "w=rd" not in made["store"]
+
+
+def test_a_deleted_working_folder_is_exit_4_with_its_name(qrp: Any, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = f'rmdir "{gone}"; "{qrp.script}" ls --json; "{qrp.script}" ls --json --store postgresql://u@127.0.0.1:1/x'
+    ran = subprocess.run(
+        ["sh", "-c", line], cwd=gone, env={**os.environ, "PWD": str(gone)}, capture_output=True, text=True
+    )
+    first, second = map(json.loads, ran.stdout.splitlines())
+    assert first["error"]["kind"] == "invalid_input"
+    assert str(gone) in first["error"]["message"]
+    assert second["error"]["kind"] == "unavailable"
 
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--verbose",)])

@@ -102,5 +102,5 @@ def test_a_bad_image_leaves_no_layer_behind(store: Store, photos: Path) -> None:
 
 
 def test_a_layer_that_is_named_twice_is_refused(store: Store, photos: Path) -> None:
-    with pytest.raises(InvalidInput, match="layer2 was given twice"):
+    with pytest.raises(InvalidInput, match="layer2 is given twice"):
         ingest(store, str(photos), dataset="d", backbone="r", layer=["layer2", "layer2"], **RESNET)

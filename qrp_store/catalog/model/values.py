@@ -33,7 +33,7 @@ class Value:
     tolerance  largest difference that `rerun` accepts where equal bits are not promised; 0: equal everywhere; None:
                compared only where equal bits are promised
     checked    False: not recomputed by `rerun` (names, ids, machines)
-    young      True: null in results that were made before the value was known
+    young      True: null in the table where a result was made before the value was known
     """
 
     meaning: str
@@ -60,7 +60,7 @@ class Entry:
         sql = self.about.sql or _TYPES[self.kind]
         if self.about.key:
             return Column(self.name, sql, primary_key=True, autoincrement=False)
-        return Column(self.name, sql, nullable=self.nullable)
+        return Column(self.name, sql, nullable=self.nullable or self.about.young)
 
     def selected(self, table: str) -> str:
         """What a view selects, from a table of that alias."""
@@ -151,6 +151,27 @@ class ResultValues:
     null_nmi_std: Annotated[float | None, _score("their standard deviation (n − 1)")]
     p_value: Annotated[float | None, _training("(1 + controls that score at least as high) / (1 + controls)")]
     nmi_adjusted: Annotated[float | None, _score("(nmi − null_nmi_mean) / (1 − null_nmi_mean)")]
+    algorithm: Annotated[
+        int, _name("version of what is computed", sql=Integer, shown="coalesce(r.algorithm, 1)", young=True)
+    ]
+    gap_nats: Annotated[float | None, _score("MI on the training part − MI on the test part", young=True)]
+    training_failed: Annotated[
+        bool,
+        _training(
+            "whether no epoch of sgd beat the model without concepts, or every permuted control scored higher",
+            shown="coalesce(r.training_failed, r.solver = 'sgd' AND r.best_epoch = 0 AND r.epochs_run > 0)",
+            young=True,
+        ),
+    ]
+
+
+# Of results that do not hold it: a cluster's training part is about 64 % of it.
+_TOP_CONCEPT = """CASE WHEN s.n_train IS NOT NULL THEN s.top_concept ELSE (
+    SELECT c.concept FROM cluster_concept c
+    JOIN result r ON r.artifact_pk = c.result_pk
+    JOIN cluster k ON k.clustering_pk = r.clustering_pk AND k.number = c.cluster
+    WHERE c.result_pk = s.result_pk AND c.cluster = s.cluster AND c.n >= 5 AND c.n >= 0.064 * k.size
+    ORDER BY c.rank LIMIT 1) END"""
 
 
 class ClusterScore(NamedTuple):
@@ -163,10 +184,26 @@ class ClusterScore(NamedTuple):
     ]
     top1: Annotated[float | None, _training("fraction of its test images that are predicted")]
     mi_nats: Annotated[float, _score("its share p̂ (−ln p̂ − CE) of the result's MI")]
+    top_concept: Annotated[
+        str | None,
+        _training(
+            "concept of largest weight that at least 5 and a tenth of its training images have; null without any",
+            shown=_TOP_CONCEPT,
+            young=True,
+        ),
+    ]
     best_concept: Annotated[
         str | None, _training("concept that alone says most about it; null without test images", young=True)
     ]
     best_concept_mi_nats: Annotated[float | None, _training("its share of that concept's MI", young=True)]
+    n_train: Annotated[int | None, Value("training images; null in results of older versions", young=True)]
+    val_cross_entropy_nats: Annotated[
+        float | None, Value("mean of −ln q on its validation images: choose by this", tolerance=FEW, young=True)
+    ]
+    cross_entropy_lo: Annotated[
+        float | None, _training("lower end of the 95 % interval of cross_entropy_nats; null below 2 images", young=True)
+    ]
+    cross_entropy_hi: Annotated[float | None, _training("upper end of that interval", young=True)]
 
 
 class ClusterConcept(NamedTuple):

@@ -14,6 +14,7 @@ from qrp_store.catalog.model.values import (
     ConceptScore,
     GroupScore,
     ResultValues,
+    entries,
     selected,
 )
 
@@ -56,6 +57,9 @@ SELECT result_pk, max(metric) AS metric,
 FROM forward_score WHERE concept_group = '(all)' GROUP BY result_pk
 """
 
+# Whether training failed, also of results that do not hold it.
+_FAILED = next(entry.about.shown for entry in entries(ResultValues) if entry.name == "training_failed")
+
 # Ranked among the same seed's results of the setting.
 _CURVE = f"""
 SELECT {_BESIDE}, c.axis, c.fraction, c.draw, c.n_train, c.n_concepts, c.nmi, c.mi_nats,
@@ -68,6 +72,117 @@ JOIN result r ON r.artifact_pk = c.result_pk
 JOIN artifact a ON a.pk = c.result_pk AND a.state = 'ready'
 JOIN artifact ca ON ca.pk = r.clustering_pk
 JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
+"""
+
+_SETTING = "dataset, concepts, clusters, protocol, setting"
+
+# The results that are ranked: of the newest inputs, without controls.
+_RANKED = f"""
+SELECT r.dataset, r.concepts, r.clusters, r.protocol, r.setting, r.backbone, r.seed, r.nmi, r.mi_nats, r.top1, r.top5,
+    r.entropy_nats, CASE WHEN {_FAILED} THEN 1 ELSE 0 END AS failed, f.metric, f.linear, f.knn,
+    avg(r.nmi) OVER (PARTITION BY r.dataset, r.backbone, r.concepts, r.clusters, r.protocol, r.setting) AS center
+FROM result r
+JOIN artifact a ON a.pk = r.artifact_pk AND a.state = 'ready'
+JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
+LEFT JOIN ({_FORWARD}) f ON f.result_pk = r.artifact_pk
+WHERE NOT r.permuted AND r.nmi IS NOT NULL
+AND r.clustering_pk IN ({_CURRENT})
+AND NOT EXISTS (
+    SELECT 1 FROM result_concept_set u
+    JOIN artifact i ON i.pk = u.concept_set_pk
+    LEFT JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version
+    WHERE u.result_pk = r.artifact_pk AND (n.series IS NULL OR i.state <> 'ready'))
+"""
+
+# Rank intervals. Every pair of backbones of a setting is compared over its common seeds by the paired t test, where
+# there are at least three; the p-values of a setting are corrected by Holm's method at 5 %. The p-value is the finite
+# series of Abramowitz and Stegun (26.7.3 and 26.7.4), whose coefficients `series` holds by power of the cosine; terms
+# that would underflow are 0.
+_RANK_INTERVALS = f"""
+seeds AS MATERIALIZED (
+    SELECT {_SETTING}, backbone, seed, avg(nmi) AS nmi FROM scored GROUP BY {_SETTING}, backbone, seed
+), differences AS (
+    SELECT a.dataset, a.concepts, a.clusters, a.protocol, a.setting, a.backbone AS one, b.backbone AS other,
+        a.nmi - b.nmi AS difference,
+        avg(a.nmi - b.nmi) OVER (
+            PARTITION BY a.dataset, a.concepts, a.clusters, a.protocol, a.setting, a.backbone, b.backbone) AS center
+    FROM seeds a JOIN seeds b ON b.dataset = a.dataset AND b.concepts = a.concepts AND b.clusters = a.clusters
+        AND b.protocol = a.protocol AND b.setting = a.setting AND b.seed = a.seed AND b.backbone > a.backbone
+), sums AS (
+    SELECT {_SETTING}, one, other, count(*) AS n, avg(difference) AS mean,
+        sum((difference - center) * (difference - center)) AS squares
+    FROM differences GROUP BY {_SETTING}, one, other HAVING count(*) >= 3
+), statistics AS (
+    SELECT {_SETTING}, one, other, mean, n - 1 AS df,
+        CASE WHEN mean = 0 THEN 0.0 WHEN squares <= mean * mean * 1e-24 THEN 1e9
+             ELSE abs(mean) * sqrt(n * (n - 1.0) / squares) END AS t
+    FROM sums
+), angles AS MATERIALIZED (
+    SELECT {_SETTING}, one, other, mean, df, CASE WHEN t > 1e9 THEN 1e9 ELSE t END / sqrt(
+        df + CASE WHEN t > 1e9 THEN 1e18 ELSE t * t END) AS sine,
+        sqrt(df / (df + CASE WHEN t > 1e9 THEN 1e18 ELSE t * t END)) AS cosine
+    FROM statistics
+), series (power, coefficient) AS (
+    SELECT 0, CAST(1 AS double precision) UNION ALL SELECT 1, CAST(1 AS double precision)
+    UNION ALL
+    SELECT power + 2, coefficient * (power + 1) / (power + 2) FROM series
+    WHERE power < (SELECT max(df) FROM angles) - 3
+), tails AS (
+    SELECT {_SETTING}, one, other, mean, sine, cosine, df, coalesce((
+        SELECT sum(CASE WHEN s.power * ln(g.cosine) < -600 THEN 0.0
+            ELSE s.coefficient * exp(s.power * ln(g.cosine)) END)
+        FROM series s WHERE s.power <= g.df - 2 AND (g.df - s.power) = 2 * ((g.df - s.power) / 2)), 0.0) AS total
+    FROM angles g
+), probabilities AS (
+    SELECT {_SETTING}, one, other, mean,
+        1 - CASE WHEN df = 2 * (df / 2) THEN sine * total
+                 ELSE (atan2(sine, cosine) + sine * total) / 1.5707963267948966 END AS p
+    FROM tails
+), ordered AS (
+    SELECT {_SETTING}, one, other, mean, p, count(*) OVER (PARTITION BY {_SETTING}) AS m,
+        row_number() OVER (PARTITION BY {_SETTING} ORDER BY p, one, other) AS place
+    FROM probabilities
+), corrected AS (
+    SELECT {_SETTING}, one, other, mean, max((m - place + 1) * p) OVER (
+        PARTITION BY {_SETTING} ORDER BY place ROWS UNBOUNDED PRECEDING) AS p
+    FROM ordered
+), sides AS (
+    SELECT {_SETTING}, one AS backbone, CASE WHEN p <= 0.05 THEN sign(mean) ELSE 0 END AS ahead FROM corrected
+    UNION ALL
+    SELECT {_SETTING}, other AS backbone, CASE WHEN p <= 0.05 THEN -sign(mean) ELSE 0 END AS ahead FROM corrected
+), intervals AS MATERIALIZED (
+    SELECT {_SETTING}, backbone, sum(CASE WHEN ahead < 0 THEN 1 ELSE 0 END) AS better,
+        sum(CASE WHEN ahead > 0 THEN 1 ELSE 0 END) AS worse
+    FROM sides GROUP BY {_SETTING}, backbone
+)
+"""
+
+LEADERBOARD = f"""
+WITH RECURSIVE scored AS MATERIALIZED ({_RANKED}), {_RANK_INTERVALS}
+SELECT b.dataset, b.backbone, b.concepts, b.clusters, b.protocol, b.setting, b.n_seeds, b.nmi_mean, b.nmi_std,
+    b.nmi_min, b.nmi_max, b.mi_nats_mean, b.top1_mean, b.top5_mean, b.rank, b.forward_metric, b.linear_mean, b.knn_mean,
+    CASE WHEN b.n_backbones > 1 THEN 1 + i.better WHEN b.n_seeds > 2 THEN 1 END AS rank_lo,
+    CASE WHEN b.n_backbones > 1 THEN b.n_backbones - i.worse WHEN b.n_seeds > 2 THEN 1 END AS rank_hi,
+    b.nmi_std / sqrt(b.n_seeds) AS nmi_se, b.entropy_mean, b.effective_clusters_mean, b.n_failed
+FROM (
+    SELECT {_SETTING}, backbone, n_seeds, nmi_mean, nmi_min, nmi_max, mi_nats_mean, top1_mean, top5_mean,
+        forward_metric, linear_mean, knn_mean, entropy_mean, effective_clusters_mean, n_failed,
+        CASE WHEN n_seeds > 1
+             THEN sqrt(CASE WHEN nmi_square > 0 THEN nmi_square / (n_seeds - 1) ELSE 0.0 END) END AS nmi_std,
+        rank() OVER (PARTITION BY {_SETTING} ORDER BY nmi_mean DESC) AS rank,
+        count(*) OVER (PARTITION BY {_SETTING}) AS n_backbones
+    FROM (
+        SELECT {_SETTING}, backbone, count(*) AS n_seeds, avg(nmi) AS nmi_mean,
+            sum((nmi - center) * (nmi - center)) AS nmi_square, min(nmi) AS nmi_min, max(nmi) AS nmi_max,
+            avg(mi_nats) AS mi_nats_mean, avg(top1) AS top1_mean, avg(top5) AS top5_mean,
+            max(metric) AS forward_metric, avg(linear) AS linear_mean, avg(knn) AS knn_mean,
+            avg(entropy_nats) AS entropy_mean, avg(exp(entropy_nats)) AS effective_clusters_mean,
+            sum(failed) AS n_failed
+        FROM scored GROUP BY {_SETTING}, backbone
+    ) means
+) b
+LEFT JOIN intervals i ON i.dataset = b.dataset AND i.concepts = b.concepts AND i.clusters = b.clusters
+    AND i.protocol = b.protocol AND i.setting = b.setting AND i.backbone = b.backbone
 """
 
 VIEWS: dict[str, str] = {
@@ -141,10 +256,9 @@ JOIN artifact ca ON ca.pk = r.clustering_pk
 JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
 """,
     "cluster_scores": f"""
-SELECT a.id AS result_id, {selected(ClusterScore, "s")}, c.concept AS top_concept
+SELECT a.id AS result_id, {selected(ClusterScore, "s")}
 FROM cluster_score s
 JOIN artifact a ON a.pk = s.result_pk AND a.state = 'ready'
-LEFT JOIN cluster_concept c ON c.result_pk = s.result_pk AND c.cluster = s.cluster AND c.rank = 1
 """,
     "cluster_concepts": f"""
 SELECT a.id AS result_id, {selected(ClusterConcept, "c")}
@@ -181,38 +295,7 @@ JOIN result r ON r.artifact_pk = t.result_pk
 JOIN artifact a ON a.pk = t.result_pk AND a.state = 'ready'
 JOIN artifact ca ON ca.pk = r.clustering_pk
 """,
-    "leaderboard": f"""
-SELECT dataset, backbone, concepts, clusters, protocol, setting, n_seeds, nmi_mean,
-    CASE WHEN n_seeds > 1
-         THEN sqrt(CASE WHEN nmi_square > 0 THEN nmi_square / (n_seeds - 1) ELSE 0.0 END) END AS nmi_std,
-    nmi_min, nmi_max, mi_nats_mean, top1_mean, top5_mean,
-    rank() OVER (PARTITION BY dataset, concepts, clusters, protocol, setting ORDER BY nmi_mean DESC) AS rank,
-    forward_metric, linear_mean, knn_mean
-FROM (
-    SELECT dataset, backbone, concepts, clusters, protocol, setting, count(*) AS n_seeds, avg(nmi) AS nmi_mean,
-        sum((nmi - center) * (nmi - center)) AS nmi_square, min(nmi) AS nmi_min, max(nmi) AS nmi_max,
-        avg(mi_nats) AS mi_nats_mean, avg(top1) AS top1_mean, avg(top5) AS top5_mean,
-        max(metric) AS forward_metric, avg(linear) AS linear_mean, avg(knn) AS knn_mean
-    FROM (
-        SELECT r.dataset, r.backbone, r.concepts, r.clusters, r.protocol, r.setting, r.nmi, r.mi_nats, r.top1, r.top5,
-            f.metric, f.linear, f.knn,
-            avg(r.nmi) OVER (PARTITION BY r.dataset, r.backbone, r.concepts, r.clusters, r.protocol, r.setting)
-                AS center
-        FROM result r
-        JOIN artifact a ON a.pk = r.artifact_pk AND a.state = 'ready'
-        JOIN ({_NEWEST}) newest ON newest.series = a.series AND newest.version = a.version
-        LEFT JOIN ({_FORWARD}) f ON f.result_pk = r.artifact_pk
-        WHERE NOT r.permuted AND r.nmi IS NOT NULL
-        AND r.clustering_pk IN ({_CURRENT})
-        AND NOT EXISTS (
-            SELECT 1 FROM result_concept_set u
-            JOIN artifact i ON i.pk = u.concept_set_pk
-            LEFT JOIN ({_NEWEST}) n ON n.series = i.series AND n.version = i.version
-            WHERE u.result_pk = r.artifact_pk AND (n.series IS NULL OR i.state <> 'ready'))
-    ) scored
-    GROUP BY dataset, backbone, concepts, clusters, protocol, setting
-) ranked
-""",
+    "leaderboard": LEADERBOARD,
 }
 
 
