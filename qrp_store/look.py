@@ -7,6 +7,7 @@ import statistics
 from typing import Any
 
 from qrp_store.catalog.entities.datasets import get_dataset
+from qrp_store.catalog.model.kinds import KINDS
 from qrp_store.catalog.overview import listing as lists
 from qrp_store.catalog.overview import references
 from qrp_store.records import Table
@@ -71,8 +72,7 @@ def rank_correlations(board: Table) -> list[dict[str, Any]]:
 def show(store: Store, reference: str) -> dict[str, Any]:
     """Everything that is known about the thing a name, an id or the unique start of one means. Raises NotFound."""
     found = references.resolve(store.catalog, reference)
-    kinds = {"concepts": "concepts", "dataset": "datasets", "backbone": "backbones"}
-    table = lists.listing(store.catalog, kinds.get(found.kind, f"{found.kind}s"))
+    table = lists.listing(store.catalog, KINDS[found.kind].plural if found.kind in KINDS else f"{found.kind}s")
     own = (row for row in table.named() if row["id"] == found.id)
     known = next(own, {"id": found.id, "name": found.name})
     if isinstance(known.get("spec"), str):  # listings have it as one text

@@ -205,8 +205,8 @@ class _Copy:
         """The same fingerprint computed on two machines need not be the same bytes, and then is not the same thing."""
         if here.kind == "result":  # rounding in the weights is no conflict; the clustering it tells of is the same
             return
-        ours = transfer.checksums(self.source.catalog, here)
-        theirs = transfer.checksums(self.target.catalog, there)
+        ours = transfer.array_checksums(self.source.catalog, here)
+        theirs = transfer.array_checksums(self.target.catalog, there)
         differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
         if differing:
             raise InvalidInput(

@@ -1,24 +1,33 @@
-"""Is what the catalog promises there? Every block, array and row of a ready artifact, each problem by itself."""
+"""Does the store hold what its catalog promises? Every block, array and row of a ready artifact, part by part.
+
+A part that cannot even be read is one more problem and never ends the check of the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qrp_store.arrays import blocked as arrays
-from qrp_store.catalog.entities import embeddings
-from qrp_store.catalog.lifecycle import retire
-from qrp_store.errors import Corrupt, NotFound
+from qrp_store.catalog.entities import datasets, embeddings
+from qrp_store.catalog.lifecycle import checksums, retire
+from qrp_store.errors import Busy, Corrupt, Interrupted, NotFound, QrpStoreError, Unavailable
 from qrp_store.progress import Progress
 from qrp_store.store import Store
 
-ROWS, METADATA = "rows", "zarr.json"
+ROWS, METADATA, TABLE = "rows", "zarr.json", "table "
+Problem = tuple[str, str]  # the part, and what is wrong with it
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not as promised. `part`: `block N`, `zarr.json`, an array's name, or `rows` of the catalog."""
+    """Something that is not as promised.
+
+    `kind` is an artifact's, or dataset, backbone, catalog. `part`: `block N`, `zarr.json`, an array's name, `rows` for
+    rows that cannot be read, `table NAME` for rows that are not those that were written, `database`, `keys`, `spec`.
+    """
 
     id: str
     kind: str
@@ -32,23 +41,30 @@ class Damage:
         word, _, number = self.part.partition(" ")
         return int(number) if word == "block" else None
 
+    @property
+    def table(self) -> str | None:
+        """The table's name, when its rows are not those that were written."""
+        return self.part.removeprefix(TABLE) if self.part.startswith(TABLE) else None
 
-def examine(store: Store, deep: bool, progress: Progress) -> tuple[dict[str, int], list[Damage]]:
-    """How much was looked at, by kind, and what is wrong. `deep` reads every byte of every block."""
-    found: list[Damage] = []
-    checked: dict[str, int] = {}
+
+@dataclass
+class Checked:
+    """How much was looked at, by kind; `unsealed` artifacts were made before there were checksums of rows."""
+
+    counts: dict[str, int]
+    unsealed: int = 0
+
+
+def examine(store: Store, deep: bool, progress: Progress) -> tuple[Checked, list[Damage]]:
+    """How much was looked at, and what is wrong. `deep` reads every byte of every block and every row."""
+    checked, found = Checked({}), []
+    if deep:
+        found += _whole_catalog(store)
     ready = list(retire.ready(store.catalog))
     with progress.task("verify", len(ready), "artifacts") as task:
         for row in ready:
-            checked[row["kind"]] = checked.get(row["kind"], 0) + 1
-            try:
-                problems = [*_rows(store, row), *_arrays(store, row)]
-                if row["kind"] == "embedding":
-                    problems += _blocks(store, row["id"], deep, checked)
-            except NotFound:
-                if retire.is_ready(store.catalog, row["pk"]):
-                    raise
-                problems = []
+            checked.counts[row["kind"]] = checked.counts.get(row["kind"], 0) + 1
+            problems = _artifact(store, row, deep, checked)
             if problems and not retire.is_ready(store.catalog, row["pk"]):
                 problems = []  # retired meanwhile, and collected
             found += [Damage(row["id"], row["kind"], row["name"], part, problem) for part, problem in problems]
@@ -56,31 +72,108 @@ def examine(store: Store, deep: bool, progress: Progress) -> tuple[dict[str, int
     return checked, found
 
 
-def _rows(store: Store, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _artifact(store: Store, row: dict[str, Any], deep: bool, checked: Checked) -> list[Problem]:
+    problems = _guarded(ROWS, lambda: _counts(store, row))
+    if deep:
+        known = {part for part, _ in problems}
+        problems += [p for p in _guarded(ROWS, lambda: _tables(store, row, checked)) if p[0] not in known]
+    problems += _guarded(ROWS, lambda: _arrays(store, row))
+    if row["kind"] == "embedding":
+        problems += _guarded(ROWS, lambda: _blocks(store, row["id"], deep, checked.counts))
+    return list(dict.fromkeys(problems))
+
+
+def _guarded(part: str, look: Callable[[], Iterable[Problem]]) -> list[Problem]:
+    """The problems of a part; one that breaks its reader, in whatever way, is a problem, not an end."""
+    found: list[Problem] = []
+    try:
+        found.extend(look())
+    except (Unavailable, Busy, Interrupted):
+        raise
+    except Exception as error:
+        message = error.message if isinstance(error, QrpStoreError) else f"{type(error).__name__}: {error}"
+        found.append((part, f"cannot be read: {' '.join(message.split())[:300]}"))
+    return found
+
+
+def _whole_catalog(store: Store) -> list[Damage]:
+    """Damage of the database file, of the datasets' keys and of the backbones' specifications."""
+    catalog, found = store.catalog, []
+    for part, problem in _guarded("database", lambda: (("database", p) for p in checksums.database_problems(catalog))):
+        found.append(Damage("catalog", "catalog", catalog.name, part, problem))
+    try:
+        held = datasets.every(catalog)
+        known = datasets.every_backbone(catalog)
+    except QrpStoreError as error:
+        return [*found, Damage("catalog", "catalog", catalog.name, "rows", error.message)]
+    for dataset in held:
+        for part, problem in _guarded("keys", partial(_keys, store, dataset)):
+            found.append(Damage(dataset.id, "dataset", dataset.name, part, problem))
+    found += [Damage(of, "backbone", name, "spec", problem) for of, name, problem in known if problem is not None]
+    return found
+
+
+def _keys(store: Store, dataset: Any) -> Iterator[Problem]:
+    try:
+        keys = datasets.keys(store.catalog, dataset)
+    except Corrupt as error:
+        yield "keys", error.message
+        return
+    except NotFound:  # retired meanwhile
+        return
+    if len(keys) != dataset.n:
+        yield "keys", f"{len(keys)} keys instead of {dataset.n}"
+
+
+def _counts(store: Store, row: dict[str, Any]) -> Iterator[Problem]:
     for count in retire.counts(store.catalog, row["pk"], row["kind"]):
         if count.found != count.expected:
-            yield ROWS, f"{count.found} {count.what} instead of {count.expected}"
+            yield f"{TABLE}{count.table}", f"{count.found} {count.what} instead of {count.expected}"
 
 
-def _arrays(store: Store, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _tables(store: Store, row: dict[str, Any], checked: Checked) -> Iterator[Problem]:
+    differing = checksums.differences(store.catalog, row["pk"])
+    if differing is None:
+        checked.unsealed += 1
+        return
+    for table, problem in differing.items():
+        yield f"{TABLE}{table}", problem
+
+
+def _arrays(store: Store, row: dict[str, Any]) -> Iterator[Problem]:
     for path, checksum in retire.saved_arrays(store.catalog, row["pk"], row["kind"]):
-        try:
-            arrays.load_array(store.arrays, path, checksum)
-        except Corrupt as error:
-            yield path.rpartition("/")[2], error.message
+        name = path.rpartition("/")[2]
+        yield from _guarded(name, partial(_array, store, path, checksum, name))
 
 
-def _blocks(store: Store, identifier: str, deep: bool, checked: dict[str, int]) -> Iterator[tuple[str, str]]:
+def _array(store: Store, path: str, checksum: str, name: str) -> Iterator[Problem]:
+    try:
+        arrays.load_array(store.arrays, path, checksum)
+    except Corrupt as error:
+        yield name, error.message
+
+
+def _blocks(store: Store, identifier: str, deep: bool, checked: dict[str, int]) -> Iterator[Problem]:
     stored = embeddings.by_id(store.catalog, identifier)
     known = {b.index: b for b in stored.blocks}
     for number in range(stored.array.n_blocks):
         checked["block"] = checked.get("block", 0) + 1
         block = known.get(number)
-        said = (
-            "is not in the catalog" if block is None else arrays.verify_block(store.arrays, stored.array, block, deep)
-        )
-        if said is not None:
-            yield f"block {number}", f"block {number} {said}"
-    layout = arrays.layout_problem(store.arrays, stored.array)
-    if layout is not None:
-        yield METADATA, f"its zarr.json {layout}"
+        if block is None:
+            yield f"block {number}", f"block {number} is not in the catalog"
+            continue
+        part = f"block {number}"
+        yield from _guarded(part, partial(_block, store, stored.array, block, part, deep))
+    yield from _guarded(METADATA, lambda: _layout(store, stored.array))
+
+
+def _block(store: Store, array: Any, block: Any, part: str, deep: bool) -> Iterator[Problem]:
+    problem = arrays.verify_block(store.arrays, array, block, deep)
+    if problem is not None:
+        yield part, f"{part} {problem}"
+
+
+def _layout(store: Store, array: Any) -> Iterator[Problem]:
+    problem = arrays.layout_problem(store.arrays, array)
+    if problem is not None:
+        yield METADATA, f"its zarr.json {problem}"

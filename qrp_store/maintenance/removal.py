@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qrp_store.catalog.database import schema
+from qrp_store.catalog.lifecycle import checksums
 from qrp_store.catalog.lifecycle import retire as promises
 from qrp_store.catalog.overview import references
 from qrp_store.errors import InvalidInput
 from qrp_store.maintenance.gc import list_objects
 from qrp_store.maintenance.integrity import examine
 from qrp_store.progress import Progress, silent
-from qrp_store.settings import resolve
+from qrp_store.settings import Location, resolve
 from qrp_store.store import Store, give_new_identity
 
 
@@ -49,14 +50,18 @@ class RetireReport:
 
 def verify(store: Store, *, deep: bool = False, progress: Progress = silent) -> VerifyReport:
     """Check every ready artifact: its blocks and arrays are there with their size (`deep`: every byte is read and
-    its checksum compared), its rows are as many as promised."""
+    its checksum compared), its rows are as many as promised (`deep`: and those that were written)."""
     checked, found = examine(store, deep, progress)
+    if checked.unsealed:
+        progress.note(
+            f"{checked.unsealed} artifacts have no checksums of their rows yet: qrp-store migrate records them"
+        )
     problems = tuple({"id": d.id, "kind": d.kind, "name": d.name, "problem": d.problem} for d in found)
     present = list_objects(store)
     unnamed = present.unnamed(store)
     objects = [entry for entries in unnamed.values() for entry in entries]
     counts = {"arrays": len(unnamed), "objects": len(objects), "bytes": sum(entry.size for entry in objects)}
-    return VerifyReport(checked, problems, deep, counts, present.foreign)
+    return VerifyReport(checked.counts, problems, deep, counts, present.foreign)
 
 
 def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = False) -> RetireReport:
@@ -89,5 +94,16 @@ def migrate(
         raise InvalidInput("--check changes nothing, --new-identity does: name one of them")
     location = resolve(store)
     before, after = schema.migrate(location, check=check)
+    if not check:
+        fill_checksums(location)
     uuid = give_new_identity(store, arrays) if new_identity else None
     return MigrateReport(location.name, before, after, uuid)
+
+
+def fill_checksums(location: Location) -> int:
+    """Record checksums of the rows of artifacts that were made before there were any; returns how many."""
+    catalog = schema.open_catalog(location)
+    try:
+        return checksums.fill(catalog)
+    finally:
+        catalog.close()

@@ -17,6 +17,7 @@ import numpy as np
 from qrp_store.arrays import blocked as arrays
 from qrp_store.catalog.entities import clusterings, datasets, embeddings
 from qrp_store.catalog.lifecycle import retire
+from qrp_store.catalog.model.kinds import KINDS
 from qrp_store.cluster.quantize import UsableBlocks, place_for
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, QrpStoreError
@@ -25,6 +26,7 @@ from qrp_store.evaluate.rerun import asked as asked_of
 from qrp_store.ingest.rows import RowSource
 from qrp_store.ingest.story import open_rows
 from qrp_store.maintenance.integrity import METADATA, ROWS, Damage, examine
+from qrp_store.maintenance.rows import mend_table
 from qrp_store.options import ClusterOptions, parse_memory
 from qrp_store.progress import Progress, silent
 from qrp_store.records import StoredEmbedding
@@ -59,16 +61,17 @@ def repair(store: Store, *, keep: bool = False, progress: Progress = silent) -> 
     for _, parts in groupby(found, key=lambda damage: damage.id):
         job.mend(list(parts))
     failed = tuple(job.failed)
-    dropped = {row["id"]: {name: row[name] for name in ("id", "kind", "name")} for row in failed if not keep}
+    lost = [row for row in failed if row["kind"] in KINDS]  # a dataset or the database itself is not retired
+    dropped = {row["id"]: {name: row[name] for name in ("id", "kind", "name")} for row in lost if not keep}
     if dropped:
         retire.retire(store.catalog, list(dropped))
     return RepairReport(
         schema=SCHEMA,
-        checked=checked,
+        checked=checked.counts,
         mended=tuple(job.mended),
         failed=failed,
         dropped=tuple(dropped.values()),
-        left=failed if keep else (),
+        left=tuple(row for row in failed if keep or row["kind"] not in KINDS),
         timings={"total_s": time.perf_counter() - started},
     )
 
@@ -86,8 +89,10 @@ class _Repair:
         """Make every damaged part of one artifact again, as far as it goes."""
         blocks = [d for d in damages if d.block is not None]
         for damage in damages:
-            if damage.part == ROWS:
-                self._fail(damage, "rows of the catalog are not made again")
+            if damage.table is not None and damage.kind in KINDS:
+                self._try([damage], self._table)
+            elif damage.part == ROWS or damage.kind not in KINDS:
+                self._fail(damage, "what the catalog says here is nowhere else: restore it from a backup")
             elif damage.part == METADATA:
                 self._try([damage], self._metadata)
             elif damage.block is None:
@@ -112,6 +117,11 @@ class _Repair:
     def _fail(self, damage: Damage, why: str) -> None:
         self.failed.append({**asdict(damage), "why": why})
         self.progress.warn(f"{damage.id} ({damage.name}) {damage.problem}; it cannot be made again: {why}")
+
+    def _table(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
+        (damage,) = damages
+        assert damage.table is not None
+        yield damage, mend_table(self.store, damage.id, damage.table, self.progress)
 
     def _metadata(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
         (damage,) = damages

@@ -59,12 +59,12 @@ def test_what_is_being_forgotten_is_out_of_reach(catalog: Catalog) -> None:
 
 
 def test_a_staged_dataset_that_gc_took_is_refused_to_who_found_it_before(catalog: Catalog) -> None:
-    found = datasets.stage_dataset(catalog, "d", ["a", "b"], "mark")
+    found = datasets.stage_dataset(catalog, "d", ["a", "b"], datasets.keys_fingerprint(["a", "b"]))
     set_all(catalog, t.dataset, created_at_seconds=1.0)
     assert retire.remove_staged(catalog, dry_run=True) == 1
     assert datasets.keys(catalog, found) == ["a", "b"]
     assert retire.remove_staged(catalog, dry_run=False) == 1
-    assert datasets.stage_dataset(catalog, "d", ["a", "b"], "mark").id != found.id
+    assert datasets.stage_dataset(catalog, "d", ["a", "b"], datasets.keys_fingerprint(["a", "b"])).id != found.id
     with catalog.write() as connection, pytest.raises(NotFound, match="meanwhile"):
         datasets.dataset_pk(connection, found.id)
 

@@ -98,13 +98,46 @@ def test_what_cannot_be_made_again_is_kept_on_request_and_otherwise_retired(stor
     assert verify(store, deep=True).problems == ()
 
 
-def test_lost_rows_of_the_catalog_are_told_and_retired(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("statement", "table", "how"),
+    [
+        ("DELETE FROM label WHERE position < 10", "label", "taken from the arrays next to the set"),
+        ("UPDATE label SET position = position + 1000 WHERE position > 290", "label", "taken from the arrays"),
+        ("UPDATE assignment SET cluster = 3 - cluster, part = 2", "assignment", "assigned again"),
+        ("DELETE FROM assignment WHERE part = 1", "assignment", "assigned again"),
+        ("UPDATE cluster SET size = 0", "cluster", "counted again"),
+    ],
+)
+def test_rows_that_are_in_the_arrays_too_come_back(store: Store, statement: str, table: str, how: str) -> None:
+    queries = [f"SELECT * FROM {name} ORDER BY 1, 2, 3" for name in ("label", "assignment", "cluster")]
+    before = [list(store.sql(query)) for query in queries]
     with store.catalog.write() as connection:
-        connection.exec_driver_sql("DELETE FROM label WHERE position < 10")
+        connection.exec_driver_sql(statement)
+    assert len(verify(store, deep=True).problems) == 1
+    report = repair(store)
+    (row,) = report.mended
+    assert (row["part"], row["how"].startswith(how)) == (f"table {table}", True)
+    assert report.failed == report.dropped == report.left == ()
+    assert [list(store.sql(query)) for query in queries] == before
+    assert verify(store, deep=True).problems == ()
+
+
+def test_lost_rows_that_are_nowhere_else_are_named_and_their_artifact_is_retired(store: Store) -> None:
+    with store.catalog.write() as connection:
+        connection.exec_driver_sql("DELETE FROM concept WHERE number = 0")
     report = repair(store)
     (row,) = report.failed
-    assert (row["part"], row["problem"]) == ("rows", "290 labels instead of 300")
+    assert (row["part"], row["problem"]) == ("table concept", "4 concepts instead of 5")
     assert [row["kind"] for row in report.dropped] == ["concepts"]
+
+
+def test_damaged_keys_are_named_and_nothing_is_retired(store: Store) -> None:
+    with store.catalog.write() as connection:
+        connection.exec_driver_sql("UPDATE sample SET key = 'other' WHERE position = 3")
+    report = repair(store)
+    assert [row["kind"] for row in report.left] == ["dataset"]
+    assert report.dropped == ()
+    assert len(store.sql("SELECT * FROM results")) == 1
 
 
 def test_images_are_embedded_again(tmp_path: Path) -> None:

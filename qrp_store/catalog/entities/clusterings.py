@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from qrp_store.catalog.database import bulk
 from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.entities import datasets
-from qrp_store.catalog.lifecycle import lease
+from qrp_store.catalog.lifecycle import checksums, lease
 from qrp_store.catalog.lifecycle.lease import Claim
 from qrp_store.catalog.model import tables as t
-from qrp_store.errors import NotFound
+from qrp_store.errors import Corrupt, NotFound
 from qrp_store.records import Artifact, Dataset
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def write(
                 artifact_pk=claimed.pk, dataset_pk=dataset_pk, embedding_pk=embedding_pk, **values
             )
         )
+        checksums.record(connection, claimed.pk, {"assignment": checksums.of_numbers(positions, clusters, parts)})
     owner = {"clustering_pk": claimed.pk}
     bulk.insert(catalog, t.cluster, {"number": range(len(sizes)), "size": sizes}, owner, claimed)
     columns: dict[str, Any] = {"position": positions, "cluster": clusters, "part": parts}
@@ -141,13 +142,21 @@ def newest_named(catalog: Catalog, dataset: str, name: str, version: int | None 
 
 
 def assignments(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every (position int64, cluster int32, part uint8) of a clustering, by position."""
+    """Every (position int64, cluster int32, part uint8) of a clustering, by position.
+
+    Raises Corrupt when they are not those that were written.
+    """
     import numpy as np
 
     with catalog.read() as connection:
         pk = connection.execute(sa.select(_a.pk).where(_a.id == identifier)).scalar_one()
         query = sa.select(_g.position, _g.cluster, _g.part).where(_g.clustering_pk == pk).order_by(_g.position)
-        positions, clusters, parts = bulk.fetch(connection, query, (np.int64, np.int32, np.uint8))
+        try:
+            columns = bulk.fetch(connection, query, (np.int64, np.int32, np.uint8))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Corrupt(f"clustering {identifier}: an assignment is no number", hint=checksums.HINT) from error
+        checksums.require(connection, pk, {"assignment": checksums.of_numbers(*columns)})
+    positions, clusters, parts = columns
     return positions, clusters, parts
 
 

@@ -11,15 +11,17 @@ import sqlalchemy as sa
 from qrp_store.catalog.database import bulk
 from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.entities import datasets
-from qrp_store.catalog.lifecycle import lease
+from qrp_store.catalog.lifecycle import checksums, lease
 from qrp_store.catalog.lifecycle.lease import Claim
 from qrp_store.catalog.model import tables as t
-from qrp_store.errors import NotFound, near_names
+from qrp_store.catalog.model.kinds import Rows
+from qrp_store.errors import Corrupt, NotFound, near_names
 from qrp_store.records import Artifact, Dataset, fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
 
+_CONCEPT_ROWS = Rows(t.concept, "concept_set_pk")
 _a, _s, _c, _l = t.artifact.c, t.concept_set.c, t.concept.c, t.label.c
 
 
@@ -83,6 +85,7 @@ def write(
                 n_verified=None if verified is None else len(verified[0]),
             )
         )
+        checksums.record(connection, claimed.pk, _checksums(labels, verified))
     owner = {"concept_set_pk": claimed.pk}
     columns: dict[str, Sequence[Any] | np.ndarray] = {
         "number": range(len(vocabulary.names)),
@@ -94,6 +97,19 @@ def write(
     bulk.insert(catalog, t.label, {"position": positions, "concept": concepts, "score": scores}, owner, claimed)
     if verified is not None:
         bulk.insert(catalog, t.verified_pair, {"position": verified[0], "concept": verified[1]}, owner, claimed)
+
+
+def _checksums(
+    labels: tuple[np.ndarray, np.ndarray, np.ndarray], verified: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, str]:
+    import numpy as np
+
+    looked_at = (np.empty(0, np.int64),) * 2 if verified is None else verified
+    return {
+        "label": checksums.of_numbers(*labels[:2]),
+        "label.score": checksums.of_numbers(*labels),
+        "verified_pair": checksums.of_numbers(*looked_at),
+    }
 
 
 def _distinct_sorted(values: np.ndarray) -> int:
@@ -176,11 +192,16 @@ def vocabulary(catalog: Catalog, identifier: str) -> Vocabulary:
         query = sa.select(_c.name, _c.concept_group, _c.n_positive)
         query = query.where(_c.concept_set_pk == _pk(connection, identifier)).order_by(_c.number)
         rows = connection.execute(query).all()
+        of = _pk(connection, identifier)
+        checksums.require(connection, of, {"concept": checksums.of_table(connection, _CONCEPT_ROWS, of)})
     return Vocabulary(tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows))
 
 
 def labels(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every (position int64, concept number int32) of a set, sorted by position, then concept."""
+    """Every (position int64, concept number int32) of a set, sorted by position, then concept.
+
+    Raises Corrupt when they are not those that were written.
+    """
     return _pairs(catalog, t.label, identifier)
 
 
@@ -194,7 +215,12 @@ def _pairs(catalog: Catalog, table: sa.Table, identifier: str) -> tuple[np.ndarr
     query = query.join(t.dataset, t.dataset.c.pk == _s.dataset_pk).where(_a.id == identifier)
     with catalog.read() as connection:
         pk, n, width = connection.execute(query).one()
-        return bulk.fetch_pairs(connection, table, "concept_set_pk", pk, n, width)
+        try:
+            pairs = bulk.fetch_pairs(connection, table, "concept_set_pk", pk, n, width)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise Corrupt(f"concept set {identifier}: a label is no number", hint=checksums.HINT) from error
+        checksums.require(connection, pk, {table.name: checksums.of_numbers(*pairs)})
+    return pairs
 
 
 def label_scores(catalog: Catalog, identifier: str) -> np.ndarray:
@@ -205,3 +231,10 @@ def label_scores(catalog: Catalog, identifier: str) -> np.ndarray:
         query = sa.select(_l.score).where(_l.concept_set_pk == _pk(connection, identifier))
         (found,) = bulk.fetch(connection, query.order_by(_l.position, _l.concept), (np.float32,))
     return found
+
+
+def scores_by_pair(catalog: Catalog, identifier: str) -> dict[tuple[int, int], float | None]:
+    """The score of each (position, concept number) that has a row, however damaged the set's rows are."""
+    with catalog.read() as connection:
+        query = sa.select(_l.position, _l.concept, _l.score).where(_l.concept_set_pk == _pk(connection, identifier))
+        return {(row[0], row[1]): row[2] for row in connection.execute(query)}

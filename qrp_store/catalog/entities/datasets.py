@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.lifecycle.lease import new_id, one_at_a_time
 from qrp_store.catalog.lifecycle.owner import created_by
 from qrp_store.catalog.model import tables as t
-from qrp_store.errors import InvalidInput, NotFound, near_names
+from qrp_store.errors import Corrupt, InvalidInput, NotFound, near_names
 from qrp_store.records import Backbone, Dataset, fingerprint
 from qrp_store.samples import shown
 
@@ -103,11 +104,40 @@ def _made() -> dict[str, Any]:
 
 
 def keys(catalog: Catalog, dataset: Dataset) -> list[str]:
-    """Every key of a dataset, in order of position."""
+    """Every key of a dataset, in order of position. Raises Corrupt when they are not those that were written."""
     with catalog.read() as connection:
         pk = dataset_pk(connection, dataset.id)
         query = sa.select(t.sample.c.key).where(t.sample.c.dataset_pk == pk).order_by(t.sample.c.position)
-        return list(connection.execute(query).scalars())
+        found = list(connection.execute(query).scalars())
+    if not all(isinstance(key, str) for key in found) or keys_fingerprint(found) != dataset.fingerprint:
+        raise Corrupt(
+            f"the keys of dataset {dataset.name!r} ({dataset.id}) are not those that were written",
+            hint="restore the catalog from a backup",
+        )
+    return found
+
+
+def every(catalog: Catalog) -> list[Dataset]:
+    """The ready datasets."""
+    with catalog.read() as connection:
+        rows = connection.execute(sa.select(t.dataset).where(_d.state == "ready").order_by(_d.pk)).mappings().all()
+    return [_dataset(row) for row in rows]
+
+
+def every_backbone(catalog: Catalog) -> list[tuple[str, str, str | None]]:
+    """(id, name, what is wrong with its specification or None) of the ready backbones."""
+    with catalog.read() as connection:
+        query = sa.select(_b.id, _b.name, _b.fingerprint, sa.cast(_b.spec, sa.Text)).where(_b.state == "ready")
+        rows = connection.execute(query.order_by(_b.pk)).all()
+    return [(row[0], row[1], _spec_problem(row[3], row[2])) for row in rows]
+
+
+def _spec_problem(text: str, mark: str) -> str | None:
+    try:
+        same = fingerprint(json.loads(text)) == mark
+    except (ValueError, TypeError) as error:
+        return f"its specification cannot be read: {error}"
+    return None if same else "its fingerprint is not that of its specification"
 
 
 def keys_at(catalog: Catalog, dataset: Dataset, positions: Sequence[int]) -> dict[int, str]:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from qrp_store.catalog.database.clock import now_text
 from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.lifecycle import checksums
 from qrp_store.catalog.lifecycle.owner import created_by
 from qrp_store.catalog.model import tables as t
 from qrp_store.errors import NotFound
@@ -37,10 +38,12 @@ def forward(catalog: Catalog, question: str, *, of: str | None = None) -> list[d
 def put_forward(catalog: Catalog, result: str, question: str, rows: Rows) -> None:
     """Store a result's forward scores, in place of those that answered another question. Raises NotFound."""
     with catalog.write() as connection:
-        own = {"result_pk": _ready(connection, result), "question": question, "created_by": created_by()}
-        connection.execute(t.forward_score.delete().where(_f.result_pk == own["result_pk"]))
+        pk = _ready(connection, result)
+        fixed = {"result_pk": pk, "question": question, "created_by": created_by()}
+        connection.execute(t.forward_score.delete().where(_f.result_pk == pk))
         for row in rows:
-            connection.execute(t.forward_score.insert().values(**own, **row, created_at=now_text()))
+            connection.execute(t.forward_score.insert().values(**fixed, **row, created_at=now_text()))
+        checksums.seal_later(connection, pk, t.forward_score)
 
 
 def points(catalog: Catalog, what: str, result: str) -> list[dict[str, Any]]:
@@ -64,6 +67,7 @@ def put_points(catalog: Catalog, what: str, result: str, rows: Rows) -> None:
             same = [table.c[name] == row[name] for name in own]
             connection.execute(table.delete().where(table.c.result_pk == pk, *same))
             connection.execute(table.insert().values(result_pk=pk, **row, created_at=now_text()))
+        checksums.seal_later(connection, pk, table)
 
 
 def bring(source: Catalog, target: Catalog, here: str, there: str) -> int:
@@ -93,6 +97,7 @@ def bring(source: Catalog, target: Catalog, here: str, there: str) -> int:
                 connection.execute(table.delete().where(table.c.result_pk == pk, *own))
             if wanted:
                 connection.execute(table.insert(), [{**row, "result_pk": pk} for row in wanted])
+            checksums.seal_later(connection, pk, table)
         new += len(wanted)
     return new
 

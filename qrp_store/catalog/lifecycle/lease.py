@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from qrp_store.catalog.database.clock import now_seconds, now_text
 from qrp_store.catalog.database.engine import Catalog
+from qrp_store.catalog.lifecycle import checksums
 from qrp_store.catalog.lifecycle.owner import Owner, created_by, is_gone, this_process
 from qrp_store.catalog.model import tables as t
 from qrp_store.errors import Busy, Interrupted, NotFound, QrpStoreError
@@ -388,3 +389,4 @@ def _make_ready(
     values = {"state": "ready", "version": version, "provenance": dict(provenance), **more}
     update = t.artifact.update().where(_a.pk == claimed.pk)
     connection.execute(update.values(**values, ready_at=now_text(), lease_expires=None))
+    checksums.seal(connection, claimed.pk)

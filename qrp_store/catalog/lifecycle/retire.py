@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +14,11 @@ from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.lifecycle.lease import Claim, fence
 from qrp_store.catalog.lifecycle.owner import Owner, is_gone
 from qrp_store.catalog.model import tables as t
+from qrp_store.catalog.model.kinds import KINDS, Rows
 from qrp_store.catalog.overview.references import Reference
 
 GRACE_SECONDS = 24 * 3600.0
 _a = t.artifact.c
-# Large children first, so that a crash half-way leaves something for the next gc to find.
-CHILDREN: dict[str, tuple[tuple[sa.Table, str], ...]] = {
-    "embedding": ((t.block, "embedding_pk"),),
-    "concepts": ((t.label, "concept_set_pk"), (t.verified_pair, "concept_set_pk"), (t.concept, "concept_set_pk")),
-    "clustering": ((t.assignment, "clustering_pk"), (t.cluster, "clustering_pk")),
-    "result": tuple((table, "result_pk") for table in (*t.BESIDE, *t.SAID)),
-}
-BULK = ("label", "verified_pair", "assignment")
-OWN = {"embedding": t.embedding, "concepts": t.concept_set, "clustering": t.clustering, "result": t.result}
 
 
 @dataclass(frozen=True)
@@ -42,8 +34,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Count:
-    """A number of rows that the catalog promises, and the number there is."""
+    """A number of rows that the catalog promises, and the number that it holds, in which table."""
 
+    table: str
     what: str
     expected: int
     found: int
@@ -88,35 +81,35 @@ def condemn(catalog: Catalog, kept: Kept) -> bool:
 def remove_rows(catalog: Catalog, kept: Kept, *, dry_run: bool = False) -> int:
     """Delete the rows of an artifact that gc collects or forgets; returns how many (a dry run only counts)."""
     removed = int(kept.fate == "forget")
-    for table, owner in CHILDREN[kept.kind]:
+    for rows in KINDS[kept.kind].removable:
         with catalog.read() as connection:
-            removed += _count(connection, table, owner, kept.pk)
+            removed += _count(connection, rows, kept.pk)
         if not dry_run:
-            clear(catalog, table, owner, kept.pk)
+            clear(catalog, rows, kept.pk)
     if kept.fate == "forget" and not dry_run:
         with catalog.write() as connection:
-            own = OWN[kept.kind]
-            connection.execute(own.delete().where(own.c.artifact_pk == kept.pk))
+            table = KINDS[kept.kind].table
+            connection.execute(table.delete().where(table.c.artifact_pk == kept.pk))
             connection.execute(t.artifact.delete().where(_a.pk == kept.pk, _a.state.in_(("writing", "failed"))))
     return removed
 
 
-def clear(catalog: Catalog, table: sa.Table, owner: str, pk: int, claimed: Claim | None = None) -> None:
-    """Delete an owner's rows from one of its tables, those of a large one in short transactions."""
-    if table.name in BULK:
-        bulk.clear(catalog, table, owner, pk, claimed)
+def clear(catalog: Catalog, rows: Rows, pk: int, claimed: Claim | None = None) -> None:
+    """Delete an artifact's rows from one of its tables, those of a large one in short transactions."""
+    if rows.bulk:
+        bulk.clear(catalog, rows.table, rows.owner, pk, claimed)
         return
     with catalog.write() as connection:
         if claimed is not None:
             fence(connection, claimed)
-        connection.execute(table.delete().where(table.c[owner] == pk))
+        connection.execute(rows.table.delete().where(rows.table.c[rows.owner] == pk))
 
 
 def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
     """Delete what was staged long ago and never came to anything, and the samples of retired datasets; returns how
     many datasets and backbones that were. A retired one's own row stays, as what results are a tombstone of."""
     found = 0
-    owners = sa.union_all(*(sa.select(own.c.dataset_pk) for own in OWN.values()))
+    owners = sa.union_all(*(sa.select(kind.table.c.dataset_pk) for kind in KINDS.values()))
     for table, users in ((t.dataset, owners), (t.backbone, sa.select(t.embedding.c.backbone_pk))):
         c = table.c
         old = now_seconds() - c.created_at_seconds > GRACE_SECONDS
@@ -139,10 +132,9 @@ def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
     return found
 
 
-def _count(connection: sa.Connection, table: sa.Table, owner: str, pk: int) -> int:
-    return int(
-        connection.execute(sa.select(sa.func.count()).select_from(table).where(table.c[owner] == pk)).scalar_one()
-    )
+def _count(connection: sa.Connection, rows: Rows, pk: int) -> int:
+    query = sa.select(sa.func.count()).select_from(rows.table).where(rows.table.c[rows.owner] == pk)
+    return int(connection.execute(query).scalar_one())
 
 
 def ready(catalog: Catalog) -> Iterator[dict[str, Any]]:
@@ -160,69 +152,78 @@ def is_ready(catalog: Catalog, pk: int) -> bool:
 
 
 def counts(catalog: Catalog, pk: int, kind: str) -> list[Count]:
-    """The numbers of rows that an artifact of a kind other than embedding promises."""
+    """The numbers of rows that an artifact promises, those of its dataset's samples among them."""
+    table, n = KINDS[kind].table, t.dataset.c.n
     with catalog.read() as connection:
-        if kind == "concepts":
-            s = t.concept_set.c
-            labels, concepts = connection.execute(sa.select(s.n_labels, s.n_concepts).where(s.artifact_pk == pk)).one()
-            return [
-                Count("labels", labels, _count(connection, t.label, "concept_set_pk", pk)),
-                Count("concepts", concepts, _count(connection, t.concept, "concept_set_pk", pk)),
-            ]
-        if kind == "clustering":
-            k = t.clustering.c
-            n, clusters = connection.execute(sa.select(k.n, k.clusters).where(k.artifact_pk == pk)).one()
-            return [
-                Count("assignments", n, _count(connection, t.assignment, "clustering_pk", pk)),
-                Count("clusters", clusters, _count(connection, t.cluster, "clustering_pk", pk)),
-            ]
-        if kind == "result":
-            r = t.result.c
-            clusters = connection.execute(sa.select(r.clusters).where(r.artifact_pk == pk)).scalar_one()
-            return [Count("cluster scores", clusters, _count(connection, t.cluster_score, "result_pk", pk))]
-        e = t.embedding.c
-        query = sa.select(t.dataset.c.n, e.dataset_pk).join(t.embedding, e.dataset_pk == t.dataset.c.pk)
-        n, dataset = connection.execute(query.where(e.artifact_pk == pk)).one()
-        return [Count("samples", n, _count(connection, t.sample, "dataset_pk", dataset))]
+        row = connection.execute(sa.select(table).where(table.c.artifact_pk == pk)).mappings().first()
+        if row is None:
+            return [Count(table.name, kind, 1, 0)]
+        found = []
+        for rows in KINDS[kind].rows:
+            if rows.promised is not None and row[rows.promised[0]] is not None:
+                column, words = rows.promised
+                found.append(Count(rows.table.name, words, row[column], _count(connection, rows, pk)))
+        if kind == "embedding":
+            samples = sa.select(sa.func.count()).where(t.sample.c.dataset_pk == row["dataset_pk"]).scalar_subquery()
+            wanted, held = connection.execute(sa.select(n, samples).where(t.dataset.c.pk == row["dataset_pk"])).one()
+            found.append(Count("sample", "samples", wanted, held))
+    return found
 
 
 def saved_arrays(catalog: Catalog, pk: int, kind: str) -> list[tuple[str, str]]:
     """(path, checksum) of the whole arrays that an artifact promises: centroids, weights."""
-    if kind == "clustering":
-        k = t.clustering.c
-        query = sa.select(k.centroids_path, k.centroids_checksum).where(k.artifact_pk == pk)
-    elif kind == "result":
-        r = t.result.c
-        query = sa.select(r.weights_path, r.weights_checksum).where(r.artifact_pk == pk)
-    else:
-        return []
+    table, found = KINDS[kind].table, []
     with catalog.read() as connection:
-        return [(path, checksum) for path, checksum in connection.execute(query) if path is not None]
+        for path, checksum in KINDS[kind].arrays:
+            query = sa.select(table.c[path], table.c[checksum]).where(table.c.artifact_pk == pk)
+            found += [(row[0], row[1]) for row in connection.execute(query) if row[0] is not None]
+    return found
+
+
+def edges(connection: sa.Connection) -> dict[int, set[int]]:
+    """Which artifacts each was made from, directly."""
+    found: dict[int, set[int]] = {}
+    for table, made, source in (edge for kind in KINDS.values() for edge in kind.inputs):
+        for pk, of in connection.execute(sa.select(table.c[made], table.c[source]).where(table.c[source].is_not(None))):
+            found.setdefault(pk, set()).add(of)
+    return found
+
+
+def closure(chosen: Iterable[int], links: Mapping[int, set[int]]) -> set[int]:
+    """These and everything that the links lead to from them."""
+    whole = set(chosen)
+    waiting = list(whole)
+    while waiting:
+        new = links.get(waiting.pop(), set()) - whole
+        whole |= new
+        waiting += new
+    return whole
+
+
+def belonging(connection: sa.Connection, of: Reference) -> set[int]:
+    """The artifacts of a dataset, the embeddings by a backbone, or the one artifact of that id, in any state."""
+    if of.kind in ("dataset", "backbone"):
+        table, column = (t.dataset, "dataset_pk") if of.kind == "dataset" else (t.backbone, "backbone_pk")
+        key = sa.select(table.c.pk).where(table.c.id == of.id).scalar_subquery()
+        owned = [kind.table for kind in KINDS.values() if column in kind.table.c]
+        queries = [sa.select(own.c.artifact_pk).where(own.c[column] == key) for own in owned]
+    else:
+        queries = [sa.select(_a.pk).where(_a.id == of.id)]
+    return {pk for query in queries for pk in connection.execute(query).scalars()}
 
 
 def dependants(catalog: Catalog, of: Reference) -> list[tuple[str, str, str]]:
     """(id, kind, name) of the ready artifacts made from a thing, directly or not, those that depend on most first."""
     with catalog.read() as connection:
-        clusterings, results = t.clustering.c, t.result.c
-        if of.kind == "dataset":
-            pk = sa.select(t.dataset.c.pk).where(t.dataset.c.id == of.id).scalar_subquery()
-            groups = [sa.select(own.c.artifact_pk).where(own.c.dataset_pk == pk) for own in reversed(OWN.values())]
-        else:
-            own = sa.select(_a.pk).where(_a.id == of.id)
-            if of.kind == "backbone":
-                key = sa.select(t.backbone.c.pk).where(t.backbone.c.id == of.id).scalar_subquery()
-                own = sa.select(t.embedding.c.artifact_pk).where(t.embedding.c.backbone_pk == key)
-            grouped = sa.or_(clusterings.embedding_pk.in_(own), clusterings.artifact_pk.in_(own))
-            made = sa.select(clusterings.artifact_pk).where(grouped)
-            used = t.result_concept_set.c
-            described = sa.select(used.result_pk).where(used.concept_set_pk.in_(own))
-            scored = sa.or_(results.clustering_pk.in_(made), results.artifact_pk.in_(described))
-            groups = [sa.select(results.artifact_pk).where(scored), made, own]
-        found = []
-        for users in groups:
-            query = sa.select(_a.id, _a.kind, _a.name).where(_a.pk.in_(users), _a.state == "ready", _a.id != of.id)
-            found += [(row[0], row[1], row[2]) for row in connection.execute(query.order_by(_a.pk))]
-        return found
+        users: dict[int, set[int]] = {}
+        for made, sources in edges(connection).items():
+            for source in sources:
+                users.setdefault(source, set()).add(made)
+        whole = closure(belonging(connection, of), users)
+        query = sa.select(_a.pk, _a.id, _a.kind, _a.name).where(_a.state == "ready", _a.id != of.id)
+        rows = [row for row in connection.execute(query.order_by(_a.pk)) if row.pk in whole]
+    order = list(KINDS)
+    return [(row.id, row.kind, row.name) for row in sorted(rows, key=lambda row: -order.index(row.kind))]
 
 
 def retire(catalog: Catalog, identifiers: list[str], owner: Reference | None = None) -> None:
@@ -238,13 +239,12 @@ def retire(catalog: Catalog, identifiers: list[str], owner: Reference | None = N
         )
         if owner is None or owner.kind not in ("dataset", "backbone"):
             return
-        table, column, state = t.backbone, "backbone_pk", "staged"
-        owning = [t.embedding]
-        if owner.kind == "dataset":
-            table, column, state, owning = t.dataset, "dataset_pk", "writing", list(OWN.values())
+        table, state = (t.dataset, "writing") if owner.kind == "dataset" else (t.backbone, "staged")
         connection.execute(table.update().where(table.c.id == owner.id).values(state=state, retired_at=now_text()))
+        column = f"{owner.kind}_pk"
         key = sa.select(table.c.pk).where(table.c.id == owner.id).scalar_subquery()
-        begun = sa.union_all(*(sa.select(own.c.artifact_pk).where(own.c[column] == key) for own in owning))
+        owned = [kind.table for kind in KINDS.values() if column in kind.table.c]
+        begun = sa.union_all(*(sa.select(own.c.artifact_pk).where(own.c[column] == key) for own in owned))
         error = f"{owner.kind} {owner.name!r} was retired meanwhile"
         connection.execute(
             t.artifact.update().where(_a.pk.in_(begun), _a.state == "writing").values(state="failed", error=error)

@@ -176,6 +176,7 @@ artifact = Table(
     Column("lease_started", Text),
     Column("lease_since", Text),
     Column("lease_expires", Float),
+    Column("checksums", Document),  # of its rows, by table; null: made before there were any
     UniqueConstraint("series", "version"),
     CheckConstraint("state IN ('writing', 'ready', 'retired', 'failed')", name="state"),
     CheckConstraint("kind IN ('embedding', 'concepts', 'clustering', 'result')", name="kind"),

@@ -8,6 +8,7 @@ from qrp_store.catalog.database.clock import now_seconds
 from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.lifecycle.owner import Owner, is_gone
 from qrp_store.catalog.model import tables as t
+from qrp_store.catalog.model.kinds import KINDS
 from qrp_store.errors import InvalidInput
 from qrp_store.records import Table
 
@@ -22,30 +23,7 @@ FROM dataset d WHERE d.state = 'ready' ORDER BY d.name
 SELECT b.id, b.name, b.spec, b.fingerprint, b.created_at, b.created_by
 FROM backbone b WHERE b.state = 'ready' ORDER BY b.name
 """,
-    "embeddings": """
-SELECT id, dataset || '/' || backbone AS name, dataset, backbone, version, is_newest, n, dim, dtype, array_url,
-    created_at, created_by
-FROM embeddings ORDER BY dataset, backbone, version
-""",
-    "concepts": """
-SELECT a.id, a.name, d.name AS dataset, a.version,
-    a.version = (SELECT max(x.version) FROM artifact x WHERE x.series = a.series AND x.state = 'ready') AS is_newest,
-    c.n_concepts, c.n_labels, c.n_labelled_samples, c.exclusive, a.created_at, a.created_by
-FROM concept_set c JOIN artifact a ON a.pk = c.artifact_pk AND a.state = 'ready'
-JOIN dataset d ON d.pk = c.dataset_pk ORDER BY d.name, a.name, a.version
-""",
-    "clusterings": """
-SELECT c.id, a.name, c.dataset, c.backbone, c.clusters, c.seed, c.version, c.is_newest, c.is_current, c.centroids_of,
-    c.n, c.dim, c.n_sampled, c.objective, c.n_train, c.n_val, c.n_test, c.n_small_clusters, c.created_at, c.created_by
-FROM clusterings c JOIN artifact a ON a.id = c.id ORDER BY c.dataset, c.backbone, c.clusters, c.seed, c.version
-""",
-    "results": """
-SELECT r.id, a.name, r.dataset, r.backbone, r.concepts, r.clusters, r.seed, r.protocol, r.solver, r.setting,
-    r.permuted, r.version, r.nmi, r.nmi_ci_lo, r.nmi_ci_hi, r.mi_nats, r.top1, r.top5, r.n_test, r.created_at,
-    r.created_by
-FROM results r JOIN artifact a ON a.id = r.id
-ORDER BY r.dataset, r.concepts, r.clusters, r.backbone, r.seed
-""",
+    **{kind.plural: kind.listing for kind in KINDS.values()},
 }
 _FLAGS = ("is_newest", "is_current", "exclusive", "permuted", "converged")
 

@@ -14,15 +14,17 @@ import sqlalchemy as sa
 from qrp_store.catalog.database import bulk
 from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.entities import datasets
-from qrp_store.catalog.lifecycle import lease, retire
+from qrp_store.catalog.lifecycle import checksums, lease, retire
 from qrp_store.catalog.lifecycle.lease import Claim, artifact_of
 from qrp_store.catalog.lifecycle.owner import created_by
 from qrp_store.catalog.model import tables as t
+from qrp_store.catalog.model.kinds import KINDS, Kind, Rows
 from qrp_store.catalog.overview.references import Reference
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.records import Artifact, Dataset
 
 _a = t.artifact.c
+_INPUT_KEYS = {key for kind in KINDS.values() for table, _, key in kind.inputs if table is kind.table}
 
 
 @dataclass(frozen=True)
@@ -40,65 +42,37 @@ def parcels(catalog: Catalog, wanted: Reference) -> list[Parcel]:
     everything. Raises InvalidInput when an input was retired."""
     with catalog.read() as connection:
         chosen = _chosen(connection, wanted)
-        edges = _edges(connection)
+        edges = retire.edges(connection)
         rows = connection.execute(sa.select(t.artifact).order_by(_a.pk)).mappings().all()
         known = {row["pk"]: row for row in rows}
-        whole = _closed(chosen, edges)
+        whole = retire.closure(chosen, edges)
         lost = [pk for pk in whole if known[pk]["state"] != "ready"]
         if lost and wanted.kind not in ("dataset", "backbone"):
             what = ", ".join(f"{known[pk]['id']} ({known[pk]['name']})" for pk in lost)
             raise InvalidInput(f"{wanted.id} was made from what is retired: {what}", hint="qrp-store show " + wanted.id)
         # of a whole dataset or backbone, what was made from something retired stays behind
-        complete = [pk for pk in sorted(whole) if not _closed({pk}, edges) & set(lost)]
+        complete = [pk for pk in sorted(whole) if not retire.closure({pk}, edges) & set(lost)]
         return [_parcel(connection, known, pk, edges) for pk in complete]
 
 
 def _chosen(connection: sa.Connection, wanted: Reference) -> set[int]:
-    if wanted.kind not in ("dataset", "backbone"):
-        return set(connection.execute(sa.select(_a.pk).where(_a.id == wanted.id)).scalars())
-    if wanted.kind == "dataset":
-        owner = sa.select(t.dataset.c.pk).where(t.dataset.c.id == wanted.id).scalar_subquery()
-        queries = [sa.select(own.c.artifact_pk).where(own.c.dataset_pk == owner) for own in retire.OWN.values()]
-    else:
-        owner = sa.select(t.backbone.c.pk).where(t.backbone.c.id == wanted.id).scalar_subquery()
-        embeddings = sa.select(t.embedding.c.artifact_pk).where(t.embedding.c.backbone_pk == owner)
-        clusterings = sa.select(t.clustering.c.artifact_pk).where(t.clustering.c.embedding_pk.in_(embeddings))
-        results = sa.select(t.result.c.artifact_pk).where(t.result.c.clustering_pk.in_(clusterings))
-        queries = [embeddings, clusterings, results]
-    found = {pk for query in queries for pk in connection.execute(query).scalars()}
+    """The ready artifacts that copying a thing is about; of a backbone also what was made from its embeddings."""
+    found = retire.belonging(connection, wanted)
+    if wanted.kind == "backbone":
+        users: dict[int, set[int]] = {}
+        for made, sources in retire.edges(connection).items():
+            for source in sources:
+                users.setdefault(source, set()).add(made)
+        found = retire.closure(found, users)
     ready = sa.select(_a.pk).where(_a.state == "ready")
     return found & set(connection.execute(ready).scalars())
-
-
-def _edges(connection: sa.Connection) -> dict[int, set[int]]:
-    """Which artifacts each was made from, directly."""
-    k, r, u = t.clustering.c, t.result.c, t.result_concept_set.c
-    edges: dict[int, set[int]] = {}
-    for query in (
-        sa.select(k.artifact_pk, k.embedding_pk).where(k.embedding_pk.is_not(None)),
-        sa.select(r.artifact_pk, r.clustering_pk),
-        sa.select(u.result_pk, u.concept_set_pk),
-    ):
-        for made, source in connection.execute(query):
-            edges.setdefault(made, set()).add(source)
-    return edges
-
-
-def _closed(chosen: set[int], edges: Mapping[int, set[int]]) -> set[int]:
-    """These and everything they were made from."""
-    whole, open_ = set(chosen), list(chosen)
-    while open_:
-        new = edges.get(open_.pop(), set()) - whole
-        whole |= new
-        open_ += new
-    return whole
 
 
 def _parcel(
     connection: sa.Connection, known: Mapping[int, sa.RowMapping], pk: int, edges: Mapping[int, set[int]]
 ) -> Parcel:
     artifact = artifact_of(known[pk])
-    own, d = retire.OWN[artifact.kind], t.dataset.c
+    own, d = KINDS[artifact.kind].table, t.dataset.c
     row = connection.execute(sa.select(t.dataset).join(own, own.c.dataset_pk == d.pk).where(own.c.artifact_pk == pk))
     found = row.mappings().one()
     dataset = Dataset(found["id"], found["name"], found["n"], found["fingerprint"])
@@ -136,7 +110,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
     ]
 
 
-def checksums(catalog: Catalog, artifact: Artifact) -> dict[str, str]:
+def array_checksums(catalog: Catalog, artifact: Artifact) -> dict[str, str]:
     """What tells whether two artifacts of one fingerprint hold the same bytes: by rows of a block, or by array."""
     b = t.block.c
     query = sa.select(b.first_row, b.n_rows, b.checksum).join(t.artifact, _a.pk == b.embedding_pk)
@@ -156,40 +130,73 @@ def arrays_of(catalog: Catalog, artifact: Artifact) -> list[tuple[str, str]]:
 def write_rows(
     source: Catalog, target: Catalog, claimed: Claim, original: Artifact, dataset: Dataset, inputs: Mapping[str, str]
 ) -> None:
-    """Write a concept set's, clustering's or result's rows into another catalog, and make it ready there.
+    """Write an artifact's rows into another catalog, and make it ready there; large tables in short transactions.
 
-    `inputs`: the ids of the artifacts it was made from, here → there. Large tables go in short transactions.
+    `inputs`: the ids of the artifacts it was made from, here → there. Raises Corrupt when a row here is not the
+    one that was written.
     """
-    own = retire.OWN[original.kind]
-    children = [child for child in retire.CHILDREN[original.kind] if child[0] not in t.BESIDE]  # beside.bring does
+    kind = KINDS[original.kind]
     with source.read() as connection:
         pk = connection.execute(sa.select(_a.pk).where(_a.id == original.id)).scalar_one()
-    row = _own_row(source, target, claimed, original, own, pk, inputs)
-    for table, owner in children:  # what an earlier try left
-        retire.clear(target, table, owner, claimed.pk, claimed)
-    if original.kind != "result":
+    row = _own_row(source, target, claimed, original, kind.table, pk, inputs)
+    large = [rows for rows in kind.rows if rows.bulk]
+    small = [rows for rows in kind.rows if not rows.bulk and not rows.later]  # extra_scores.bring copies later ones
+    if large:
         with target.write() as connection:
             lease.fence(connection, claimed)
-            connection.execute(own.delete().where(own.c.artifact_pk == claimed.pk))
-            _put(connection, own, [{**row, "dataset_pk": datasets.dataset_pk(connection, dataset.id)}])
-        for table, owner in children:
-            for rows in _pieces(source, table, owner, pk, claimed.pk):
-                with target.write() as connection:
-                    lease.fence(connection, claimed)
-                    _put_rows(connection, table, rows)
+            _clear_small(connection, kind, claimed)
+            _put(connection, kind.table, [{**row, "dataset_pk": datasets.dataset_pk(connection, dataset.id)}])
+        for rows in large:
+            _copy_large(source, target, claimed, pk, rows)
     with target.write() as connection:
         lease.fence(connection, claimed)
         owner_pk = datasets.publish_dataset(connection, dataset)
-        if original.kind == "result":  # small, and never changes once it is there: in one piece
-            _put(connection, own, [{**row, "dataset_pk": owner_pk}])
-            _put(connection, t.result_concept_set, _uses(source, target, claimed, pk, inputs))
-            for table, owner in children:
-                for rows in _pieces(source, table, owner, pk, claimed.pk):
-                    _put_rows(connection, table, rows)
-        else:
-            connection.execute(own.update().where(own.c.artifact_pk == claimed.pk).values(dataset_pk=owner_pk))
-        _require_ready(source, original)
-        lease.commit_copy(connection, claimed, original, provenance(source, original))
+        if large:
+            mine = kind.table.c.artifact_pk == claimed.pk
+            connection.execute(kind.table.update().where(mine).values(dataset_pk=owner_pk))
+        else:  # in one piece
+            _put(connection, kind.table, [{**row, "dataset_pk": owner_pk}])
+        for rows in small:
+            for held in _pieces(source, rows.table, rows.owner, pk, claimed.pk):
+                _put_rows(connection, rows, _with_inputs(source, target, rows, held, inputs))
+        _commit(connection, source, claimed, original, pk)
+
+
+def _commit(connection: sa.Connection, source: Catalog, claimed: Claim, original: Artifact, pk: int) -> None:
+    """Make a copied artifact ready in the caller's transaction, when its rows are those that were written here."""
+    _require_ready(source, original)
+    lease.commit_copy(connection, claimed, original, provenance(source, original))
+    kind = KINDS[original.kind]
+    # a table that refers to other rows by key has another checksum in every catalog, an embedding its own blocks
+    alike = {
+        rows.table.name for rows in kind.rows if not rows.kept and not rows.later and kind.table is not t.embedding
+    }
+    alike |= {name for rows in kind.rows for name in rows.numbers or ()}
+    copied = checksums.recorded(connection, claimed.pk) or {}
+    with source.read() as reading:
+        checksums.require(reading, pk, {name: value for name, value in copied.items() if name in alike})
+
+
+def _clear_small(connection: sa.Connection, kind: Kind, claimed: Claim) -> None:
+    """Delete what an earlier try left in the small tables."""
+    for rows in kind.rows:
+        if not rows.bulk:
+            connection.execute(rows.table.delete().where(rows.table.c[rows.owner] == claimed.pk))
+    connection.execute(kind.table.delete().where(kind.table.c.artifact_pk == claimed.pk))
+
+
+def _copy_large(source: Catalog, target: Catalog, claimed: Claim, pk: int, rows: Rows) -> None:
+    if claimed.resumed:
+        retire.clear(target, rows, claimed.pk, claimed)
+    passing = checksums.LargeTable(rows, rows.table.c.keys())
+    for held in _pieces(source, rows.table, rows.owner, pk, claimed.pk):
+        passing.add(held)
+        with target.write() as connection:
+            lease.fence(connection, claimed)
+            _put_rows(connection, rows, held)
+    with target.write() as connection:
+        lease.fence(connection, claimed)
+        checksums.record(connection, claimed.pk, passing.values())
 
 
 def commit_embedding(
@@ -203,6 +210,10 @@ def commit_embedding(
             "backbone_pk": datasets.publish_backbone(connection, backbone),
         }
         connection.execute(t.embedding.update().where(t.embedding.c.artifact_pk == claimed.pk).values(values))
+        with source.read() as reading:
+            pk = reading.execute(sa.select(_a.pk).where(_a.id == original.id)).scalar_one()
+            blocks = checksums.of_table(reading, KINDS["embedding"].rows[0], pk)
+            checksums.require(reading, pk, {t.block.name: blocks})
         _require_ready(source, original)
         lease.commit_copy(connection, claimed, original, provenance(source, original))
 
@@ -225,12 +236,23 @@ def _put(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]])
         connection.execute(table.insert(), rows)
 
 
-def _put_rows(connection: sa.Connection, table: sa.Table, rows: list[tuple[Any, ...]]) -> None:
-    names = table.c.keys()
-    if table.name in retire.BULK:
-        bulk.put(connection, table, names, rows)
+def _put_rows(connection: sa.Connection, rows: Rows, held: list[tuple[Any, ...]]) -> None:
+    names = rows.table.c.keys()
+    if rows.bulk:
+        bulk.put(connection, rows.table, names, held)
     else:  # documents among the columns need their types
-        _put(connection, table, [dict(zip(names, row, strict=True)) for row in rows])
+        _put(connection, rows.table, [dict(zip(names, row, strict=True)) for row in held])
+
+
+def _with_inputs(
+    source: Catalog, target: Catalog, rows: Rows, held: list[tuple[Any, ...]], inputs: Mapping[str, str]
+) -> list[tuple[Any, ...]]:
+    """Rows whose keys of other artifacts are those of the other catalog."""
+    keys = [i for i, name in enumerate(rows.table.c.keys()) if name.endswith("_pk") and name != rows.owner]
+    if not keys:
+        return held
+    moved = {row[i]: _moved(source, target, row[i], inputs) for row in held for i in keys}
+    return [tuple(moved[value] if i in keys else value for i, value in enumerate(row)) for row in held]
 
 
 def _own_row(
@@ -248,19 +270,9 @@ def _own_row(
     for name, value in row.items():
         if name.endswith("_path") and value is not None:
             row[name] = claimed.path + value.removeprefix(str(original.path))
-        elif name in ("embedding_pk", "clustering_pk") and value is not None:
+        elif name in _INPUT_KEYS and value is not None:
             row[name] = _moved(source, target, value, inputs)
     return {**row, "artifact_pk": claimed.pk}
-
-
-def _uses(source: Catalog, target: Catalog, claimed: Claim, pk: int, inputs: Mapping[str, str]) -> list[dict[str, Any]]:
-    u = t.result_concept_set.c
-    with source.read() as connection:
-        used = connection.execute(sa.select(u.concept_set_pk, u.place).where(u.result_pk == pk)).all()
-    return [
-        {"result_pk": claimed.pk, "concept_set_pk": _moved(source, target, key, inputs), "place": place}
-        for key, place in used
-    ]
 
 
 def _moved(source: Catalog, target: Catalog, pk: int, inputs: Mapping[str, str]) -> int:
