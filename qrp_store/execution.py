@@ -41,6 +41,7 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 """
 """Run by workers of our own: they share our terminal, and Ctrl-C is told to us, who end them."""
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
+_TLS = "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, …__TLS__CLIENT__CERT and …__TLS__CLIENT__KEY: docs/operations.md"
 _WORKERLESS_SECONDS = 60  # a nanny needs seconds to start its worker again
 _DASK_KEEPS = "65536"  # bytes; MALLOC_TRIM_THRESHOLD_ as Dask's nannies set it
 _SCRATCH = 32 << 20  # bytes of one allocation, the most that glibc takes for it
@@ -135,6 +136,7 @@ class Cluster:
             raise Unavailable("a scheduler needs dask[distributed]", hint="pip install 'qrp-store[cpu]'") from error
         with ExitStack() as opened:
             address, self.address = opened.enter_context(_there(scheduler))
+            _require_certificates(address, self.address)
             try:
                 self._client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
             except (OSError, ValueError) as error:
@@ -328,6 +330,22 @@ def _address(scheduler: str) -> str:
             f"{redact(scheduler)!r} is no address of a Dask scheduler", hint="like tcp://HOST:8786, or local:2"
         )
     return whole
+
+
+def _require_certificates(address: str, name: str) -> None:
+    """Raise InvalidInput for a tls:// scheduler when Dask has no certificates to connect with."""
+    from distributed.security import Security
+
+    if not address.startswith("tls://"):
+        return
+    try:
+        context = Security().get_connection_args("client").get("ssl_context")
+    except (OSError, ValueError) as error:  # a file that is missing or is no certificate
+        raise InvalidInput(
+            f"the certificates for the Dask scheduler {name} cannot be read: {error}", hint=_TLS
+        ) from error
+    if context is None:
+        raise InvalidInput(f"the Dask scheduler {name} needs certificates, and none are configured", hint=_TLS)
 
 
 def _answers(address: str) -> bool:

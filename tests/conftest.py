@@ -35,6 +35,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QRP_STORE", "QRP_STORE_ARRAYS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):  # nobody's own profile
+        monkeypatch.setenv(name, os.devnull)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from operator import add
+from pathlib import Path
 
 import pytest
 
@@ -229,3 +230,14 @@ def test_workers_use_their_scratch_memory_again() -> None:
 
 def refuse() -> None:
     run(abs, [], workers=0)
+
+
+def test_a_tls_scheduler_without_certificates_is_refused_with_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import dask
+
+    for configured in ({}, {"distributed.comm.tls.ca-file": str(tmp_path / "none.pem")}):
+        with dask.config.set(configured), pytest.raises(InvalidInput, match="certificates") as refused:
+            list(run(len, [[1]], workers=1, scheduler="tls://127.0.0.1:1"))
+        assert "TLS__CA_FILE" in str(refused.value.hint)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from qrp_store.arrays import aws
 from qrp_store.arrays.root import PIECE, Bytes, Entry, checked_path, read_name, write_name
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 _CLIENT = {"timeout": "120s", "connect_timeout": "5s", "pool_max_idle_per_host": "16"}
-_METADATA = "169.254.169.254"  # an instance's own service in Amazon's cloud
 _RETRIES = {
     "max_retries": 6,
     "retry_timeout": timedelta(seconds=60),
@@ -25,7 +24,7 @@ _RETRIES = {
 
 
 class Bucket:
-    """A root below `s3://bucket/prefix`; keys, region and endpoint come from the usual AWS_* variables.
+    """A root below `s3://bucket/prefix`; keys, region and endpoint come from AWS_* variables or the profile (`aws`).
 
     A plain-HTTP AWS_ENDPOINT_URL is accepted. What is put is durable once S3 says so.
     """
@@ -162,11 +161,12 @@ class Bucket:
                 from obstore.store import S3Store
             except ImportError as error:
                 raise Unavailable("arrays on S3 need obstore", hint="pip install 'qrp-store[s3]'") from error
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-            plain = {"allow_http": True} if endpoint.startswith("http://") else {}
+            reached = aws.access()
+            plain = {"allow_http": True} if (reached.endpoint or "").startswith("http://") else {}
             self._store = S3Store(
                 self._bucket,
                 prefix=self._prefix or None,
+                config=dict(reached.config),  # type: ignore[arg-type]
                 client_options={**_CLIENT, **plain},  # type: ignore[arg-type]
                 retry_config=_RETRIES,  # type: ignore[arg-type]
             )
@@ -186,8 +186,12 @@ class Bucket:
                 raise Unavailable(f"there is no bucket {self._bucket!r}", hint="make it, or mend the name") from error
             raise NotFound(f"{self.url}/{path}: no such object") from error
         except (BaseError, OSError) as error:
-            said = " ".join(str(error).split())[:300]
-            hint = "check AWS_ENDPOINT_URL, keys and the network, then run the same command again"
-            if _METADATA in said:  # where obstore looks for keys when there are none
-                said, hint = "no keys for S3 in the environment", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            raise Unavailable(f"cannot {verb} {self.url}/{path}: {said}", hint=hint) from error
+            if "NoSuchBucket" in str(error):
+                raise Unavailable(f"there is no bucket {self._bucket!r}", hint="make it, or mend the name") from error
+            reason, hint = aws.explained(error)
+            raise Unavailable(f"cannot {verb} {self.url}/{path}: {reason}", hint=hint) from error
+        except BaseException as error:
+            panic = aws.panicked(error)
+            if panic is None:
+                raise
+            raise panic from error

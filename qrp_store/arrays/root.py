@@ -123,9 +123,11 @@ def read_document(root: Root) -> dict[str, Any] | None:
     when a root that was not empty, or one of another copy of the catalog, was taken.
     """
     try:
-        document = json.loads(root.get(IDENTITY))
+        text = root.get(IDENTITY)
     except NotFound:
         return None
+    try:
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"{root.url}/{IDENTITY}: not readable as JSON ({error})") from error
     if not isinstance(document, dict) or not isinstance(document.get("uuid"), str):

@@ -45,7 +45,8 @@ class Job:
         self.layout, recorded = embeddings.begin(catalog, self.claimed, self.dataset, self.backbone, self.layout)
         changed = self.rows.changed_blocks(self.layout, datasets.image_files(catalog, self.dataset))
         kept = standing_blocks(self.store, self.claimed, self.layout, recorded, changed)
-        arrays.create(self.store.arrays, self.layout)
+        named = embeddings.attributes(catalog, self.claimed.id)
+        arrays.create(self.store.arrays, self.layout, attributes=named)
         self.missing = [number for number in range(self.layout.n_blocks) if number not in kept]
 
     def write(self, number: int, made: BlockRows, recorder: Recorder) -> None:

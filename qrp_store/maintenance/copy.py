@@ -238,7 +238,8 @@ class _Copy:
         # what a computation began there may have other rows, or blocks of another size
         spoiled = {b.index for b in recorded if layout != asked or known.get(b.index) != b.checksum}
         kept = standing_blocks(self.target, claimed, layout, recorded, spoiled)
-        arrays.create(self.target.arrays, layout)
+        named = embeddings.attributes(self.target.catalog, claimed.id)
+        arrays.create(self.target.arrays, layout, attributes=named)
         files = datasets.image_files(self.source.catalog, parcel.dataset)
         reader = Embedding(self.source.arrays, stored)
 

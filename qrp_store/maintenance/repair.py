@@ -127,7 +127,7 @@ class _Repair:
         (damage,) = damages
         spec = embeddings.by_id(self.store.catalog, damage.id).array
         self.store.arrays.delete(f"{spec.path}/{METADATA}")
-        arrays.create(self.store.arrays, spec)
+        arrays.create(self.store.arrays, spec, attributes=embeddings.attributes(self.store.catalog, damage.id))
         yield damage, "written anew from the catalog"
 
     def _blocks(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:

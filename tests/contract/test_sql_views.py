@@ -32,7 +32,7 @@ VIEWS = {
     "group_scores": "result_id concept_group role nmi mi_nats",
     "assignments": "dataset backbone clusters seed clustering_id version is_newest key cluster part",
     "labels": "dataset concepts version is_newest key concept concept_group score",
-    "embeddings": "id dataset backbone version is_newest n dim dtype array_url created_at created_by",
+    "embeddings": "id dataset backbone version is_newest n dim dtype array_url created_at created_by group_url",
 }
 VIEWS["result_versions"] = VIEWS["results"]
 

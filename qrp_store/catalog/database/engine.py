@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -95,14 +96,19 @@ def _engine(location: Location) -> sa.Engine:
     if not location.catalog.startswith("sqlite"):
         try:
             # A pooler gives a connection's transactions to several backends: none knows what another one prepared.
+            url, search_path = _without_search_path(sa.make_url(location.catalog))
             connecting = {"prepare_threshold": None, **_patience(location.catalog)}
-            return sa.create_engine(location.catalog, pool_pre_ping=True, connect_args=connecting)
+            engine = sa.create_engine(url, pool_pre_ping=True, connect_args=connecting)
         except ImportError as error:
             raise Unavailable("a Postgres store needs psycopg", hint="pip install 'qrp-store[postgres]'") from error
         except (sa.exc.ArgumentError, ValueError):
-            said = "--store is no database URL (not shown, since it may hold a password)"
+            problem = "--store is no database URL (not shown, since it may hold a password)"
             hint = "like postgresql://USER@HOST:5432/DATABASE; the password: PGPASSWORD or ~/.pgpass"
-            raise InvalidInput(said, hint=hint) from None
+            raise InvalidInput(problem, hint=hint) from None
+        event.listen(engine, "connect", lambda driver, record: _require_encoding(driver, location.name), insert=True)
+        if search_path is not None:
+            _set_search_path(engine, search_path)
+        return engine
     # Pooled, since closing a database's last connection folds its WAL in, which costs as much as a commit.
     assert location.directory is not None
     path = location.directory / "catalog.db"
@@ -113,6 +119,47 @@ def _engine(location: Location) -> sa.Engine:
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+_SEARCH_PATH = re.compile(r"(?:-c\s*|--)search_path=((?:\\.|\S)*)")
+
+
+def _without_search_path(url: sa.URL) -> tuple[sa.URL, str | None]:
+    """The URL without `options=-csearch_path=…`, and that search path. Poolers refuse `options` at the start."""
+    options = url.query.get("options")
+    match = _SEARCH_PATH.search(options) if isinstance(options, str) else None
+    if match is None or not isinstance(options, str):
+        return url, None
+    rest = " ".join((options[: match.start()] + options[match.end() :]).split())
+    url = url.difference_update_query(["options"])
+    return url.update_query_dict({"options": rest}) if rest else url, re.sub(r"\\(.)", r"\1", match[1])
+
+
+def _set_search_path(engine: sa.Engine, search_path: str) -> None:
+    """Set it in each transaction, since behind a pooler a session's settings are anybody's."""
+
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("SELECT set_config('search_path', %s, true)", (search_path,))
+
+    def connect(driver: Any, record: Any) -> None:
+        with driver.cursor() as cursor:
+            cursor.execute("SELECT set_config('search_path', %s, true), current_schema()", (search_path,))
+            cursor.execute("SELECT current_schema()")
+            engine.dialect.default_schema_name = cursor.fetchone()[0]
+        driver.rollback()
+
+    event.listen(engine, "connect", connect)
+    event.listen(engine, "begin", begin)
+
+
+def _require_encoding(driver: Any, name: str) -> None:
+    """Raise InvalidInput for a database that does not know characters, before anything is asked of it."""
+    encoding = driver.pgconn.parameter_status(b"server_encoding")
+    if encoding == b"SQL_ASCII":
+        raise InvalidInput(
+            f"the database of {name} has the encoding SQL_ASCII, in which text is bytes",
+            hint="make another one: CREATE DATABASE qrp ENCODING 'UTF8' TEMPLATE template0",
+        )
 
 
 def connect_to_look(path: Path) -> sqlite3.Connection:

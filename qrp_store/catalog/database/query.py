@@ -172,6 +172,7 @@ def _postgres(
     try:
         with catalog.engine.connect() as connection:
             connection = connection.execution_options(postgresql_readonly=True)
+            connection.begin()  # never committed: closing the connection rolls it back
             if not parameters:
                 _check_alone(connection, sql)
             deadline = None if timeout is None else time.monotonic() + timeout

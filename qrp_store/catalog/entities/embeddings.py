@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from qrp_store import __version__
 from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.entities import datasets
 from qrp_store.catalog.lifecycle import lease
@@ -22,6 +23,17 @@ MEMBER = "embedding"  # the array's name inside its Zarr group
 def series(dataset: str, backbone: str) -> str:
     """What the versions of an embedding count over."""
     return fingerprint(["embedding", dataset, backbone])
+
+
+def attributes(catalog: Catalog, identifier: str) -> dict[str, str]:
+    """What an embedding's array says of itself to any Zarr reader, once the embedding was begun."""
+    joined = t.artifact.join(t.embedding, _e.artifact_pk == t.artifact.c.pk)
+    joined = joined.join(t.dataset, t.dataset.c.pk == _e.dataset_pk).join(t.backbone, t.backbone.c.pk == _e.backbone_pk)
+    columns = (t.dataset.c.name, t.backbone.c.name, _a.fingerprint)
+    with catalog.read() as connection:
+        row = connection.execute(sa.select(*columns).select_from(joined).where(_a.id == identifier)).one()
+    names = ("dataset", "backbone", "fingerprint", "id", "made_by")
+    return dict(zip(names, (*map(str, row), identifier, f"qrp-store {__version__}"), strict=True))
 
 
 def begin(

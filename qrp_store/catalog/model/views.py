@@ -189,7 +189,8 @@ VIEWS: dict[str, str] = {
     "embeddings": f"""
 SELECT a.id, d.name AS dataset, b.name AS backbone, a.version,
     a.version = newest.version AS is_newest,
-    e.n, e.dim, e.dtype, s.arrays_url || '/' || a.path || '/embedding' AS array_url, a.created_at, a.created_by
+    e.n, e.dim, e.dtype, s.arrays_url || '/' || a.path || '/embedding' AS array_url, a.created_at, a.created_by,
+    s.arrays_url || '/' || a.path AS group_url
 FROM embedding e
 JOIN artifact a ON a.pk = e.artifact_pk AND a.state = 'ready'
 JOIN dataset d ON d.pk = e.dataset_pk
