@@ -7,7 +7,7 @@ BENCHMARKS := startup ingest labels kmeans kmeans_dask probe report leaderboard
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
-.PHONY: demo test test-browser soak lint bench gpu graph clean
+.PHONY: demo test test-browser soak lint bench gpu graph options clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -62,6 +62,9 @@ gpu: $(READY) ## prove and time the CUDA code on a card, within ten minutes; wit
 
 graph: ## draw who imports whom into docs/import-graph.svg
 	python3 docs/import_graph.py
+
+options: $(READY) ## write the tables of options into docs/options.md
+	$(PYTHON) docs/option_tables.py
 
 clean: ## remove what was built; stores and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

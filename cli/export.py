@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from qrp_store.options import ExportOptions
+
 from . import output as out
-from .completion import anything, names_of
-from .options import DatasetFilter, Output
+from .completion import anything
 from .session import Session, command
 
 
@@ -32,43 +33,23 @@ def export(
         Literal["results", "assignments", "labels", "embedding", "card", "fiftyone"],
         typer.Argument(help="What to write.", show_default=False),
     ],
-    output: Output,
     reference: Annotated[
         str | None,
         typer.Argument(
             metavar="[ID|NAME]", autocompletion=anything, help="Which one.  [default: by the options below]"
         ),
     ] = None,
-    dataset: DatasetFilter = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option("--backbone", metavar="B", autocompletion=names_of("backbones"), help="Only this backbone."),
-    ] = None,
-    concepts: Annotated[
-        str | None,
-        typer.Option("--concepts", metavar="C", autocompletion=names_of("concepts"), help="Only this concept set."),
-    ] = None,
-    k: Annotated[int | None, typer.Option("-k", "--clusters", metavar="K", help="Only this K.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Only this seed.")] = None,
+    *,
+    options: ExportOptions,
 ) -> None:
     """Write rows or vectors to a file: .csv, .parquet, .json or .npy, by its ending.
 
     `card` is a dataset's provenance as Markdown; `fiftyone` a clustering as the labels.json of FiftyOne's
     FiftyOneImageClassificationDataset, with part and concepts of each image.
     """
-    from qrp_store.export import export
+    from qrp_store.export.story import export_with
 
     with session.open() as store:
-        report = export(
-            store,
-            what,
-            output=str(output),
-            reference=reference,
-            dataset=dataset,
-            backbone=backbone,
-            concepts=concepts,
-            k=k,
-            seed=seed,
-        )
+        report = export_with(store, what, reference, options)
     rows = "" if report.what == "card" else f"{report.rows:,} row{'' if report.rows == 1 else 's'} in "
     session.show(report, f"{out.cell(report.what)}: {rows}{out.cell(report.output)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -102,7 +101,5 @@ def _parser(each: Described) -> Callable[[str], Any]:
 
 
 FormatOption = Annotated[Format | None, typer.Option("--format", help="Output format.  [default: table]")]
-Output = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="File to write.")]
-Dataset = Annotated[str, declared(EvaluateSelection, "dataset")]
 DatasetFilter = Annotated[str | None, declared(EvaluateSelection, "dataset", help="Only this dataset.")]
 NoWait = Annotated[bool, declared(RunOptions, "wait")]

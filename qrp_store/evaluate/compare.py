@@ -12,6 +12,7 @@ from qrp_store.catalog.entities import datasets
 from qrp_store.errors import Corrupt, InvalidInput
 from qrp_store.evaluate.data import load
 from qrp_store.evaluate.rerun import TOLERANCE, Asked, asked
+from qrp_store.options import takes
 from qrp_store.probing.paired import difference_interval, nmi, plug_in
 from qrp_store.records import TEST
 from qrp_store.store import Store
@@ -62,6 +63,7 @@ class _Tested:
     log_q: np.ndarray
 
 
+@takes()
 def compare(
     store: Store, first: str, second: str, *, anyway: bool = False, bootstrap: int = 1000, seed: int = 0
 ) -> CompareReport:

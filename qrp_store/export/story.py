@@ -18,6 +18,7 @@ from qrp_store.catalog.overview import references
 from qrp_store.catalog.overview.listing import listing, with_flags
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.export.elsewhere import card, fiftyone_labels
+from qrp_store.options import ExportOptions, taken, takes
 from qrp_store.records import Table
 from qrp_store.store import Store, split_version
 
@@ -35,6 +36,7 @@ class ExportReport:
     columns: tuple[str, ...]
 
 
+@takes(ExportOptions)
 def export(
     store: Store,
     what: str,
@@ -53,6 +55,12 @@ def export(
     `reference` (an id or name) or the other arguments choose what. `.npy` holds an embedding (n, dim), or one
     clustering's cluster of every sample in dataset order, −1 where there is none.
     """
+    return export_with(store, what, reference, taken(ExportOptions, locals()))
+
+
+def export_with(store: Store, what: str, reference: str | None, options: ExportOptions) -> ExportReport:
+    """Do what `export` does, with its options in one record."""
+    output, dataset = options.output, options.dataset
     path = Path(output).expanduser()
     if what in _OWN_ENDING and path.suffix.lower() != _OWN_ENDING[what]:
         raise InvalidInput(f"{output}: export {what} writes a {_OWN_ENDING[what]} file")
@@ -60,7 +68,8 @@ def export(
         raise InvalidInput(f"{output}: the ending says the format; known are {', '.join(ENDINGS)}")
     if dataset is not None:
         datasets.get_dataset(store.catalog, dataset)
-    chosen = {"dataset": dataset, "backbone": backbone, "concepts": concepts, "clusters": k, "seed": seed}
+    chosen = {name: getattr(options, name) for name in ("dataset", "backbone", "concepts", "seed")}
+    chosen["clusters"] = options.k
     if what == "card":
         if dataset is None:
             raise InvalidInput("the card of which dataset?", hint="--dataset D")
@@ -73,7 +82,7 @@ def export(
             partial.write_text(json.dumps(labels, ensure_ascii=False) + "\n", encoding="utf-8")
         return ExportReport(what, str(path), len(labels["labels"]), ("label", "attributes"))
     if what == "embedding":
-        return _embedding(store, path, reference, dataset, backbone)
+        return _embedding(store, path, reference, dataset, options.backbone)
     if path.suffix.lower() == ".npy" and what == "assignments":
         return _assignment_array(store, path, reference, chosen)
     if path.suffix.lower() == ".npy":

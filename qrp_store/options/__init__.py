@@ -31,6 +31,7 @@ from qrp_store.options.labelling import (
     LabelOptions,
     Match,
 )
+from qrp_store.options.reporting import ExportOptions, ReportOptions
 from qrp_store.options.running import DeviceOptions, RunOptions, SchedulerOptions, WorkerOptions
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Engine",
     "EvaluateRun",
     "EvaluateSelection",
+    "ExportOptions",
     "ExtraOptions",
     "IngestOptions",
     "Init",
@@ -58,6 +60,7 @@ __all__ = [
     "Precision",
     "ProbeOptions",
     "Protocol",
+    "ReportOptions",
     "RunOptions",
     "SchedulerOptions",
     "ScoreOptions",

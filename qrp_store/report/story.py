@@ -21,6 +21,7 @@ from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, near_names
 from qrp_store.execution import available_cores
 from qrp_store.export.story import check_output, whole_file
+from qrp_store.options import ReportOptions, Several, taken, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Dataset
 from qrp_store.rendering.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, PublishedPoint, Report
@@ -67,12 +68,13 @@ class _Shown:
     labels: np.ndarray
 
 
+@takes(ReportOptions)
 def report(
     store: Store,
     *,
     dataset: str,
     output: str,
-    backbones: Sequence[str] = (),
+    backbones: Several[str] = (),
     concepts: str | None = None,
     k: int | None = None,
     images: str | None = None,
@@ -82,22 +84,26 @@ def report(
 ) -> ReportReport:
     """Write one self-contained HTML page about a dataset's results.
 
-    Figures and clusters are those of the setting with most backbones, then most results, among those that `backbones`,
-    `concepts` and `k` leave. `images` is the folder that the keys lead into (default: where they were ingested from); a
-    folder that is not there makes a page without pictures. `published` is a CSV of backbone,top1[,source]: accuracies
-    that others published.
-    Raises NotFound when there is nothing to report.
+    Arguments are the options of `qrp-store report`, see docs/options.md. Figures and clusters are those of the setting
+    with most backbones, then most results, among those selected. A folder of `images` that does not exist makes a page
+    without pictures. Raise NotFound when there is nothing to report.
     """
+    return report_with(store, taken(ReportOptions, locals()), progress)
+
+
+def report_with(store: Store, options: ReportOptions, progress: Progress) -> ReportReport:
+    """Do what `report` does, with its options in one record."""
     from qrp_store.rendering.page import render
 
     started = time.perf_counter()
-    path = Path(output).expanduser()
+    dataset, backbones, concepts = options.dataset, options.backbones, options.concepts
+    path = Path(options.output).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
-        raise InvalidInput(f"{output}: a report is an .html page", hint=f"-o {path.name or 'report'}.html")
+        raise InvalidInput(f"{options.output}: a report is an .html page", hint=f"-o {path.name or 'report'}.html")
     check_output(path)
-    told = read_published(published) if published is not None else {}
+    told = read_published(options.published) if options.published is not None else {}
     owner = datasets.get_dataset(store.catalog, dataset)
-    found = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=k)
+    found = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=options.k)
     _check_asked(store, dataset, found, backbones, concepts)
     beside = published_beside(store, dataset, found.settings[0].rows, told)
     with progress.task("reading clusters", len(found.settings[0].rows), "backbones") as task:
@@ -107,8 +113,8 @@ def report(
             task.advance()
     notes: list[str] = []
     pictures: tuple[Picture, ...] = ()
-    if not no_images:
-        shown, pictures = _with_pictures(store, owner, shown, images, notes, progress)
+    if not options.no_images:
+        shown, pictures = _with_pictures(store, owner, shown, options.images, notes, progress)
     page = _content(store, owner, found, shown, beside, pictures, tuple(notes))
     gathered = time.perf_counter() - started
     text = render(page).encode("utf-8", "replace")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
+import option_tables
 import pytest
 from typer.main import get_command
 
@@ -16,6 +17,7 @@ from qrp_store.cluster.imported import import_clustering
 from qrp_store.cluster.story import cluster
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate.story import evaluate
+from qrp_store.export.story import export
 from qrp_store.ingest.story import ingest
 from qrp_store.kmeans.engines import ENGINES
 from qrp_store.label.expert import label_by_expert
@@ -25,6 +27,7 @@ from qrp_store.options import (
     ClusterSource,
     EvaluateRun,
     EvaluateSelection,
+    ExportOptions,
     ExtraOptions,
     IngestOptions,
     KMeansTraining,
@@ -34,17 +37,21 @@ from qrp_store.options import (
     Options,
     PlaceOptions,
     ProbeOptions,
+    ReportOptions,
     RunOptions,
     ScoreOptions,
     Several,
     described,
 )
+from qrp_store.report.story import report
 
 ROOT: Any = get_command(build())
 COMMANDS: dict[str, tuple[type[Options], ...]] = {
     "ingest": (IngestOptions,),
     "label": (LabelOptions, LabelFileOptions, LabelExpertOptions, RunOptions),
     "cluster": (ClusterSource, ClusterOptions, RunOptions),
+    "report": (ReportOptions,),
+    "export": (ExportOptions,),
     "evaluate": (EvaluateSelection, ProbeOptions, ScoreOptions, ExtraOptions, KMeansTraining, EvaluateRun),
 }
 # a function, and options of its records that are another function's, are its positional argument, or are required
@@ -56,6 +63,8 @@ FUNCTIONS: list[tuple[Callable[..., Any], set[str], set[str]]] = [
     (cluster, {"source", "name", "centroids_of"}, {"dataset", "backbone"}),
     (cluster_by, {"source", "name", "centroids_of"}, {"dataset"}),
     (import_clustering, {"source", "backbone", "centroids_of"}, {"dataset", "name"}),
+    (report, set(), {"dataset", "output"}),
+    (export, set(), {"output"}),
 ]
 RECORDS = sorted({record for records in COMMANDS.values() for record in records}, key=lambda r: r.__name__)
 
@@ -67,7 +76,7 @@ def test_a_function_takes_the_options_of_its_records(
     parameters = inspect.signature(function).parameters
     types = get_type_hints(function)
     fields = {each.name: each for record in function.records for each in described(record)}  # type: ignore[attr-defined]
-    keywords = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY} - {"progress"}
+    keywords = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY} - {"progress", "reference"}
     shared = {"k", "seed"} & keywords - set(fields)  # of cluster_by and import_clustering
     fields |= {each.name: each for each in described(ClusterOptions) if each.name in shared}
     assert keywords == set(fields) - elsewhere
@@ -220,3 +229,12 @@ def test_a_fingerprint_holds_what_it_held_before_the_records() -> None:
     assert set(ScoreOptions().identity()) == options
     assert set(ScoreOptions(soft=True, only_verified=True).identity()) == {*options, "soft", "only_verified"}
     assert ProbeOptions(lr=1).identity()["lr"].hex() == (1.0).hex()
+
+
+def test_the_page_of_options_is_written_from_the_records() -> None:
+    assert option_tables.PAGE.read_text(encoding="utf-8") == option_tables.page(), "run: make options"
+    assert set(option_tables.TABLES) == set(COMMANDS)
+    for name, tables in option_tables.TABLES.items():
+        assert {each for _, record in tables for each in described(record)} == {
+            each for record in COMMANDS[name] for each in described(record)
+        }
