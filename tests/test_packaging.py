@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -52,19 +54,61 @@ def run(installed: Path, cwd: Path, *command: str) -> subprocess.CompletedProces
     return subprocess.run([sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True)
 
 
-def package_of(path: Path, project: dict[str, Any]) -> str:
-    folders = {folder: name for name, folder in project["tool"]["setuptools"]["package-dir"].items()}
-    first, *rest = path.relative_to(ROOT).parts
-    return ".".join([folders.get(first, first), *rest])
+def package_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return ".".join(parts if parts[0] == "qrp_store" else ("qrp_store", *parts))
 
 
 def test_the_package_list_is_the_tree(project: dict[str, Any]) -> None:
     found = {
-        package_of(path.parent, project)
-        for top in ("qrp_store", "cli", "migrations")
-        for path in (ROOT / top).rglob("*.py")
+        package_of(path.parent) for top in ("qrp_store", "cli", "migrations") for path in (ROOT / top).rglob("*.py")
     }
     assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+def test_the_two_folders_at_the_top_are_linked_into_the_package() -> None:
+    for name in ("cli", "migrations"):
+        assert (ROOT / "qrp_store" / name).is_symlink()
+        assert (ROOT / "qrp_store" / name).resolve() == ROOT / name
+
+
+@pytest.fixture(scope="module")
+def editable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment in which this tree is installed with `pip install -e`."""
+    folder = tmp_path_factory.mktemp("editable")
+    build = f"from setuptools.build_meta import build_editable; build_editable({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=ROOT, check=True, capture_output=True)
+    venv.create(folder / "venv", with_pip=False)
+    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        archive.extractall(site)
+    (site / "requirements.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    return folder / "venv" / "bin" / "python"
+
+
+SCRIPT = """\
+import qrp_store
+from qrp_store.evaluate import evaluate
+
+with qrp_store.open("qrp-data") as store:
+    reveal_type(store)
+    report = evaluate(store, dataset="photos", backbones="r50", k=[6, "auto"], seeds=range(3))
+    reveal_type(report.results[0].nmi)
+    evaluate(store, dataset="photos", seed=1)
+    evaluate(store, dataset="photos", protocol="exact")
+"""
+
+
+def test_a_type_checker_reads_an_editable_install(editable: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--python-executable", str(editable)]
+    done = subprocess.run([*mypy, "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    shown = [re.sub(r"^script.py:(\d+): \w+: ", r"\1 ", line) for line in done.stdout.splitlines()]
+    assert '5 Revealed type is "qrp_store.store.Store"' in shown
+    assert '7 Revealed type is "float | None"' in shown
+    assert any(line.startswith('8 Unexpected keyword argument "seed" for "evaluate"') for line in shown)
+    assert any(line.startswith('9 Argument "protocol" to "evaluate" has incompatible type') for line in shown)
+    assert not [line for line in shown if not line.startswith(("5 ", "7 ", "8 ", "9 ", "qrp_store", "/"))]
 
 
 def test_every_package_folder_is_a_package() -> None:
@@ -73,11 +117,11 @@ def test_every_package_folder_is_a_package() -> None:
             assert (path.parent / "__init__.py").is_file(), path
 
 
-def test_every_module_is_in_the_wheel(wheel: Path, project: dict[str, Any]) -> None:
+def test_every_module_is_in_the_wheel(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for top in ("qrp_store", "cli", "migrations"):
         for path in (ROOT / top).rglob("*.py"):
-            assert f"{package_of(path.parent, project).replace('.', '/')}/{path.name}" in names
+            assert f"{package_of(path.parent).replace('.', '/')}/{path.name}" in names
     assert "qrp_store/py.typed" in names
     assert not {name for name in names if name.split("/")[0] in ("cli", "migrations", "tests")}
 
