@@ -74,7 +74,7 @@ def run(command: Callable[..., Any], arguments: Sequence[str]) -> int:
     except Exception as error:
         if verbose and not isinstance(error, _UsageError):
             sys.stderr.write(conceal(traceback.format_exc()))
-        return _report(*_describe(error), as_json)
+        return _report(*_describe(error, _command_line(command, flags)), as_json)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -99,14 +99,20 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _describe(error: Exception) -> tuple[str | Interrupted, str, str | None]:
+def _command_line(command: Callable[..., Any], arguments: Sequence[str]) -> str:
+    """Return the command that these arguments call, for an error that comes before it is known."""
+    names = getattr(command, "commands", {})
+    return " ".join(["qrp-store", *[word for word in arguments if word in names][:1]])
+
+
+def _describe(error: Exception, called: str = "qrp-store") -> tuple[str | Interrupted, str, str | None]:
     if isinstance(error, Interrupted):
         return error, error.message, error.hint
     if isinstance(error, QrpStoreError):
         return error.kind, error.message, error.hint
     if isinstance(error, _UsageError):
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "qrp-store"
+        command = context.command_path if context is not None else called
         message = str(error.format_message()).replace("Value error, ", "", 1)  # type: ignore[attr-defined] # pydantic's
         return "usage", message, f"{command} --help"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:

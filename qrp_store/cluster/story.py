@@ -25,7 +25,18 @@ from qrp_store.cluster.checkpoint import Checkpoint
 from qrp_store.cluster.quantize import Place, UsableBlocks, place_for, refuse_zero_rows
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
-from qrp_store.options import ClusterOptions, ClusterSource, Engine, Init, RunOptions, parse_memory, taken, takes
+from qrp_store.options import (
+    ClusterOptions,
+    ClusterSource,
+    Engine,
+    Init,
+    RunOptions,
+    automatic_k,
+    parse_memory,
+    suggested_k,
+    taken,
+    takes,
+)
 from qrp_store.progress import Progress, silent
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Spec, StoredEmbedding, derive_seed, fingerprint
 from qrp_store.store import Store, split_version
@@ -34,9 +45,6 @@ if TYPE_CHECKING:
     from qrp_store.kmeans.lloyd import KMeansResult, KMeansState
 
 ALGORITHM = 2  # 1: distances from 0, and clusters split in the last iteration, too
-_MOST_CLUSTERS, _ROWS_PER_CLUSTER = 1000, 50
-
-
 TIMINGS = ("read_s", "train_s", "assign_s", "total_s")
 
 
@@ -107,11 +115,6 @@ def cluster(
     options, run = taken(ClusterOptions, locals()), taken(RunOptions, locals())
     datasets.get_dataset(store.catalog, dataset)
     return cluster_with(store, dataset, backbone, options, force=run.force, wait=run.wait, progress=progress)
-
-
-def automatic_k(usable: int) -> int:
-    """Return how many clusters `-k auto` means for that many usable rows."""
-    return min(_MOST_CLUSTERS, max(2, usable // _ROWS_PER_CLUSTER))
 
 
 def automatic_k_note(stored: StoredEmbedding) -> str:
@@ -236,10 +239,9 @@ def _check(options: ClusterOptions, stored: StoredEmbedding) -> None:
     """Raise InvalidInput for a K or a sample that does not fit the usable rows."""
     k, usable = options.clusters, stored.usable
     if not 2 <= k <= usable:
-        suggested = f"; -k auto would be {automatic_k(usable)}" if usable >= 2 else ""
         raise InvalidInput(
             f"-k {k}: {stored.artifact.name} has {usable} usable rows",
-            hint=f"choose K between 2 and {usable}{suggested}",
+            hint=f"choose K between 2 and {usable}{suggested_k(k, usable)}",
         )
     if isinstance(options.sample, int) and options.sample < k:
         raise InvalidInput(f"--sample {options.sample}: K-means needs at least the {k} rows of -k")

@@ -17,7 +17,7 @@ from qrp_store.catalog.entities.concept_sets import StoredConcepts
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate.verified import known_block
 from qrp_store.label import concept_rows
-from qrp_store.options import ProbeOptions, ScoreOptions, taken
+from qrp_store.options import ProbeOptions, ScoreOptions, suggested_k, taken
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
 from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
@@ -109,7 +109,8 @@ def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, req
         if not (parts == part).any():
             raise InvalidInput(
                 f"the {name} part of {clustering.artifact.id} has no sample left for {joined.name!r}",
-                hint="fewer clusters, more samples, or without --labelled-only or --only-verified",
+                hint="choose fewer clusters, more samples, or leave out --labelled-only and --only-verified"
+                + suggested_k(clustering.row.clusters, clustering.row.n),
             )
     return ProbeData(positions, replace(concepts, matrix=x), clusters, parts)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from qrp_store.catalog.entities import concept_sets, datasets, embeddings
 from qrp_store.cluster.grouped import groups_of
 from qrp_store.cluster.imported import named
-from qrp_store.cluster.story import automatic_k, automatic_k_note
+from qrp_store.cluster.story import automatic_k_note
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError
 from qrp_store.evaluate.curve import flips as order_flips
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
@@ -35,6 +35,7 @@ from qrp_store.options import (
     ScoreOptions,
     Several,
     Solver,
+    automatic_k,
     taken,
     takes,
 )

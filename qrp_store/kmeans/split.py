@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrp_store.errors import InvalidInput
+from qrp_store.options import suggested_k
 from qrp_store.records import TEST, TRAIN, VAL
 
 TEST_PERCENT, VAL_PERCENT = 20, 16
@@ -32,9 +33,10 @@ def split(
     eligible = np.where(sizes >= SMALL, sizes, 0)
     n_test, n_val = _quotas(eligible, TEST_PERCENT), _quotas(eligible, VAL_PERCENT)
     if not n_test.sum() or not n_val.sum():
+        n, k = len(labels), int((sizes > 0).sum())
         raise InvalidInput(
-            f"{len(labels)} samples in {int((sizes > 0).sum())} clusters leave none to validate or to test",
-            hint=f"clusters need {SMALL} samples or more: choose a smaller K or more samples",
+            f"{n} samples in {k} clusters leave none to validate or to test",
+            hint=f"clusters need {SMALL} samples or more: choose a smaller K or more samples{suggested_k(k, n)}",
         )
     order = _order(labels, keys, dataset, seed)
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -10,7 +10,9 @@ from qrp_store.options.clustering import (
     Init,
     KMeansTraining,
     PlaceOptions,
+    automatic_k,
     parse_memory,
+    suggested_k,
 )
 from qrp_store.options.declaring import Described, Options, Several, described, taken, takes
 from qrp_store.options.evaluating import (
@@ -68,8 +70,10 @@ __all__ = [
     "Solver",
     "SourceOptions",
     "WorkerOptions",
+    "automatic_k",
     "described",
     "parse_memory",
+    "suggested_k",
     "taken",
     "takes",
 ]

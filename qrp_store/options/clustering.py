@@ -63,7 +63,19 @@ class KMeansTraining(PlaceOptions, TrainingOptions):
         return ClusterOptions(k=k, seed=seed, **vars(self))
 
 
-K_TEXT = "auto: rows / 50, from 2 to 1000"
+_MOST_CLUSTERS, _ROWS_PER_CLUSTER = 1000, 50
+K_TEXT = f"auto: rows / {_ROWS_PER_CLUSTER}, from 2 to {_MOST_CLUSTERS}"
+
+
+def automatic_k(usable: int) -> int:
+    """Return how many clusters `-k auto` means for that many usable rows."""
+    return min(_MOST_CLUSTERS, max(2, usable // _ROWS_PER_CLUSTER))
+
+
+def suggested_k(k: int, usable: int) -> str:
+    """Return the words that end a hint about an unfit K: what `-k auto` would be. Empty when that is no other K."""
+    suggestion = automatic_k(usable)
+    return f"; -k auto would be {suggestion}" if k != suggestion <= usable else ""
 
 
 @dataclass(frozen=True, kw_only=True)

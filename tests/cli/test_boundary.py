@@ -95,6 +95,23 @@ def test_usage_errors_exit_2(arguments: list[str], capsys: pytest.CaptureFixture
     assert capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["ingest", "x.npy", "--dataset", "d", "--backbone", "b", "--weights"], "qrp-store ingest --help"),
+        (["--json", "evaluate", "--dataset"], "qrp-store evaluate --help"),
+        (["label", "--dataset", "d", "--unheard-of"], "qrp-store label --help"),
+        (["--store"], "qrp-store --help"),
+    ],
+)
+def test_the_hint_of_a_usage_error_is_the_help_of_its_command(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(arguments) == 2
+    captured = capsys.readouterr()
+    assert hint in captured.out + captured.err
+
+
 def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert call([]) == 2
     assert "Commands:" in capsys.readouterr().out

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -45,6 +51,7 @@ from qrp_store.options import (
 )
 from qrp_store.report.story import report
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 ROOT: Any = get_command(build())
 COMMANDS: dict[str, tuple[type[Options], ...]] = {
     "ingest": (IngestOptions,),
@@ -238,3 +245,53 @@ def test_the_page_of_options_is_written_from_the_records() -> None:
         assert {each for _, record in tables for each in described(record)} == {
             each for record in COMMANDS[name] for each in described(record)
         }
+
+
+def test_the_diff_that_adds_an_option_does_what_the_page_says(tmp_path: Path) -> None:
+    for folder, package in (
+        ("qrp_store", "qrp_store"),
+        ("cli", "qrp_store/cli"),
+        ("migrations", "qrp_store/migrations"),
+    ):
+        ignored = shutil.ignore_patterns("__pycache__", "cli", "migrations")
+        shutil.copytree(REPOSITORY / folder, tmp_path / package, ignore=ignored)
+    page = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
+    (diff,) = re.findall(r"```diff\n(.*?)```", page.split("## An option of the probe")[1], flags=re.S)
+    changed = _apply(diff, tmp_path)
+    assert len(changed) == 2
+
+    def run(*words: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.run(
+            [sys.executable, *words], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    entry = "from qrp_store.cli.main import main; main()"
+    assert "--warmup N" in run("-c", entry, "evaluate", "--help")
+    told = run(
+        "-c",
+        "import inspect\n"
+        "from qrp_store.evaluate import evaluate\n"
+        "from qrp_store.options import ProbeOptions\n"
+        "print(inspect.signature(evaluate).parameters['warmup'].default)\n"
+        "print('warmup' in ProbeOptions().identity(), ProbeOptions(warmup=3).identity()['warmup'])\n"
+        "print([ProbeOptions(warmup=3, lr=2).lr_at(e) for e in (1, 2, 3, 4)])\n",
+    )
+    assert told.splitlines() == ["0", "False 3", "[0.5, 1.0, 1.5, 2.0]"]
+
+
+def _apply(diff: str, root: Path) -> list[Path]:
+    """Apply a diff whose hunks have no line numbers; every hunk fits exactly one place. The changed files."""
+    changed = []
+    for part in re.split(r"^--- a/", diff, flags=re.M)[1:]:
+        path = root / part.splitlines()[0]
+        text = path.read_text(encoding="utf-8")
+        for hunk in re.split(r"^@@\n", part, flags=re.M)[1:]:
+            lines = hunk.splitlines(keepends=True)
+            before = "".join(line[1:] for line in lines if not line.startswith("+"))
+            after = "".join(line[1:] for line in lines if not line.startswith("-"))
+            assert text.count(before) == 1, before
+            text = text.replace(before, after)
+        path.write_text(text, encoding="utf-8")
+        changed.append(path)
+    return changed

@@ -245,6 +245,7 @@ def test_an_empty_validation_or_test_part(qrp: Any, store: Path, files: Any, n: 
     assert ran.code == 4
     assert ran.json["results"] == []
     assert qrp.rows("ls", "results", store=store) == []
+    assert (f"-k auto would be {max(2, n // 50)}" in ran.json["errors"][0]["hint"]) == (n // 2 > 2)
 
 
 OUT_OF_RANGE = {
