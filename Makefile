@@ -2,7 +2,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
-EXTRAS := cpu,postgres,s3,serve,demo,test
+EXTRAS := cpu,hf,onnx,open-clip,postgres,s3,serve,demo,test
 BENCHMARKS := startup ingest labels kmeans kmeans_dask probe report leaderboard
 DEMO_DIR ?= qrp-demo
 ARGS ?=

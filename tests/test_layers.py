@@ -11,6 +11,10 @@ from import_graph import LEAVES, ROOT, SHARED, Module, drawn, edges, modules, un
 OWNERS = {
     "alembic": ("qrp_store.migrations", "qrp_store.catalog.database.schema"),
     "click": (),
+    "huggingface_hub": ("qrp_store.models",),
+    "onnxruntime": ("qrp_store.models",),
+    "open_clip": ("qrp_store.models",),
+    "transformers": ("qrp_store.models",),
     "dask": ("qrp_store.execution", "qrp_store.embedding"),
     "distributed": ("qrp_store.execution", "qrp_store.embedding"),
     "ijson": ("qrp_store.readers",),  # JSON documents larger than memory

@@ -50,8 +50,8 @@ _SOURCE = tuple(each.name for each in described(SourceOptions))
 @dataclass(frozen=True)
 class IngestReport:
     """What `ingest` did. `bytes` are those of all blocks; `blocks` counts total, written now and reused. `columns` has
-    the roles of a table's columns, `not_taken` the number of files that are no images, by ending. `layers`: one report
-    each when several layers were asked for."""
+    the roles of a table's columns, `not_taken` the number of files that are no images, by ending; `preprocessing` is
+    that of images. `layers`: one report each when several layers were asked for."""
 
     id: str
     version: int
@@ -68,6 +68,7 @@ class IngestReport:
     timings: dict[str, float]
     columns: Mapping[str, Any] | None = None
     not_taken: Mapping[str, int] = field(default_factory=dict)
+    preprocessing: Mapping[str, Any] | None = None
     layers: tuple[IngestReport, ...] = ()
 
 
@@ -83,6 +84,14 @@ def ingest(
     weights: str = "default",
     recipe: str = "auto",
     layer: Several[str] = (),
+    container: str | None = None,
+    prefix: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    resize: int | None = None,
+    crop: str | None = None,
+    interpolation: str | None = None,
+    interpolate_positions: bool = False,
     image_size: int | None = None,
     precision: Precision = "float32",
     channels_last: bool = True,
@@ -151,6 +160,10 @@ def _request(options: IngestOptions) -> dict[str, Any]:
     request = {name: getattr(options, name) for name in (*_MODEL, *_SOURCE)}
     if options.weights not in ("default", "random"):
         request["weights"] = str(Path(options.weights).expanduser().absolute())
+    if options.arch is not None:
+        from qrp_store.models.architectures import located
+
+        request["arch"] = located(options.arch)
     if options.keys is not None:
         request["keys"] = str(Path(options.keys).expanduser().absolute())
     return request
@@ -332,6 +345,7 @@ def _report(store: Store, identifier: str, started: float, written: int | None) 
         dim=stored.array.dim,
         dtype=stored.array.dtype,
         n_bad=len(stored.bad),
+        preprocessing=stored.backbone.spec.get("preprocessing"),
         blocks={"total": total, "written": written or 0, "reused": total - (written or 0)},
         bytes=sum(b.nbytes for b in stored.blocks),
         cached=written is None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,15 @@ from qrp_store import images
 from qrp_store.device import resolve_device
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 from qrp_store.models import architectures, checkpoints
-from qrp_store.models.architectures import Architecture, Preprocessing
+from qrp_store.models.network import (
+    POOLINGS,
+    Architecture,
+    NoVectorError,
+    Preprocessing,
+    Request,
+    vectors_of,
+    with_outputs_of,
+)
 from qrp_store.models.preprocessing import PreprocessingOptions, of_timm_folder, statistics_note, unknown_note
 from qrp_store.models.recipes import IMAGENET, published_statistics
 from qrp_store.models.weight_files import folder_config, read_weights
@@ -120,7 +128,7 @@ class LoadedBackbone:
     def _features(self, batch: torch.Tensor) -> torch.Tensor:
         mean, std = self._statistics
         pixels = batch.float().div_(255).sub_(mean).div_(std)
-        features: torch.Tensor = self._model(pixels.to(self._dtype).contiguous(memory_format=self._format))
+        features = vectors_of(self._model(pixels.to(self._dtype).contiguous(memory_format=self._format)))
         return features.float()
 
 
@@ -139,11 +147,12 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
     model = model.eval().requires_grad_(False).to(device, dtype).to(memory_format=memory_format)
     preprocessing = built.preprocessing
     spec: dict[str, Any] = {
-        "arch": options.arch,
+        "arch": built.name or options.arch,
         "weights": loaded_weights.identity,
         "recipe": loaded_weights.recipe,
         "preprocessing": {**preprocessing.document(), "decoding": images.DECODING},
     }
+    spec |= built.details
     if loaded_weights.resampled:
         spec["interpolated"] = list(loaded_weights.resampled)
     if options.weights == "random":
@@ -166,7 +175,7 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
         _dtype=dtype,
         _format=memory_format,
     )
-    return replace(loaded, widths=_widths(loaded, options))
+    return replace(loaded, widths=_widths(loaded, options, built))
 
 
 def _numbers(options: BackboneOptions) -> tuple[torch.dtype, torch.memory_format]:
@@ -198,21 +207,31 @@ def _built(options: BackboneOptions) -> tuple[Architecture, _Weights]:
         weights = _without_file(options, built)
     else:
         built, weights = _from_file(options, side)
-    return replace(built, preprocessing=wanted.applied(built.preprocessing)), weights
+    preprocessing = wanted.applied(built.preprocessing)
+    resized = any(value is not None for value in (wanted.resize, wanted.crop, wanted.interpolation))
+    return replace(built, preprocessing=preprocessing, picture=None if resized else built.picture), weights
 
 
 def _architecture(options: BackboneOptions, side: int | None, **more: Any) -> Architecture:
     with _own_randomness(options.seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return architectures.build(options.arch, options.weights == "default", side, more)
+        weights = options.weights if options.weights in ("default", "random") else "file"
+        statistics = options.mean is not None and options.std is not None
+        request = Request(options.arch, weights, side, more, statistics, options.interpolate_positions)
+        return architectures.build(request)
 
 
 def _without_file(options: BackboneOptions, built: Architecture) -> _Weights:
     if options.recipe != "auto" or options.container is not None or options.prefix is not None:
         option = f"recipe {options.recipe!r}" if options.recipe != "auto" else "--container or --prefix"
         raise InvalidInput(f"{option} needs a checkpoint", hint="name one with --weights FILE")
+    notes = built.notes
+    if built.identity is not None:
+        return _Weights(built.identity, notes=notes)
     name = built.weights_name if options.weights == "default" else None
-    return _Weights({"kind": options.weights, "name": name, "sha256": checkpoints.digest_state(built.model)})
+    return _Weights(
+        {"kind": options.weights, "name": name, "sha256": checkpoints.digest_state(built.inner)}, notes=notes
+    )
 
 
 def _from_file(options: BackboneOptions, side: int | None) -> tuple[Architecture, _Weights]:
@@ -221,6 +240,8 @@ def _from_file(options: BackboneOptions, side: int | None) -> tuple[Architecture
     content = read_weights(path)
     config = _config(path, options.arch)
     size = config.get("pretrained_cfg", {}).get("input_size", (None,))[-1]
+    if options.arch.partition("/")[0] in architectures.PROGRAMS:
+        raise InvalidInput(f"{options.arch} has its own weights", hint="leave out --weights")
     built = _architecture(options, side or size)
     if checkpoints.has_no_class_token(content) and getattr(built.model, "cls_token", None) is not None:
         built = _architecture(options, side or size, class_token=False, global_pool="avg", fc_norm=False)
@@ -232,9 +253,11 @@ def _from_file(options: BackboneOptions, side: int | None) -> tuple[Architecture
     if config:
         base = of_timm_folder(config, base, side)
         family, statistics = "the folder's model", (base.mean, base.std)
+    elif options.arch.partition("/")[0] not in ("torchvision", "timm"):
+        statistics = usual  # these families know their inputs themselves
     elif statistics is None and (named := published_statistics(path.name)) is not None:
         family, statistics = f"{named[0]} (by the file's name)", named[1]
-    notes = [f"checkpoint: {loaded}"]
+    notes = [*built.notes, f"checkpoint: {loaded}"]
     if statistics is not None:
         base = replace(base, mean=statistics[0], std=statistics[1])
         notes += [statistics_note(options.arch, usual, statistics, family) or ""]
@@ -250,7 +273,7 @@ def _loaded(options: BackboneOptions, path: Path, built: Architecture, content: 
     try:
         return checkpoints.load_state(
             path,
-            built.model,
+            built.inner,
             options.recipe,
             built.classifier,
             container=options.container,
@@ -276,13 +299,19 @@ def _config(path: Path, arch: str) -> dict[str, Any]:
     return config if library == "timm" else {}
 
 
-def _widths(loaded: LoadedBackbone, options: BackboneOptions) -> tuple[int, ...]:
+def _widths(loaded: LoadedBackbone, options: BackboneOptions, built: Architecture) -> tuple[int, ...]:
     """Length of each layer's vector, from one black picture: also the proof that size and numbers suit the network."""
     import torch
 
     size = loaded.image_size
     try:
         features = loaded.forward(torch.zeros((1, 3, size, size), dtype=torch.uint8))
+    except NoVectorError as error:
+        names = built.outputs or [name for name, _ in built.inner.named_modules() if name]
+        raise InvalidInput(
+            f"{options.arch} has no pooled output: it gives {error}",
+            hint=f"--layer NAME, NAME:cls or NAME:patches; layers: {', '.join(_ends(names))}",
+        ) from error
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
         other = "image-size" if options.precision == "float32" else "image-size or --precision"
         raise InvalidInput(
@@ -293,18 +322,24 @@ def _widths(loaded: LoadedBackbone, options: BackboneOptions) -> tuple[int, ...]
     return widths
 
 
+def _ends(names: Sequence[str], limit: int = 12) -> list[str]:
+    """The last layers, which are nearest to the output, last first."""
+    shallow = [name for name in names if name.count(".") < 3]
+    return [*reversed(shallow[-limit:]), *(["…"] if len(names) > limit else [])]
+
+
 def _with_layers(built: Architecture, options: BackboneOptions) -> torch.nn.Module:
-    names = [known for known, _ in built.model.named_modules() if known]
+    names = list(built.outputs or (known for known, _ in built.inner.named_modules() if known))
     wanted = []
     for layer in options.layers:
         name, _, pooling = layer.partition(":")
         if name not in names:
             close = difflib.get_close_matches(name, names, 5, 0.4)
             raise NotFound(f"{options.arch} has no layer {name!r}", hint="near: " + ", ".join(close or names[:20]))
-        if pooling and pooling not in architectures.POOLINGS:
-            raise InvalidInput(f"layer {layer!r}", hint=f"after the colon: {', '.join(architectures.POOLINGS)}")
+        if pooling and pooling not in POOLINGS:
+            raise InvalidInput(f"layer {layer!r}", hint=f"after the colon: {', '.join(POOLINGS)}")
         wanted.append((name, pooling or "mean"))
-    return architectures.with_outputs_of(built, wanted)
+    return with_outputs_of(built, wanted)
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def _under(state: Tensors, prefix: str, recipe: Recipe, target: Target) -> Tenso
     """The tensors under a prefix, without what the layout drops and without the classifier."""
     dropped = (*recipe.dropped, *(f"{name}." for name in target.classifier))
     under = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
-    return {name: tensor for name, tensor in under.items() if not name.startswith(dropped)}
+    return {name: t for name, t in under.items() if name in target.wanted or not name.startswith(dropped)}
 
 
 def _plain(recipe: Recipe, under: Tensors, target: Target) -> Converted:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qrp_store.errors import InvalidInput
-from qrp_store.models.architectures import Preprocessing
+from qrp_store.models.network import Preprocessing
 from qrp_store.models.recipes import NAMED_STATISTICS, Statistics
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")

@@ -17,7 +17,11 @@ Dtype = Literal["float32", "float16"]
 class ModelOptions(Options):
     """Which network embeds images, and how it computes."""
 
-    arch: str | None = option(None, "For images: torchvision/NAME or timm/NAME.", metavar="LIB/NAME")
+    arch: str | None = option(
+        None,
+        "For images: torchvision/NAME, timm/NAME, hf/FOLDER, open_clip/NAME, or onnx/FILE and others.",
+        metavar="LIB/NAME",
+    )
     weights: str = option("default", "For images: checkpoint, default or random.", metavar="FILE|default|random")
     recipe: str = option("auto", "Layout of the checkpoint; auto detects and reports it.", metavar="R")
     layer: tuple[str, ...] = option(
@@ -26,6 +30,48 @@ class ModelOptions(Options):
         metavar="L",
         default_text="the input of the classifier",
     )
+    container: str | None = option(
+        None, "Dotted place of the tensors in the checkpoint.", metavar="KEY", default_text="the recipe's", younger=True
+    )
+    prefix: str | None = option(
+        None,
+        "Beginning of the tensors' names in the checkpoint.",
+        metavar="P",
+        default_text="the recipe's",
+        younger=True,
+    )
+    mean: str | None = option(
+        None,
+        "Mean of the pixels: M, R,G,B, imagenet, clip, half or none.",
+        metavar="M",
+        default_text="the model's",
+        younger=True,
+    )
+    std: str | None = option(
+        None,
+        "Standard deviation of the pixels: S, R,G,B, imagenet, clip, half or none.",
+        metavar="S",
+        default_text="the model's",
+        younger=True,
+    )
+    resize: int | None = option(
+        None, "Pixels to which images are scaled.", metavar="PX", default_text="the model's", younger=True
+    )
+    crop: str | None = option(
+        None,
+        "Crop after scaling: center, squash (scales both sides), border (pads), or pixels.",
+        metavar="MODE|PX",
+        default_text="the model's",
+        younger=True,
+    )
+    interpolation: str | None = option(
+        None,
+        "Interpolation of scaling: bilinear, bicubic, nearest, lanczos, box or hamming.",
+        metavar="I",
+        default_text="the model's",
+        younger=True,
+    )
+    interpolate_positions: bool = option(False, "Interpolate position embeddings of another image size.", younger=True)
     image_size: int | None = option(
         None, "Side of the model's input in pixels.", metavar="PX", default_text="the model's"
     )
