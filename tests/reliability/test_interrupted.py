@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,31 @@ def test_a_machine_of_the_same_name_steals_no_lease(lab: Any, tmp_path: Path) ->
         assert all(store.arrays.get(path) == data for path, data in objects.items())
         assert store.embedding("d", "b0").stored.artifact.path.endswith("/e1")
         assert verify(store, deep=True).problems == ()
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+@pytest.mark.parametrize("name", ["ingest", "label", "cluster", "evaluate"])
+def test_a_catalog_that_goes_away_under_a_command_is_no_success(lab: Any, tmp_path: Path, name: str, how: str) -> None:
+    url = tmp_path / "store"
+    create_store(str(url))
+    lines = {"ingest": lab.ingest(), "label": lab.label, "cluster": lab.cluster, "evaluate": lab.evaluate}
+    if name != "ingest":
+        assert lab.crowd([[*lab.ingest(), "--store", url]])[0]["code"] == 0
+    if name == "evaluate":
+        assert lab.crowd([[*lab.label, "--store", url]])[0]["code"] == 0
+    aside = tmp_path / "aside"
+    shutil.copytree(url, aside)
+    point = "qrp_store.catalog.lifecycle.lease:claim:stop:1"
+    process = lab.command([*lines[name], "--store", url, "--json"], point=point)
+    until(lambda: stopped(process.pid))
+    for file in url.glob("catalog.db*"):
+        file.unlink()
+    if how == "replaced":
+        shutil.copy(aside / "catalog.db", url / "catalog.db")
+    os.kill(process.pid, signal.SIGCONT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, "deleted or replaced" in out) == (8, True), (out, err)
+    assert (url / "catalog.db").exists() == (how == "replaced")
 
 
 def test_sigterm_releases_the_lease_at_once_and_the_same_command_goes_on(lab: Any, tmp_path: Path) -> None:

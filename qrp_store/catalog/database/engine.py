@@ -32,6 +32,7 @@ class Catalog:
         self.name = location.name
         self.directory = location.directory
         self.engine = _engine(location)
+        self._file: tuple[int, int] | None = None  # device and inode of catalog.db, once it was used
 
     @property
     def sqlite(self) -> bool:
@@ -51,16 +52,38 @@ class Catalog:
 
     @contextmanager
     def _transaction(self, **options: bool) -> Iterator[sa.Connection]:
+        self._require_same_file()  # before SQLite makes a new file where one was deleted
         with self.translated(), self.engine.connect() as connection:
             connection = connection.execution_options(**options)
             with connection.begin() as transaction:
                 try:
                     yield connection
                     transaction.commit()
+                    if options:
+                        self._require_same_file()
                 except (KeyboardInterrupt, SystemExit):
                     # A signal can leave the driver amid a command, where not even a rollback gets through.
                     connection.invalidate()
                     raise
+
+    def _require_same_file(self) -> None:
+        """Raise Unavailable when catalog.db is not the file that this catalog has used so far: an open connection goes
+        on with a deleted file, and what it commits is nowhere."""
+        if self.directory is None:
+            return
+        try:
+            status = (self.directory / "catalog.db").stat()
+        except OSError:
+            file = None
+        else:
+            file = (status.st_dev, status.st_ino)
+        if self._file not in (None, file):
+            raise Unavailable(
+                f"the catalog of {self.name} was deleted or replaced while this command used it: what the command "
+                "recorded since is lost",
+                hint="restore catalog.db from a backup, then run the same command again",
+            )
+        self._file = file
 
     def close(self) -> None:
         self.engine.dispose()
