@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import options, output
 from .completion import anything
 from .session import Session, command
+
+if TYPE_CHECKING:
+    from qrp_store.maintenance.copy import CopyReport
+
+_FEW = 20  # rows that a person still reads
 
 
 def register(app: typer.Typer) -> None:
@@ -118,7 +125,18 @@ def copy(
     # $QRP_STORE_ARRAYS tells of the store that is read
     with session.open() as source, open_store(to, to_arrays, env={}) as target:
         report = copy(source, target, reference, wait=not no_wait, progress=session.progress)
-    session.show(report, output.details(report))
+    session.show(report, "\n".join(_copied(report)))
+
+
+def _copied(report: CopyReport) -> Iterator[str]:
+    """A line for what was copied of each kind, and the artifacts themselves when they are few."""
+    for what, rows in (("copied", report.copied), ("already there", report.found)):
+        kinds = Counter(str(row["kind"]) for row in rows)
+        if kinds:
+            yield f"{what}: " + ", ".join(f"{kind} {n:,}" for kind, n in kinds.items())
+        if len(rows) <= _FEW:
+            yield from (f"  {row['id']}  {output.cell(row['name'])}@{row['version']}" for row in rows)
+    yield f"{report.name} is in {report.to}: {report.bytes:,} bytes and {report.scores:,} later scores written"
 
 
 def remove(

@@ -108,7 +108,7 @@ class _Copy:
             if known is not None:
                 datasets.require_same_backbone(known, self._backbone(name).spec)
         for parcel in parcels:
-            found = transfer.counterpart(self.target.catalog, parcel.artifact)
+            found = transfer.counterpart(self.source.catalog, self.target.catalog, parcel.artifact)
             if found is not None:
                 self._check_same_bytes(parcel.artifact, found)
 
@@ -121,7 +121,7 @@ class _Copy:
                 if isinstance(made, lease.Held):
                     self._write(parcel, made)
         except Busy:  # its version was made there meanwhile: found, if it is the same, and InvalidInput if not
-            there = transfer.counterpart(self.target.catalog, original)
+            there = transfer.counterpart(self.source.catalog, self.target.catalog, original)
             if there is None:
                 raise
             made = there
@@ -130,7 +130,7 @@ class _Copy:
         identifier = made.id if isinstance(made, Artifact) else made.claim.id
         self.there[original.id] = identifier
         row: dict[str, object] = {"kind": original.kind, "id": identifier, "name": original.name}
-        row["version"] = original.version
+        row["version"] = made.version if isinstance(made, Artifact) else original.version
         (self.found if isinstance(made, Artifact) else self.copied).append(row)
         if original.kind == "result":
             self.scores += extra_scores.bring(*catalogs, original.id, identifier)
@@ -150,7 +150,7 @@ class _Copy:
         spec = Spec(original.kind, original.name, original.series, original.spec)
         force = False
         while True:
-            found = transfer.counterpart(self.target.catalog, original)
+            found = transfer.counterpart(self.source.catalog, self.target.catalog, original)
             if found is not None:
                 return found
             work = stack.enter_context(

@@ -175,6 +175,20 @@ def test_what_is_retired_is_not_copied_and_not_written_over(laptop: Store, tmp_p
         assert kinds(copy(laptop, team, "d").copied) == ["embedding", "concepts", "clustering", "result"]
 
 
+def test_the_same_rows_under_a_later_version_are_found(laptop: Store, tmp_path: Path) -> None:
+    with _new(tmp_path / "team") as team:
+        copy(laptop, team, "d")
+        clustering = laptop.sql("SELECT id FROM clusterings WHERE backbone = 'b'")[0]["id"]
+        retire(team, result_of(team, "b"), yes=True)
+        retire(team, clustering, cascade=True, yes=True)
+        again = cluster(team, dataset="d", backbone="b", k=4)
+        assert again.version == 2
+        report = copy(laptop, team, clustering)
+        assert [row["version"] for row in report.found] == [1, 2]
+        assert [row["id"] for row in report.found][-1] == again.id
+        assert report.copied == ()
+
+
 def test_versions_stay_and_a_stopped_copy_goes_on_where_it_was(
     laptop: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

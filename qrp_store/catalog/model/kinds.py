@@ -20,6 +20,7 @@ class Rows:
 
     `numbers`: checksum name → integer and float columns, for a large table, written and removed in several
     transactions. `later`: rows may come after the artifact is ready. `kept`: rows outlive it, as its tombstone.
+    `layout`: they say how arrays are cut, which each store decides.
     `promised`: the column of the kind's own table that counts them, and what a message calls them.
     """
 
@@ -28,6 +29,7 @@ class Rows:
     numbers: Mapping[str, tuple[str, ...]] | None = None
     later: bool = False
     kept: bool = False
+    layout: bool = False
     promised: tuple[str, str] | None = None
 
     @property
@@ -53,6 +55,20 @@ class Kind:
     arrays: tuple[tuple[str, str], ...] = ()
 
     @property
+    def portable(self) -> frozenset[str]:
+        """Names of the checksums that the same rows have in every catalog.
+
+        Others cover keys of other rows, rows that come later, or a layout that each catalog chooses.
+        """
+        names: set[str] = set()
+        for rows in self.rows:
+            if rows.numbers is not None:
+                names |= set(rows.numbers)
+            elif not (rows.kept or rows.later or rows.layout):
+                names.add(rows.table.name)
+        return frozenset(names)
+
+    @property
     def removable(self) -> tuple[Rows, ...]:
         """The rows that go when an artifact is removed."""
         return tuple(rows for rows in self.rows if not rows.kept)
@@ -61,7 +77,7 @@ class Kind:
 _EMBEDDING = Kind(
     name="embedding",
     table=t.embedding,
-    rows=(Rows(t.block, "embedding_pk"),),
+    rows=(Rows(t.block, "embedding_pk", layout=True),),
     plural="embeddings",
     listing="""
 SELECT id, dataset || '/' || backbone AS name, dataset, backbone, version, is_newest, n, dim, dtype, array_url,

@@ -81,15 +81,22 @@ def _parcel(
     return Parcel(artifact, dataset, backbone, tuple(known[i]["id"] for i in sorted(edges.get(pk, ()))))
 
 
-def counterpart(target: Catalog, original: Artifact) -> Artifact | None:
-    """The same artifact in another catalog, or None. Raises InvalidInput, with the difference, when that version of
-    that name is something else there, or was retired."""
+def counterpart(source: Catalog, target: Catalog, original: Artifact) -> Artifact | None:
+    """The same artifact in another catalog, or None.
+
+    When that version was retired there, a later one that holds the same rows. Raises InvalidInput, with the difference,
+    when that version of that name is something else there, or was retired and nothing holds the same rows.
+    """
     same = sa.and_(_a.series == original.series, _a.version == original.version)
     with target.read() as connection:
         row = connection.execute(sa.select(t.artifact).where(same)).mappings().first()
     if row is None:
         return None
     found = artifact_of(row)
+    if found.state != "ready":
+        other = _same_rows(source, target, original)
+        if other is not None:
+            return other
     called = f"{original.kind} {original.name!r} version {original.version}"
     if found.fingerprint != original.fingerprint:
         differences = "; ".join(_differences(found.spec, original.spec))
@@ -100,6 +107,31 @@ def counterpart(target: Catalog, original: Artifact) -> Artifact | None:
     if found.state != "ready":
         raise InvalidInput(f"{called} was retired in {target.name} ({found.id})", hint="make it there again")
     return found
+
+
+def _same_rows(source: Catalog, target: Catalog, original: Artifact) -> Artifact | None:
+    """The newest ready version in another catalog that holds the same rows and arrays as the original."""
+    query = sa.select(t.artifact).where(_a.series == original.series, _a.state == "ready").order_by(_a.version.desc())
+    with target.read() as connection:
+        versions = [artifact_of(row) for row in connection.execute(query).mappings()]
+    mine, rows = array_checksums(source, original), _portable(source, original)
+    for other in versions:
+        if original.kind == "embedding":  # its rows are the blocks
+            same = other.fingerprint == original.fingerprint and array_checksums(target, other) == mine
+        else:
+            theirs = array_checksums(target, other) if original.kind != "result" else mine  # weights may be rounded
+            same = bool(rows) and _portable(target, other) == rows and theirs == mine
+        if same:
+            return other
+    return None
+
+
+def _portable(catalog: Catalog, artifact: Artifact) -> dict[str, str]:
+    """The recorded checksums that the same rows have in every catalog."""
+    with catalog.read() as connection:
+        pk = connection.execute(sa.select(_a.pk).where(_a.id == artifact.id)).scalar_one()
+        recorded = checksums.recorded(connection, pk) or {}
+    return {name: value for name, value in recorded.items() if name in KINDS[artifact.kind].portable}
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -166,15 +198,10 @@ def _commit(connection: sa.Connection, source: Catalog, claimed: Claim, original
     """Make a copied artifact ready in the caller's transaction, when its rows are those that were written here."""
     _require_ready(source, original)
     lease.commit_copy(connection, claimed, original, provenance(source, original))
-    kind = KINDS[original.kind]
-    # a table that refers to other rows by key has another checksum in every catalog, an embedding its own blocks
-    alike = {
-        rows.table.name for rows in kind.rows if not rows.kept and not rows.later and kind.table is not t.embedding
-    }
-    alike |= {name for rows in kind.rows for name in rows.numbers or ()}
+    portable = KINDS[original.kind].portable
     copied = checksums.recorded(connection, claimed.pk) or {}
     with source.read() as reading:
-        checksums.require(reading, pk, {name: value for name, value in copied.items() if name in alike})
+        checksums.require(reading, pk, {name: value for name, value in copied.items() if name in portable})
 
 
 def _clear_small(connection: sa.Connection, kind: Kind, claimed: Claim) -> None:
