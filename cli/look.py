@@ -1,10 +1,9 @@
-"""ls, show, leaderboard, sql: looking at what is there."""
+"""ls, show, sql: looking at what is there."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,19 +11,16 @@ from qrp_store.records import Table
 
 from . import output
 from .completion import anything
-from .options import DatasetFilter, FormatOption
+from .options import FormatOption
 from .session import Session, command
 
 What = Literal["datasets", "backbones", "embeddings", "concepts", "clusterings", "results", "jobs", "recipes"]
 OVERVIEW: tuple[What, ...] = ("datasets", "backbones", "embeddings", "concepts", "clusterings", "results")
 
-_SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
-
 
 def register(app: typer.Typer) -> None:
     command(app, "ls", example="qrp-store ls\nqrp-store ls results --format csv")(ls)
     command(app, "show", example="qrp-store show res-7f3a9c21")(show)
-    command(app, "leaderboard", example="qrp-store leaderboard --dataset photos --format latex")(leaderboard)
     command(app, "sql", example='qrp-store sql "SELECT backbone, nmi_mean FROM leaderboard" --format csv')(sql)
 
 
@@ -62,30 +58,6 @@ def show(
     replace(session, as_json=session.as_json or form == "json").show(found, output.details(found))
 
 
-def leaderboard(session: Session, dataset: DatasetFilter = None, form: FormatOption = None) -> None:
-    """Backbones ranked by normalised score, mean ± std over seeds; only equal settings are compared.
-
-    Where `evaluate --forward` was asked for, the usual probes stand beside it, with the correlation of the rankings.
-    """
-    from qrp_store.look import leaderboard, rank_correlations
-
-    with session.open() as store:
-        table = leaderboard(store, dataset)
-    for_reading = form == "table" or (form is None and not session.as_json)
-    found = rank_correlations(table)
-    more = {"rank_correlations": found} if found else {}
-    if for_reading and sys.stdout.isatty():
-        for setting, rows in _by_setting(_readable(table)):
-            output.write(setting)
-            session.list(rows, form, "")
-            output.write("")
-    else:
-        session.list(_readable(table) if for_reading else table, form, "qrp-store/leaderboard/1", more)
-    if for_reading:
-        for row in found:
-            output.write(_correlation(row))
-
-
 def sql(
     session: Session,
     query: Annotated[
@@ -103,33 +75,6 @@ def sql(
     if rows.truncated:
         session.progress.warn(f"only the first {limit:,} rows are printed; the query has more (--limit N)")
     session.list(rows.table, form, "qrp-store/sql/1", {"truncated": True} if rows.truncated else None)
-
-
-def _readable(table: Table) -> Table:
-    """The leaderboard in fewer columns, with mean ± std in one."""
-    named = table.named()
-    spread = [
-        {**r, "nmi": " ± ".join(f"{r[x]:.3f}" for x in ("nmi_mean", "nmi_std") if r[x] is not None)} for r in named
-    ]
-    scores = "rank backbone nmi mi_nats_mean top1_mean n_seeds"
-    beside = [name for name in ("forward_metric", "linear_mean", "knn_mean") if any(r[name] is not None for r in named)]
-    return output.table(spread, [*scores.split(), *beside, *_SETTING])
-
-
-def _by_setting(board: Table) -> list[tuple[str, Table]]:
-    """The readable leaderboard taken apart: what a setting is, and its backbones; itself when it is empty."""
-    of: dict[str, list[dict[str, Any]]] = {}
-    for row in board.named():
-        of.setdefault(", ".join(f"{name} {output.cell(row[name])}" for name in _SETTING), []).append(row)
-    columns = [name for name in board.columns if name not in _SETTING]
-    return [(setting, output.table(rows, columns)) for setting, rows in of.items()] or [("no results yet", board)]
-
-
-def _correlation(row: dict[str, Any]) -> str:
-    rho = "none" if row["spearman"] is None else f"{row['spearman']:.2f}"
-    where = ", ".join(output.cell(row[name]) for name in ("dataset", "concepts", "protocol", "setting"))
-    both = f"NMI and {row['probe']} {row['metric']} over {row['n_backbones']} backbones"
-    return f"Spearman's correlation of {both}: {rho} ({where}, K {row['clusters']})"
 
 
 def _overview(tables: dict[What, Table]) -> Table:

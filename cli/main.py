@@ -14,10 +14,25 @@ from typer.main import get_command
 
 import qrp_store
 
-from . import check, cluster, demo, doctor, evaluate, export, ingest, label, look, report, serve, session, store
+from . import (
+    check,
+    cluster,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    ingest,
+    label,
+    leaderboard,
+    look,
+    report,
+    serve,
+    session,
+    store,
+)
 from .boundary import EXIT_CODES, run
 
-GROUPS = (store, ingest, label, cluster, evaluate, check, look, export, report, serve, doctor, demo)
+GROUPS = (store, ingest, label, cluster, evaluate, check, look, leaderboard, export, report, serve, doctor, demo)
 
 
 def build() -> typer.Typer:

@@ -28,6 +28,8 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "–": "--",
     "[": "{[}",  # after the end of a row LaTeX would take it for an option
 }
 
@@ -218,11 +220,19 @@ def _flat(value: object) -> object:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value
 
 
+def markdown(text: str) -> str:
+    """The text with what Markdown would take for markup escaped."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def latex(text: str) -> str:
+    """The text with LaTeX's own signs escaped."""
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
 def _markdown(table: Table) -> str:
     def line(values: Sequence[str]) -> str:
-        return (
-            "| " + " | ".join(v.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for v in values) + " |"
-        )
+        return "| " + " | ".join(map(markdown, values)) + " |"
 
     rule = "|" + "|".join("---:" if right else "---" for right in _numeric(table)) + "|"
     return "\n".join([line(table.columns), rule, *(line([cell(v) for v in row]) for row in table.rows)])
@@ -230,7 +240,7 @@ def _markdown(table: Table) -> str:
 
 def _latex(table: Table) -> str:
     def line(values: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(c, c) for c in v) for v in values) + r" \\"
+        return " & ".join(map(latex, values)) + r" \\"
 
     right = _numeric(table)
     columns = "".join("r" if number else "l" for number in right)

@@ -10,6 +10,7 @@ from qrp_store.catalog.entities.datasets import get_dataset
 from qrp_store.catalog.model.kinds import KINDS
 from qrp_store.catalog.overview import listing as lists
 from qrp_store.catalog.overview import references
+from qrp_store.errors import NotFound, near_names
 from qrp_store.records import Table
 from qrp_store.rendering.ranks import spearman
 from qrp_store.store import Store
@@ -39,15 +40,34 @@ def listing(store: Store, what: str) -> Table:
     return lists.listing(store.catalog, what)
 
 
-def leaderboard(store: Store, dataset: str | None = None) -> Table:
-    """The view `leaderboard`, best first within each setting."""
-    where = ""
-    parameters: tuple[Any, ...] = ()
+def leaderboard(
+    store: Store,
+    dataset: str | None = None,
+    *,
+    concepts: str | None = None,
+    clusters: int | None = None,
+    protocol: str | None = None,
+    setting: str | None = None,
+) -> Table:
+    """The view `leaderboard`, best first within each setting; None: all.
+
+    Raises NotFound for a dataset that does not exist, and for other values of which there are no results.
+    """
     if dataset is not None:
         get_dataset(store.catalog, dataset)
-        where, parameters = " WHERE dataset = ?", (dataset,)
     order = " ORDER BY dataset, concepts, clusters, protocol, setting, rank, backbone"
-    return store.sql(f"SELECT * FROM leaderboard{where}{order}", parameters).table
+    where, parameters = (" WHERE dataset = ?", (dataset,)) if dataset is not None else ("", ())
+    table = store.sql(f"SELECT * FROM leaderboard{where}{order}", parameters).table
+    rows = table.rows
+    for name, value in (("concepts", concepts), ("clusters", clusters), ("protocol", protocol), ("setting", setting)):
+        if value is not None:
+            at = table.columns.index(name)
+            known = sorted({row[at] for row in rows})
+            rows = [row for row in rows if row[at] == value]
+            if not rows:
+                hint = near_names(str(value), [str(value) for value in known], "no results; see qrp-store leaderboard")
+                raise NotFound(f"the leaderboard has no results of {name} {value!r}", hint=hint)
+    return Table(table.columns, rows)
 
 
 def rank_correlations(board: Table) -> list[dict[str, Any]]:
