@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qrp_store.arrays.blocked import load_array, save_array
 from qrp_store.catalog.entities import clusterings, datasets
 from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.catalog.lifecycle import lease
@@ -20,7 +21,9 @@ from qrp_store.readers.groupings import positions_of, read_groups
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, canonical, derive_seed, fingerprint
 from qrp_store.store import Store
 
-ALGORITHM = 1
+ALGORITHM = 2  # 1: without the groups themselves
+GROUPS = "groups"
+"""The name of the array that holds the group of each assigned sample."""
 _FAR = 5  # percentage points
 
 
@@ -66,6 +69,12 @@ def grouped_spec(clustering: StoredClustering, groups: Groups) -> Spec:
     return Spec("clustering", f"{own.name}+grouped", series, document)
 
 
+def sample_groups(store: Store, clustering: StoredClustering) -> np.ndarray | None:
+    """The group of each assigned sample, int64 (n,); None where the split keeps no groups together. Raises Corrupt."""
+    path, checksum = clustering.row.groups_path, clustering.row.groups_checksum
+    return None if path is None or checksum is None else load_array(store.arrays, path, checksum)
+
+
 def split_by(
     store: Store, clustering: StoredClustering, groups: Groups, *, wait: bool = True, progress: Progress = silent
 ) -> StoredClustering:
@@ -88,6 +97,9 @@ def split_by(
             centroids_path=None,  # they are the other clustering's
             centroids_checksum=None,
         )
+        path = f"{work.claim.path}/{GROUPS}"
+        checksum = save_array(store.arrays, path, groups.of[positions], replace=True)
+        row = replace(row, groups_path=path, groups_checksum=checksum)
         embedding = clusterings.embedding_id(store.catalog, clustering.artifact.id)
         sizes, assignments = np.array(clustering.sizes), (positions, labels, parts)
         clusterings.write(store.catalog, work.claim, groups.dataset, embedding, row, sizes, assignments)

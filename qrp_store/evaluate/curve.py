@@ -146,7 +146,13 @@ def _fewer_samples(data: ProbeData, fraction: float, seed: int) -> ProbeData:
     kept[train[np.argsort(chance[train], kind="stable")[: math.ceil(fraction * len(train))]]] = True
     at = np.flatnonzero(kept)
     concepts = replace(data.concepts, matrix=data.concepts.matrix.take(at))
-    return ProbeData(data.positions[at], concepts, data.clusters[at], data.parts[at])
+    return ProbeData(
+        data.positions[at],
+        concepts,
+        data.clusters[at],
+        data.parts[at],
+        None if data.groups is None else data.groups[at],
+    )
 
 
 def _fewer_concepts(data: ProbeData, fraction: float, seed: int) -> ProbeData:

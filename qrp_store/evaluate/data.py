@@ -14,6 +14,7 @@ from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.entities import clusterings, concept_sets
 from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.catalog.entities.concept_sets import StoredConcepts
+from qrp_store.cluster.grouped import sample_groups
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate.verified import known_block
 from qrp_store.label import concept_rows
@@ -47,10 +48,13 @@ class ProbeRequest(ScoreOptions):
         """Return what changes a number, for the fingerprint."""
         return {**self.options.identity(), **self.identity()}
 
-    @property
-    def algorithm(self) -> int:
-        """Version of what is computed, for the fingerprint."""
-        return self.options.algorithm
+    def algorithm(self, clustering: StoredClustering) -> int:
+        """Version of what is computed, for the fingerprint.
+
+        Where groups are kept together: 2, since interval, permutations and correction are over whole groups (1: over
+        samples).
+        """
+        return max(self.options.algorithm, 1 if clustering.row.groups_path is None else 2)
 
     @classmethod
     def of(cls, document: Mapping[str, Any], device: str) -> ProbeRequest:
@@ -79,12 +83,20 @@ class Concepts:
 
 @dataclass(frozen=True, eq=False)
 class ProbeData:
-    """The samples that take part, by position in the dataset: their concepts, cluster and part, each (n,)."""
+    """The samples that take part, by position in the dataset: their concepts, cluster and part, each (n,).
+
+    `groups`, int64 (n,): which samples belong together, where the split keeps groups together; else None.
+    """
 
     positions: np.ndarray
     concepts: Concepts
     clusters: np.ndarray
     parts: np.ndarray
+    groups: np.ndarray | None = None
+
+    def groups_of(self, number: int) -> np.ndarray | None:
+        """The groups of the samples of one part."""
+        return None if self.groups is None else self.groups[self.parts == number]
 
     def part(self, number: int) -> tuple[ConceptMatrix, np.ndarray]:
         """Concepts and clusters of one part (records.TRAIN, VAL or TEST)."""
@@ -95,16 +107,19 @@ class ProbeData:
 def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> ProbeData:
     """What a probe is trained and scored on. Raises InvalidInput for an empty part."""
     positions, clusters, parts = clusterings.assignments(store.catalog, clustering.artifact.id)
+    groups = sample_groups(store, clustering)
     block = known_block(store, joined.parts, positions) if request.only_verified else None
     if block is not None:
         positions, clusters, parts = positions[block.samples], clusters[block.samples], parts[block.samples]
+        groups = None if groups is None else groups[block.samples]
     concepts = _concepts(store, joined, positions, request, None if block is None else block.concepts)
     x = concepts.matrix
     if request.labelled_only:
         kept = np.flatnonzero(np.diff(x.indptr))
         x, positions, clusters, parts = x.take(kept), positions[kept], clusters[kept], parts[kept]
+        groups = None if groups is None else groups[kept]
     if request.permute:
-        x = permute_rows(x, parts, seed=derive_seed(clustering.row.seed, "permute"))
+        x = permute_rows(x, parts, seed=derive_seed(clustering.row.seed, "permute"), groups=groups)
     for part, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
         if not (parts == part).any():
             raise InvalidInput(
@@ -112,7 +127,7 @@ def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, req
                 hint="choose fewer clusters, more samples, or leave out --labelled-only and --only-verified"
                 + suggested_k(clustering.row.clusters, clustering.row.n),
             )
-    return ProbeData(positions, replace(concepts, matrix=x), clusters, parts)
+    return ProbeData(positions, replace(concepts, matrix=x), clusters, parts, groups)
 
 
 def _matrix(store: Store, concepts: StoredConcepts) -> ConceptMatrix:

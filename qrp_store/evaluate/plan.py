@@ -145,7 +145,7 @@ def _find(store: Store, spec: Spec) -> StoredClustering | None:
 
 def result_spec(job: Job, clustering: StoredClustering, joined: JoinedConcepts) -> Spec:
     """What the result of a clustering and joined concept sets is made of."""
-    options, algorithm = job.request.document(), job.request.algorithm
+    options, algorithm = job.request.document(), job.request.algorithm(clustering)
     made_by = clustering.artifact.spec
     setting = {
         "dataset": job.dataset.fingerprint,

@@ -241,7 +241,8 @@ def prepare(store: Store, clustering: StoredClustering, joined: JoinedConcepts, 
     started = time.perf_counter()
     data = load(store, clustering, joined, request)
     seed, k = clustering.row.seed, clustering.row.clusters
-    trial = Trial(data.clusters, data.parts, k, request.options, derive_seed(seed, "shuffle"), request.device)
+    shuffle = derive_seed(seed, "shuffle")
+    trial = Trial(data.clusters, data.parts, k, request.options, shuffle, request.device, data.groups)
     return Prepared(data, trial, trial.problem(data.concepts.matrix), request, seed, time.perf_counter() - started)
 
 
@@ -260,7 +261,8 @@ def conclude(ready: Prepared, found: ProbeFit | QrpStoreError, progress: Progres
     scored_at = time.perf_counter()
     x_train, c_train, x_val, c_val = ready.problem.parts
     x_test, c_test = data.part(TEST)
-    told = score(found, x_test, c_test, bootstrap=request.bootstrap, seed=derive_seed(seed, "bootstrap"), device=device)
+    drawn = {"bootstrap": request.bootstrap, "seed": derive_seed(seed, "bootstrap")}
+    told = score(found, x_test, c_test, **drawn, device=device, groups=data.groups_of(TEST))
     on_train = score(found, x_train, c_train, bootstrap=0, seed=0, device=device)
     explanation = explain(found, x_train, c_train)
     single = alone((x_train, c_train), (x_val, c_val), (x_test, c_test), ready.trial.n_clusters)

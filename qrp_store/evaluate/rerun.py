@@ -130,7 +130,7 @@ def rerun(store: Store, reference: str, *, device: str | None = None, progress: 
 def _require_same_algorithm(question: Asked) -> None:
     """Raise InvalidInput for a result of an older version of the method, whose numbers this one does not compute."""
     artifact = question.result.artifact
-    made, now = artifact.spec.get("algorithm", 1), question.request.algorithm
+    made, now = artifact.spec.get("algorithm", 1), question.request.algorithm(question.clustering)
     if made != now:
         told = f"{artifact.id} was computed by version {made} of the method; this qrp-store computes version {now}"
         raise InvalidInput(

@@ -108,8 +108,9 @@ def kmeans(
     _check(points, options, start, resume)
     began = time.perf_counter()
     rows = _sample_rows(points.count, options)
-    origin = None if options.spherical else _origin(points)
-    points = points.about(origin)
+    middle = _origin(points)
+    origin = None if options.spherical else middle
+    whole, points = points.about(middle), points.about(origin)
     if start is not None:
         start = _relative(start, origin)
     training = points.subset(rows)
@@ -134,7 +135,8 @@ def kmeans(
         trained = time.perf_counter()
         best, objective, splits = _best(state)
         centroids = _absolute(best, origin)
-        labels, distances = (training if rows is None else points).assign(_relative(centroids, origin))
+        kept = rows is None and not options.spherical
+        labels, distances = (training if kept else whole).assign(_relative(centroids, middle))
         task.advance()
     if splits[-1]:
         _warn_of_repetitions(training, options.k, progress)
@@ -155,7 +157,7 @@ def kmeans(
 def quantized(points: Points, centroids: Float32, *, progress: Progress = silent) -> KMeansResult:
     """Assign every point to the nearest of the given centroids, float32 (k, d). Nothing is trained.
 
-    The centroids of `kmeans` give the labels and the objective of `kmeans`, to the bit, but for spherical ones.
+    The centroids of `kmeans` give the labels and the objective of `kmeans`, to the bit.
     Raises InvalidInput when points have another number of dimensions.
     """
     if centroids.shape[1] != points.dim:

@@ -18,6 +18,7 @@ from qrp_store.arrays import blocked as arrays
 from qrp_store.catalog.entities import clusterings, datasets, embeddings
 from qrp_store.catalog.lifecycle import retire
 from qrp_store.catalog.model.kinds import KINDS
+from qrp_store.cluster.grouped import GROUPS
 from qrp_store.cluster.quantize import UsableBlocks, place_for
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, QrpStoreError
@@ -96,6 +97,9 @@ class _Repair:
             elif damage.part == METADATA:
                 self._try([damage], self._metadata)
             elif damage.block is None:
+                if damage.part == GROUPS:
+                    self._fail(damage, "the groups came from a file; evaluate --group-by with it again")
+                    continue
                 again = self._centroids if damage.kind == "clustering" else self._weights
                 self._try([damage], again)
         if blocks:

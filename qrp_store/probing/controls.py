@@ -51,7 +51,10 @@ def ablate(
 
 @dataclass(frozen=True)
 class Null:
-    """The NMI of probes whose concepts were permuted within each part, in the order of their seeds."""
+    """The NMI of probes whose concepts were permuted within each part, in the order of their seeds.
+
+    Samples that belong together are permuted together.
+    """
 
     nmi: tuple[float, ...]
 
@@ -77,7 +80,7 @@ def null_distribution(trial: Trial, x: ConceptMatrix, seeds: Sequence[int], prog
     """One control for each seed, trained and scored like the probe itself."""
     found = []
     with progress.task("permutations", len(seeds), "probe") as task:
-        for control in scores((trial, permute_rows(x, trial.parts, seed=seed)) for seed in seeds):
+        for control in scores((trial, permute_rows(x, trial.parts, seed=seed, groups=trial.groups)) for seed in seeds):
             assert control.nmi is not None  # the entropy is that of the same clusters
             found.append(control.nmi)
             task.advance()

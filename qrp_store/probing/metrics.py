@@ -44,7 +44,8 @@ class Score:
     top1, top5           fraction whose cluster is the likeliest, among the 5 likeliest (1 when K < 5). Among equal
                          probabilities the cluster of lower number comes first
     miller_madow         H corrected for its downward bias by (non-empty clusters − 1) / (2 n), with n and clusters of
-                         all clustered rows: a test part stratified by cluster copies the whole's proportions
+                         all clustered rows: a test part stratified by cluster copies the whole's proportions. A
+                         test part of whole groups does not: there the bias follows from the spread between groups
     """
 
     n_test: int
@@ -69,11 +70,14 @@ def score(
     bootstrap: int = 1000,
     seed: int,
     device: str = "cpu",
+    groups: NDArray[np.int64] | None = None,
 ) -> Score:
     """Score a fitted probe on the test part; c_test is (n,) integers in 0…K − 1.
 
     The interval is the percentile one over `bootstrap` resamples of test samples (0: none, the interval is None), with
-    clustering, split, weights and p̂ held fixed. Raises InvalidInput when the part is empty or does not fit the probe.
+    clustering, split, weights and p̂ held fixed. With `groups` (n,), the group of each test sample, whole groups are
+    resampled, and the entropy's correction counts groups: see `_group_bias`. Raises InvalidInput when the part is empty
+    or does not fit the probe.
     """
     c = np.ascontiguousarray(c_test, dtype=np.int64)
     k = fit.n_clusters
@@ -92,7 +96,12 @@ def score(
     entropy = float(-(share @ log_p)) + 0.0
     cross_entropy = float(-log_q.mean())
     seen = counts + fit.cluster_counts
-    low, high = _interval(log_q, log_p[c], bootstrap, seed) if entropy > 0 and bootstrap else (None, None)
+    drawn_q, drawn_p = log_q, log_p[c]
+    bias = (int(np.count_nonzero(seen)) - 1) / (2 * int(seen.sum()))
+    if groups is not None:
+        drawn_q, drawn_p = _by_group(drawn_q, groups), _by_group(drawn_p, groups)
+        bias = _group_bias(c, share, groups)
+    low, high = _interval(drawn_q, drawn_p, bootstrap, seed) if entropy > 0 and bootstrap else (None, None)
     return Score(
         n_test=len(c),
         entropy_nats=entropy,
@@ -104,7 +113,7 @@ def score(
         nmi_ci_hi=high,
         top1=float((rank < 1).mean()),
         top5=float((rank < _TOP).mean()) if k >= _TOP else 1.0,
-        miller_madow=entropy + (int(np.count_nonzero(seen)) - 1) / (2 * int(seen.sum())),
+        miller_madow=entropy + bias,
         per_cluster=_per_cluster(c, counts, log_p, log_q, rank),
     )
 
@@ -156,7 +165,7 @@ def _standing(every: torch.Tensor, own: torch.Tensor, clusters: torch.Tensor) ->
 def _interval(
     log_q: NDArray[np.float64], log_p: NDArray[np.float64], replicates: int, seed: int
 ) -> tuple[float, float]:
-    """The central 95 % of NMI = 1 − mean(log q) / mean(log p̂) over resampled pairs.
+    """The central 95 % of NMI = 1 − Σ log q / Σ log p̂ over resampled pairs, of samples or summed over groups.
 
     p̂ stays fixed: re-estimating the entropy in every resample would shift the interval off its own estimate.
     """
@@ -172,6 +181,31 @@ def _interval(
         nmi[start : start + some] = 1 - drawn.real / drawn.imag
     low, high = np.quantile(nmi, (0.025, 0.975))
     return float(low), float(high)
+
+
+def _by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The sum of the values of each group that has any; (number of groups,)."""
+    _, number = np.unique(groups, return_inverse=True)
+    sums: NDArray[np.float64] = np.bincount(number, weights=values).astype(np.float64)
+    return sums
+
+
+def _group_bias(clusters: NDArray[np.int64], share: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
+    """How far the entropy of a sample of whole groups falls short: ½ Σ_k Var(p̂_k) / p̂_k, to first order, in nats.
+
+    Var(p̂_k) = Σ_g (n_gk − n_g p̂_k)² / n². Groups of one sample give Miller and Madow's (K′ − 1) / (2n); groups of m
+    copies m times as much.
+    """
+    n, k = len(clusters), len(share)
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    cell, counts = np.unique(number * k + clusters, return_counts=True)
+    cluster, size = cell % k, sizes[cell // k]
+    squares = np.bincount(cluster, counts.astype(np.float64) ** 2, k) - 2 * share * np.bincount(
+        cluster, counts * size, k
+    )
+    squares += share**2 * float((sizes.astype(np.float64) ** 2).sum())
+    present = share > 0
+    return float((squares[present] / share[present]).sum()) / (2 * n * n)
 
 
 def _per_cluster(

@@ -147,10 +147,15 @@ def block_diagonal(parts: Sequence[ConceptMatrix]) -> ConceptMatrix:
     return ConceptMatrix(np.concatenate([[0], *indptr]), np.concatenate(indices), int(concepts[-1]), values)
 
 
-def permute_rows(x: ConceptMatrix, parts: ArrayLike, *, seed: int) -> ConceptMatrix:
-    """The control: every sample gets the concepts of another of its own part, drawn without replacement.
+def permute_rows(
+    x: ConceptMatrix, parts: ArrayLike, *, seed: int, groups: NDArray[np.int64] | None = None
+) -> ConceptMatrix:
+    """Return the control: every sample gets the concepts of another of its part, drawn without replacement.
 
-    `parts` is (n,): rows change places only among equal values, so that no part sees another's concepts.
+    `parts` is (n,): rows change places only among equal values, so that no part sees another's concepts. With
+    `groups` (n,), the group of each sample, whole groups change places within their part: the i-th sample of a group
+    gets the concepts of the i-th sample of the other group, whose rows repeat where it is smaller. Among groups of
+    equal size that is a permutation of the rows; samples of one group keep concepts that belong together.
     """
     part = np.asarray(parts)
     if part.shape != (len(x),):
@@ -159,8 +164,20 @@ def permute_rows(x: ConceptMatrix, parts: ArrayLike, *, seed: int) -> ConceptMat
     source = np.arange(len(x))
     for value in np.unique(part):
         members = np.flatnonzero(part == value)
-        source[members] = rng.permutation(members)
+        source[members] = rng.permutation(members) if groups is None else _regrouped(members, groups[members], rng)
     return x.take(source)
+
+
+def _regrouped(members: NDArray[np.int64], groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """For each member (ascending) the one whose concepts it gets, when whole groups change places."""
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(number, kind="stable")  # the members group by group
+    first = np.cumsum(sizes) - sizes
+    within = np.empty(len(members), np.int64)
+    within[order] = np.arange(len(members)) - np.repeat(first, sizes)
+    donor = rng.permutation(len(sizes))[number]
+    taken: NDArray[np.int64] = members[order[first[donor] + within % sizes[donor]]]
+    return taken
 
 
 def _inside(values: NDArray[Any], size: int, what: str) -> None:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """Everything of a probe but its concepts. `clusters` and `parts` are (n,); `seed` is that of the shuffles."""
+    """Everything of a probe but its concepts. `clusters` and `parts` are (n,); `seed` is that of the shuffles.
+
+    `groups`, int64 (n,) or None: which samples belong together, so that controls permute whole groups.
+    """
 
     clusters: np.ndarray
     parts: np.ndarray
@@ -29,6 +32,7 @@ class Trial:
     options: ProbeOptions
     seed: int
     device: str
+    groups: np.ndarray | None = None
 
     def score(self, x: ConceptMatrix) -> Score:
         """What a probe with these concepts scores on the test part, without an interval."""

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
+from qrp_store.evaluate.rerun import rerun
 from qrp_store.kmeans.split import split_groups
+from qrp_store.maintenance.removal import verify
 from qrp_store.records import TEST, VAL
 from qrp_store.store import Store
 
@@ -121,3 +123,30 @@ def test_one_group_of_all_cannot_be_split(apples: Store, tmp_path: Path) -> None
 def test_a_file_that_is_not_there(apples: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         evaluate(apples, dataset="fruit", imported=["combined"], group_by=str(tmp_path / "none.csv"), **QUICK)
+
+
+def test_interval_and_null_are_over_whole_groups_and_come_out_equal_again(apples: Store, tmp_path: Path) -> None:
+    tens = file_of(tmp_path / "tens.csv", [(i, f"video {i // 10}") for i in range(500)])
+    asked: dict[str, Any] = {"dataset": "fruit", "backbones": ["blurred"], "k": [9], **QUICK}
+    asked |= {"bootstrap": 200, "permutations": 3}
+    (plain,) = evaluate(apples, **asked).results
+    (result,) = evaluate(apples, group_by=tens, **asked).results
+    for permute in (False, True):
+        (control,) = evaluate(apples, group_by=tens, **{**asked, "permutations": 0, "permute": permute}).results
+        for each in (result, control):
+            report = rerun(apples, each.id)
+            assert (report.equal, report.differences) == (True, ())
+    rows = apples.sql("SELECT key, cluster FROM assignments WHERE clustering_id = ?", (result.clustering_id,))
+    number = {int(row["key"]): row["cluster"] for row in rows}
+    parts = parts_of(apples, result.clustering_id)
+    test = [key for key in sorted(number) if parts[key] == "test"]
+    share = np.bincount([number[key] for key in test], minlength=9) / len(test)
+    bias = 0.0
+    groups = {key: key // 10 if key < 500 else key for key in test}
+    for group in set(groups.values()):
+        members = [number[key] for key in test if groups[key] == group]
+        apart = np.bincount(members, minlength=9) - len(members) * share
+        bias += float((apart[share > 0] ** 2 / share[share > 0]).sum()) / (2 * len(test) ** 2)
+    assert result.entropy_miller_madow_nats - result.entropy_nats == pytest.approx(bias)
+    assert verify(apples, deep=True).problems == ()
+    assert plain.setting != result.setting

@@ -27,6 +27,7 @@ _a, _k, _g = t.artifact.c, t.clustering.c, t.assignment.c
 class ClusteringRow:
     """What a clustering is, beside its assignments. `objective` is over all usable rows.
 
+    `groups_path`: an array with the group of each assigned sample, int64 (n,), where the split keeps groups together.
     `centroids_of` is the id of the clustering whose centroids it has, when they are not its own.
     """
 
@@ -45,6 +46,8 @@ class ClusteringRow:
     centroids_path: str | None
     centroids_checksum: str | None
     centroids_of: str | None = None
+    groups_path: str | None = None
+    groups_checksum: str | None = None
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def counts(catalog: Catalog, pk: int, kind: str) -> list[Count]:
 
 
 def saved_arrays(catalog: Catalog, pk: int, kind: str) -> list[tuple[str, str]]:
-    """(path, checksum) of the whole arrays that an artifact promises: centroids, weights."""
+    """(path, checksum) of the whole arrays that an artifact promises: centroids, groups, weights."""
     table, found = KINDS[kind].table, []
     with catalog.read() as connection:
         for path, checksum in KINDS[kind].arrays:

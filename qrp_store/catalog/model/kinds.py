@@ -131,7 +131,7 @@ SELECT c.id, a.name, c.dataset, c.backbone, c.clusters, c.seed, c.version, c.is_
 FROM clusterings c JOIN artifact a ON a.id = c.id ORDER BY c.dataset, c.backbone, c.clusters, c.seed, c.version
 """,
     inputs=((t.clustering, "artifact_pk", "embedding_pk"),),
-    arrays=(("centroids_path", "centroids_checksum"),),
+    arrays=(("centroids_path", "centroids_checksum"), ("groups_path", "groups_checksum")),
 )
 _RESULT = Kind(
     name="result",

@@ -275,6 +275,8 @@ clustering = Table(
     Column("centroids_path", Text),
     Column("centroids_checksum", Text),
     Column("centroids_of", Text),  # the clustering they were taken from; it need not be in this catalog
+    Column("groups_path", Text),
+    Column("groups_checksum", Text),
 )
 Index("ix_clustering_dataset_pk", clustering.c.dataset_pk)
 
