@@ -6,6 +6,7 @@ SQLAlchemy's errors become ours.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -97,14 +98,16 @@ class Catalog:
             stopped = _signal_behind(error)
             if stopped is not None:
                 raise stopped from None
-            raise self._told(error) from error
+            raise self._explained(error) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:  # of a JSON column
+            raise _unreadable(self.name, str(error)) from error
 
-    def _told(self, error: Exception) -> QrpStoreError:
-        told = _translate(error, self.name)
+    def _explained(self, error: Exception) -> QrpStoreError:
+        explained = _translate(error, self.name)
         mine = self.directory is not None and os.access(self.directory / "catalog.db", os.W_OK)
-        if mine and "readonly" in told.message and os.access(str(self.directory), os.W_OK):  # see `_can_meet`
+        if mine and "readonly" in explained.message and os.access(str(self.directory), os.W_OK):  # see `_can_meet`
             return Unavailable(f"the disk under the catalog of {self.name} is full", hint=ROOM)
-        return told
+        return explained
 
 
 def _signal_behind(error: BaseException) -> KeyboardInterrupt | None:
@@ -285,10 +288,19 @@ def filesystem(path: Path) -> str:
 ROOM = "free some room there (`qrp-store gc`, or what else is on that disk), then run the same command again"
 
 
+def _unreadable(name: str, reason: str) -> Corrupt:
+    return Corrupt(
+        f"the catalog of {name} is damaged: a value is no text that was written here ({reason.splitlines()[0][:200]})",
+        hint="restore it from a backup",
+    )
+
+
 def _translate(error: Exception, name: str) -> QrpStoreError:
     text = str(getattr(error, "orig", None) or error).strip().splitlines()
     what = text[0] if text else type(error).__name__
     low = what.lower()
+    if "could not decode to utf-8" in low or isinstance(getattr(error, "orig", None), UnicodeDecodeError):
+        return _unreadable(name, what)
     if "not a database" in low or "malformed" in low or "disk image" in low:
         return Corrupt(f"the catalog of {name} is damaged: {what}", hint="restore it from a backup")
     if "no such table" in low or "no such column" in low or "undefinedtable" in low:
@@ -296,9 +308,11 @@ def _translate(error: Exception, name: str) -> QrpStoreError:
     if "locked" in low:
         return Unavailable(f"the catalog of {name} was locked for {BUSY_SECONDS:.0f} s", hint="try again")
     if "permission denied" in low:
-        return Unavailable(f"the catalog of {name}: {what}", hint="this takes another role: docs/roles.sql")
+        return Unavailable(
+            f"the catalog of {name}: {what}", hint="your database role lacks this privilege: docs/roles.sql"
+        )
     if "readonly" in low or "read-only" in low:
-        return Unavailable(f"the catalog of {name} cannot be written: {what}", hint="it is yours to look at only")
+        return Unavailable(f"the catalog of {name} cannot be written: {what}", hint="you have read-only access")
     if "is full" in low or "disk i/o" in low or "no space left" in low:
         return Unavailable(f"the catalog of {name} cannot be used: {what}", hint=ROOM)
     if isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError, sqlite3.OperationalError)):
