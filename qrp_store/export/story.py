@@ -19,7 +19,7 @@ from qrp_store.catalog.overview.listing import listing, with_flags
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
 from qrp_store.export.elsewhere import card, fiftyone_labels
 from qrp_store.options import ExportOptions, taken, takes
-from qrp_store.records import Table
+from qrp_store.records import StoredEmbedding, Table
 from qrp_store.store import Store, split_version
 
 ENDINGS = (".csv", ".parquet", ".json", ".npy")
@@ -132,7 +132,7 @@ def _embedding(
     from qrp_store.embedding import Embedding
 
     if reference is not None:
-        stored = embeddings.by_id(store.catalog, references.resolve(store.catalog, reference).id)
+        stored = _named_embedding(store, reference, dataset)
     elif dataset is not None and backbone is not None:
         stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
     else:
@@ -148,6 +148,37 @@ def _embedding(
     with whole_file(path) as partial:
         _VECTORS[path.suffix.lower()](partial, embedding, datasets.keys(store.catalog, stored.dataset))
     return ExportReport("embedding", str(path), len(embedding), ("key", "embedding"))
+
+
+_KINDS = {
+    "dataset": "a dataset",
+    "concepts": "a concept set",
+    "clustering": "a clustering",
+    "result": "a result",
+}
+
+
+def _named_embedding(store: Store, reference: str, dataset: str | None) -> StoredEmbedding:
+    """The embedding that an id, a `dataset/backbone` or a backbone's name means."""
+    found = references.resolve(store.catalog, reference)
+    if found.kind == "embedding":
+        return embeddings.by_id(store.catalog, found.id)
+    if found.kind != "backbone":
+        raise InvalidInput(
+            f"{reference!r} names no embedding but {_KINDS[found.kind]}",
+            hint="give an embedding's id, or --dataset and --backbone",
+        )
+    backbone, version = split_version(reference)
+    rows = [row for row in listing(store.catalog, "embeddings").named() if row["is_newest"]]
+    backbone = next((row["backbone"] for row in rows if row["backbone"] == backbone), found.name)
+    among = sorted(
+        {row["dataset"] for row in rows if row["backbone"] == backbone and dataset in (None, row["dataset"])}
+    )
+    if len(among) != 1:
+        where = f"in dataset {dataset!r}" if dataset is not None else "in any dataset"
+        what = f"embeddings in {len(among)} datasets: {', '.join(among)}" if among else f"no embedding {where}"
+        raise InvalidInput(f"backbone {reference!r} has {what}", hint=f"--dataset D --backbone {backbone}")
+    return embeddings.get(store.catalog, among[0], backbone, version)
 
 
 def _embedding_parquet(path: Path, embedding: Any, keys: Sequence[str]) -> None:

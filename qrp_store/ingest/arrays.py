@@ -29,7 +29,7 @@ _ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
 def is_array(path: Path) -> bool:
-    """Whether a folder holds an array: a Zarr array or group, or what clip-retrieval and thingsvision write."""
+    """Whether a folder holds an array: a Zarr array or group, pieces, or what clip-retrieval and thingsvision write."""
     return path.suffix == ".zarr" or any((path / name).is_file() for name in _ZARR_FILES) or is_array_folder(path)
 
 
@@ -210,11 +210,7 @@ def _finite(rows: np.ndarray) -> np.ndarray:
 def _open(path: Path, wanted: Wanted) -> ArraySource:
     if not path.is_dir() or path.suffix in (".npy", ".npz"):
         return open_array(path, wanted.field, wanted.key_column, keyed=wanted.keyed)
-    if not is_array_folder(path):
-        return _open_zarr(path, wanted)
-    if wanted.key_column is not None:
-        raise InvalidInput(f"--key-column goes with a file of columns or named arrays; {path} is a folder")
-    return open_array_folder(path, wanted.field)
+    return open_array_folder(path, wanted) if is_array_folder(path) else _open_zarr(path, wanted)
 
 
 def _open_zarr(path: Path, wanted: Wanted) -> ArraySource:

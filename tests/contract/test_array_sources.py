@@ -46,6 +46,13 @@ def save_clip(path: Path, x: np.ndarray, keys: list[str]) -> None:
         pq.write_table(pa.table({"image_path": keys[part]}), path / "metadata" / f"metadata_{number}.parquet")
 
 
+def save_pieces(path: Path, ending: str) -> None:
+    path.mkdir()
+    for number, part in enumerate(np.array_split(X, 11)):
+        file = path / f"part_{number}.{ending}"
+        np.save(file, part) if ending == "npy" else pq.write_table(pa.table({"v": list(part)}), file)
+
+
 GOOD: Mapping[str, tuple[str, Callable[[Path], None]]] = {
     "pt": ("x.pt", lambda p: torch.save(torch.from_numpy(X), p)),
     "h5": ("x.h5", lambda p: save_h5(p, x=X)),
@@ -53,6 +60,8 @@ GOOD: Mapping[str, tuple[str, Callable[[Path], None]]] = {
     "zarr 2": ("x.zarr", lambda p: save_zarr(p, X, 2)),
     "zarr 3": ("x.zarr", lambda p: save_zarr(p, X, 3)),
     "zarr group": ("somewhere", lambda p: save_zarr(p, X, 3, "x")),
+    "pieces of npy": ("pieces", lambda p: save_pieces(p, "npy")),
+    "pieces of parquet": ("pieces", lambda p: save_pieces(p, "parquet")),
     "clip-retrieval": ("clip", lambda p: save_clip(p, X, KEYS)),
 }
 

@@ -120,6 +120,14 @@ def test_export_an_embedding_as_npy(qrp: Any, world: Any, tmp_path: Path) -> Non
     assert np.array_equal(np.load(tmp_path / "y.npy"), world.rows["dull"])
 
 
+def test_export_the_embedding_of_a_backbone_by_its_name(qrp: Any, world: Any, tmp_path: Path) -> None:
+    qrp.ok("export", "embedding", "sharp", "-o", tmp_path / "x.npy", store=world.store)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), world.rows["sharp"])
+    told = qrp.fails(4, "export", "embedding", "classes", "-o", tmp_path / "y.npy", store=world.store)
+    assert "'classes' names no embedding but a concept set" in told
+    assert "--backbone" in told
+
+
 def test_export_assignments_as_npy_in_dataset_order(qrp: Any, world: Any, sql: Any, tmp_path: Path) -> None:
     identifier = world.evaluated["results"][0]["clustering_id"]
     qrp.ok("export", "assignments", identifier, "-o", tmp_path / "x.npy", store=world.store)

@@ -18,6 +18,7 @@ from qrp_store.errors import InvalidInput
 from qrp_store.readers.arrays import vector_tables as tables
 from qrp_store.readers.arrays.folders import is_array_folder, open_array_folder
 from qrp_store.readers.arrays.formats import open_array
+from qrp_store.readers.arrays.matrix import Wanted
 
 X = np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32)
 KEYS = [f"photos/{i}.jpg" for i in range(len(X))]
@@ -211,10 +212,10 @@ def test_a_clip_retrieval_folder(tmp_path: Path) -> None:
     assert source.keys == KEYS
     for start, stop in [(0, 37), (2, 9), (36, 37), (7, 7)]:
         np.testing.assert_array_equal(source.read(start, stop), X[start:stop])
-    np.testing.assert_array_equal(open_array_folder(folder, "text_emb").read(0, 37), -X)
+    np.testing.assert_array_equal(open_array_folder(folder, Wanted("text_emb")).read(0, 37), -X)
     assert open_array_folder(clip(tmp_path / "d", metadata=False)).keys is None
     with pytest.raises(InvalidInput, match="no other"):
-        open_array_folder(folder, "other")
+        open_array_folder(folder, Wanted("other"))
 
 
 def test_pieces_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
@@ -249,3 +250,29 @@ def test_a_thingsvision_folder(tmp_path: Path) -> None:
     (tmp_path / "file_names.txt").write_text("a\n")
     with pytest.raises(InvalidInput, match="37 rows"):
         open_array_folder(tmp_path)
+
+
+def test_a_folder_of_numbered_pieces(tmp_path: Path) -> None:
+    parts = np.array_split(np.arange(37), 12)
+    for number, part in enumerate(parts):
+        for name in ("npy", "parquet"):
+            (tmp_path / name).mkdir(exist_ok=True)
+        np.save(tmp_path / "npy" / f"part-{number}.npy", X[part])
+        table = pa.table({"id": [KEYS[i] for i in part], "v": lists(X[part]), "label": [1] * len(part)})
+        pq.write_table(table, tmp_path / "parquet" / f"part-{number:05}-of-00012-ab1c.parquet")
+    (tmp_path / "parquet" / "_SUCCESS").touch()
+    for name, keys in (("npy", None), ("parquet", KEYS)):
+        assert is_array_folder(tmp_path / name)
+        source = open_array_folder(tmp_path / name)
+        assert source.keys == keys
+        for start, stop in [(0, 37), (2, 9), (36, 37), (7, 7)]:
+            np.testing.assert_array_equal(source.read(start, stop), X[start:stop])
+    next((tmp_path / "parquet").glob("part-00011*")).unlink()
+    with pytest.raises(InvalidInput, match="11 of them"):
+        open_array_folder(tmp_path / "parquet")
+    (tmp_path / "npy" / "part-4.npy").unlink()
+    with pytest.raises(InvalidInput, match="number 4 is missing"):
+        open_array_folder(tmp_path / "npy")
+    np.save(tmp_path / "npy" / "test.npy", X)
+    with pytest.raises(InvalidInput, match="which comes first"):
+        open_array_folder(tmp_path / "npy")

@@ -1,4 +1,5 @@
-"""Folders that other tools write: clip-retrieval's numbered pieces with their metadata, thingsvision's features."""
+"""Arrays in folders: clip-retrieval's numbered pieces with their metadata, thingsvision's features, and plain pieces
+(`part-0.npy`, `part-1.npy`, …) one below the other."""
 
 from __future__ import annotations
 
@@ -11,26 +12,83 @@ from pathlib import Path
 import numpy as np
 
 from qrp_store.errors import InvalidInput, first_line
-from qrp_store.readers.arrays.columns import key_name
+from qrp_store.readers.arrays.columns import Column, choose_key
 from qrp_store.readers.arrays.formats import open_array, read_keys
-from qrp_store.readers.arrays.matrix import ArraySource, Rows
+from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted
+from qrp_store.readers.arrays.vector_tables import kind_of
 
 _CLIP = ("img_emb", "text_emb")
 _THINGSVISION_KEYS = "file_names.txt"
+_PIECES = (".npy", ".parquet")
 
 
 def is_array_folder(folder: Path) -> bool:
     """Whether a folder is one of those that `open_array_folder` reads."""
-    return any((folder / name).is_dir() for name in _CLIP) or (folder / _THINGSVISION_KEYS).is_file()
+    return _is_clip(folder) or (folder / _THINGSVISION_KEYS).is_file() or bool(_pieces(folder))
 
 
-def open_array_folder(folder: Path, field: str | None = None) -> ArraySource:
-    """The matrix in a folder of clip-retrieval (`field`: img_emb or text_emb) or of thingsvision (`file_names.txt`).
+def _is_clip(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in _CLIP)
+
+
+def open_array_folder(folder: Path, wanted: Wanted = Wanted()) -> ArraySource:
+    """The matrix in a folder: of clip-retrieval (field img_emb or text_emb), of thingsvision (`file_names.txt`), or of
+    numbered .npy or .parquet pieces.
 
     Raises InvalidInput for pieces that do not fit together, by name.
     """
-    if not any((folder / name).is_dir() for name in _CLIP):
-        return _thingsvision(folder, field)
+    if _is_clip(folder) or (folder / _THINGSVISION_KEYS).is_file():
+        if wanted.key_column is not None:
+            raise InvalidInput(f"--key-column goes with a file of columns or named arrays; {folder} has keys")
+        return _clip(folder, wanted.field) if _is_clip(folder) else _thingsvision(folder, wanted.field)
+    pieces = _pieces(folder)
+    _refuse_gaps(folder, pieces)
+    sources = [open_array(path, wanted.field, wanted.key_column, keyed=wanted.keyed) for path in pieces]
+    first = sources[0]
+    for source in sources:
+        if source.columns != first.columns:
+            raise InvalidInput(
+                f"{source.path}: other columns than {first.path.name}", hint="--field names the vector's"
+            )
+    return replace(_joined(folder, sources), field=wanted.field, columns=first.columns)
+
+
+def _pieces(folder: Path) -> list[Path]:
+    """The .npy or .parquet files of a folder, in the order of the numbers in their names; none where both are there."""
+    if not folder.is_dir():
+        return []
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_"))]
+    found = [path for path in files if path.suffix.lower() in _PIECES]
+    if len({path.suffix.lower() for path in found}) != 1:
+        return []
+    return sorted(found, key=lambda path: [int(part) if part.isdigit() else part for part in _parts(path)])
+
+
+def _parts(path: Path) -> list[str]:
+    """A file's name as texts and, at every second place, numbers."""
+    return re.split(r"([0-9]+)", path.stem)
+
+
+def _refuse_gaps(folder: Path, pieces: list[Path]) -> None:
+    """Raise InvalidInput unless the pieces differ in one number that counts from 0 or 1 without a gap."""
+    if len(pieces) == 1:
+        return
+    names = [_parts(path) for path in pieces]
+    varying = [at for at in range(len(names[0])) if len({name[at] for name in names if len(name) > at}) > 1]
+    if len({len(name) for name in names}) > 1 or len(varying) != 1 or varying[0] % 2 == 0:
+        raise InvalidInput(
+            f"{folder}: which comes first of {pieces[0].name} and {pieces[1].name}?",
+            hint="name one file, or number the pieces: part-0, part-1, …",
+        )
+    numbers = [int(name[varying[0]]) for name in names]
+    total = re.search(r"[-_]of[-_]([0-9]+)", pieces[0].stem)
+    missing = sorted(set(range(min(numbers[0], 1), numbers[-1] + 1)) - set(numbers))
+    if missing or len(set(numbers)) < len(numbers) or (total is not None and int(total[1]) != len(pieces)):
+        gap = f"number {missing[0]} is missing" if missing else f"{len(pieces)} of them"
+        raise InvalidInput(f"{folder}: pieces {pieces[0].name} to {pieces[-1].name}: {gap}", hint="copy all of them")
+
+
+def _clip(folder: Path, field: str | None) -> ArraySource:
     chosen = field or _CLIP[0]
     pieces = _numbered(folder / chosen, "npy")
     if chosen not in _CLIP or not pieces:
@@ -48,7 +106,8 @@ def _with_metadata(folder: Path, number: str, piece: ArraySource) -> ArraySource
         return piece
     try:
         file = pq.ParquetFile(path)
-        named = key_name(file.schema_arrow.names)
+        columns = [Column(field.name, kind_of(field.type)) for field in file.schema_arrow]
+        named = choose_key(path, [column for column in columns if column.kind == "text"], None)
         keys = file.read([named]).column(0).to_pylist() if named else None
     except Exception as error:  # a damaged footer breaks pyarrow in many ways
         raise InvalidInput(f"{path}: not a Parquet file, or damaged ({first_line(error)})") from error
