@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from qrp_store.arrays.layout import is_temporary
 from qrp_store.arrays.root import PARTIAL, PIECE, Bytes, Entry, checked_path, read_name, write_name
-from qrp_store.errors import Corrupt, NotFound, Unavailable
+from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
 
 
 class Directory:
@@ -118,7 +119,8 @@ class Directory:
                 if not is_temporary(file.parent.relative_to(self._path).as_posix(), file.name):
                     with suppress(FileNotFoundError):  # another process deletes it
                         status = file.lstat()
-                        yield Entry(file.relative_to(self._path).as_posix(), status.st_size, status.st_mtime)
+                        path, link = file.relative_to(self._path).as_posix(), stat.S_ISLNK(status.st_mode)
+                        yield Entry(path, status.st_size, status.st_mtime, link)
 
     def delete(self, prefix: str) -> None:
         target = self._at(prefix)
@@ -155,7 +157,15 @@ class Directory:
                 _sync_folder(new.parent)
 
     def _at(self, path: str) -> Path:
-        return self._path.joinpath(*checked_path(path).split("/"))
+        """The file of an object. InvalidInput for a path that leads out of the root, through a symbolic link too."""
+        target = self._path.joinpath(*checked_path(path).split("/"))
+        root = os.path.realpath(self._path)
+        if os.path.commonpath([root, os.path.realpath(target)]) != root:
+            raise InvalidInput(
+                f"{target}: a symbolic link leads out of the arrays' root",
+                hint="put the files themselves there, or mount their disk",
+            )
+        return target
 
 
 @contextmanager

@@ -19,11 +19,12 @@ Bytes = bytes | memoryview
 
 @dataclass(frozen=True)
 class Entry:
-    """One object in a listing. `modified`: seconds since 1970 on the clock of the storage."""
+    """One object in a listing. `modified`: seconds since 1970 on the clock of the storage; `link`: a symbolic link."""
 
     path: str
     size: int
     modified: float
+    link: bool = False
 
 
 class Root(Protocol):

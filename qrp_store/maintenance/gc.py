@@ -54,10 +54,10 @@ def list_objects(store: Store) -> Listed:
     probes: list[Entry] = []
     foreign = 0
     for entry in store.arrays.entries(""):
-        folder = artifact_folder(entry.path)
+        folder = None if entry.link else artifact_folder(entry.path)
         if folder is not None:
             artifacts.setdefault(folder, []).append(entry)
-        elif is_probe(entry.path):
+        elif is_probe(entry.path) and not entry.link:
             probes.append(entry)
         elif entry.path != roots.IDENTITY:
             foreign += 1
@@ -127,31 +127,32 @@ def require_sole_catalog(store: Store, *, claim: bool) -> None:
 
     The arrays of a moved store follow it; a copied catalog does not get the arrays of its original.
     """
+    if belongs_here(store.location, store.arrays.url):
+        return
     document = roots.read_document(store.arrays) or {}
     here, recorded = identity.place_of(store.catalog), document.get("catalog")
     if recorded == here:
         return
-    if not belongs_here(store.location, store.arrays.url):
-        other = _other_catalog(store, recorded)
-        if other is not None:
-            raise InvalidInput(
-                f"nothing was deleted: the arrays at {store.arrays.url} belong to the catalog in {other}, and "
-                f"{store.name} is a copy of it",
-                hint="copy the arrays too, then qrp-store migrate --new-identity --arrays THE_COPY makes it a store of "
-                "its own; when the other catalog is gone: qrp-store init --adopt",
-            )
+    other = _other_catalog(store, recorded)
+    if other is not None:
+        raise InvalidInput(
+            f"nothing was deleted: the arrays at {store.arrays.url} belong to the catalog in {other}, and {store.name} "
+            "is a copy of it",
+            hint="copy the arrays too, then qrp-store migrate --new-identity --arrays THE_COPY makes it a store of its "
+            "own; when the other catalog is gone: qrp-store init --adopt",
+        )
     if claim:
         roots.write_document(store.arrays, {**document, "catalog": here})
 
 
 def _other_catalog(store: Store, recorded: object) -> str | None:
     """The place of the catalog that the root's arrays belong to, when that is, or may be, another one than this."""
-    directory = store.location.directory
     local = not store.arrays.url.startswith("s3://")
-    if recorded is None:  # a root of an older version
-        return _same_store(Path(store.arrays.url).parent, store) if local else None
+    beside = _same_store(Path(store.arrays.url).parent, store) if local else None
+    if beside is not None or recorded is None:  # a root of an older version records none
+        return beside
     place = str(recorded)
-    if directory is None or place.startswith("postgresql") or not local:
+    if store.location.directory is None or place.startswith("postgresql") or not local:
         return place
     return _same_store(Path(place), store)
 

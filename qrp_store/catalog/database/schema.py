@@ -206,6 +206,8 @@ def migrate(location: Location, *, check: bool = False) -> tuple[str | None, str
             found, revision = state(connection)
             if check or found != "older":
                 _require_current(location.name, found, revision)
+                if catalog.sqlite and not check:
+                    views.renew(connection)
                 return revision, HEAD
             upgrade(connection)
             return revision, HEAD

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 
 from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.model import tables as t
+from qrp_store.catalog.model import views
 from qrp_store.catalog.model.columns import Document
 from qrp_store.catalog.model.kinds import KINDS, Kind, Rows
 from qrp_store.errors import Busy, Corrupt, Unavailable
@@ -37,6 +39,7 @@ _MEANT = {
     "backbone_pk": (t.backbone, ("id", "name", "fingerprint")),
 }
 _FACTORS = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)  # odd, bits as if at random
+_REFUSES = re.compile(r" BEGIN SELECT RAISE\(ABORT, '[^']*'\); END$")
 _CHUNK = 1 << 16  # stays in the processor's cache
 _a = t.artifact.c
 
@@ -295,12 +298,27 @@ def _compared(
 
 
 def database_problems(catalog: Catalog) -> list[str]:
-    """What SQLite's own check of its file finds; nothing for Postgres, which checks its pages as they are read."""
+    """What SQLite's own check of its file finds, and views and triggers that are not this version's.
+
+    Nothing for Postgres, which checks its pages as they are read and where only the owner can change the schema.
+    """
     if not catalog.sqlite:
         return []
     with catalog.read() as connection:
         rows = connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars().all()
-    return [str(row) for row in rows if row != "ok"]
+        held = connection.exec_driver_sql("SELECT type, name, sql FROM sqlite_master WHERE type IN ('view', 'trigger')")
+        return [str(row) for row in rows if row != "ok"] + [
+            f"{kind} {name} is not the one that this version makes: qrp-store migrate renews views"
+            for kind, name, sql in held
+            if not _ours(kind, name, str(sql))
+        ]
+
+
+def _ours(kind: str, name: str, sql: str) -> bool:
+    """Whether a view has this version's text, and a trigger does nothing but refuse."""
+    if kind == "view":
+        return views.is_ours(name, sql)
+    return _REFUSES.search(sql) is not None and sql.upper().count(" BEGIN ") == 1
 
 
 def fill(catalog: Catalog) -> int:

@@ -312,3 +312,16 @@ def drop(connection: sa.Connection) -> None:
     for name in reversed(VIEWS):
         if name in present:
             connection.exec_driver_sql(f"DROP VIEW {name}")
+
+
+def is_ours(name: str, sql: str) -> bool:
+    """Whether a view's definition, as SQLite keeps it, is this version's."""
+    return name in VIEWS and sql.split() == f"CREATE VIEW {name} AS {VIEWS[name]}".split()
+
+
+def renew(connection: sa.Connection) -> None:
+    """Make the views of an SQLite catalog anew where one is another than this version's."""
+    rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'view'").all()
+    if {name for name, sql in rows if is_ours(name, sql)} != set(VIEWS):
+        drop(connection)
+        create(connection)

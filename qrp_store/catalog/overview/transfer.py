@@ -5,6 +5,7 @@ The tables are the same on both sides, so that rows travel as they are; only key
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.records import Artifact, Dataset
 
 _a = t.artifact.c
+_ID = re.compile(r"[a-z]{2,4}-[0-9a-f]{8,32}")
 _INPUT_KEYS = {key for kind in KINDS.values() for table, _, key in kind.inputs if table is kind.table}
 
 
@@ -52,6 +54,9 @@ def parcels(catalog: Catalog, wanted: Reference) -> list[Parcel]:
             raise InvalidInput(f"{wanted.id} was made from what is retired: {what}", hint="qrp-store show " + wanted.id)
         # of a whole dataset or backbone, what was made from something retired stays behind
         complete = [pk for pk in sorted(whole) if not retire.closure({pk}, edges) & set(lost)]
+        for pk in complete:  # the id becomes part of a path there
+            if not _ID.fullmatch(known[pk]["id"]) or known[pk]["kind"] not in KINDS:
+                raise InvalidInput(f"{known[pk]['id']!r} is no id that this program gives: it is not copied")
         return [_parcel(connection, known, pk, edges) for pk in complete]
 
 
