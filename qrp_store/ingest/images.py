@@ -22,8 +22,9 @@ from qrp_store.records import ArraySpec
 from qrp_store.samples import ImageFile, shown
 
 if TYPE_CHECKING:
-    from qrp_store.models.backbone import BackboneOptions, LoadedBackbone
+    from qrp_store.models.backbone import BackboneOptions
     from qrp_store.models.extract import ExtractedBlock
+    from qrp_store.models.together import Embedder
 
 
 @dataclass
@@ -35,8 +36,8 @@ class ImageRows:
     key_root: str | None = None
     key_column: str | None = None
     files: list[ImageFile] = field(init=False)
-    _options: BackboneOptions | None = field(default=None, init=False)
-    _model: LoadedBackbone | None = field(default=None, init=False)
+    _options: tuple[BackboneOptions, ...] = field(default=(), init=False)
+    _model: Embedder | None = field(default=None, init=False)
     _batch_size: int = field(default=64, init=False)
     _workers: int | None = field(default=None, init=False)
     _seen: dict[int, SeenFile] = field(default_factory=dict, init=False)
@@ -52,39 +53,44 @@ class ImageRows:
         self.root: str | None = root
 
     def choose_model(
-        self, arch: str, weights: str, layers: tuple[str, ...], batch_size: int, workers: int | None, **options: Any
+        self,
+        arch: str,
+        weights: str | Sequence[str],
+        layers: tuple[str, ...],
+        batch_size: int,
+        workers: int | None,
+        **options: Any,
     ) -> None:
-        """Say which model embeds the images (options as `BackboneOptions` has them); `prepare` loads it."""
+        """Say which models embed the images (options as `BackboneOptions` has them); `prepare` loads them."""
         from qrp_store.models.backbone import BackboneOptions
 
-        if weights not in ("default", "random"):
-            weights = str(Path(weights).expanduser().absolute())
-        self._options = BackboneOptions(arch, weights, layers=layers, **options)
+        several = [weights] if isinstance(weights, str) else weights
+        self._options = tuple(BackboneOptions(arch, each, layers=layers, **options) for each in several)
         self._batch_size, self._workers = batch_size, workers
 
     def prepare(self, progress: Progress) -> None:
-        from qrp_store.models.backbone import load_backbone
+        from qrp_store.models.together import load_together
 
-        assert self._options is not None
         if self._not_taken:
             progress.note(counted(self._not_taken))
-        self._model = load_backbone(self._options)
+        self._model = load_together(self._options)
         for line in self._model.notes:
             progress.note(line)
 
     @property
-    def model(self) -> LoadedBackbone:
+    def model(self) -> Embedder:
         assert self._model is not None, "prepare() comes first"
         return self._model
 
     @property
     def outputs(self) -> Sequence[Output]:
         ends = list(accumulate(self.model.widths, initial=0))
-        return [Output(spec, slice(*span)) for spec, span in zip(self.model.specs, pairwise(ends), strict=True)]
+        each = zip(self.model.specs, pairwise(ends), self.model.provenances, strict=True)
+        return [Output(spec, slice(*span), provenance) for spec, span, provenance in each]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        return {"device": str(self.model.device), "batch_size": self._batch_size, **self.model.provenance}
+        return {"device": str(self.model.device), "batch_size": self._batch_size}
 
     @property
     def not_taken(self) -> Mapping[str, int]:
@@ -118,7 +124,6 @@ class ImageRows:
         return {i // layout.block_rows for i in range(len(self.files)) if self._changed(i, seen)}
 
     def part(self, layout: ArraySpec, number: int) -> ImagePart:
-        assert self._options is not None
         start, count = layout.rows_of(number)
         return ImagePart(
             self._options,
@@ -160,7 +165,7 @@ def _digest(image: ImageFile) -> str | None:
 class ImagePart:
     """The images of one block, and the model that embeds them. `specs` is what the model has to be, wherever it is."""
 
-    options: BackboneOptions
+    options: tuple[BackboneOptions, ...]
     specs: Sequence[Mapping[str, Any]]
     files: Sequence[ImageFile]
     batch_size: int
@@ -175,7 +180,7 @@ class ImagePart:
             model = _loaded(self.options)
             if model.specs != self.specs:
                 raise InvalidInput(
-                    f"{self.options.arch} with weights {self.options.weights!r} is another model here",
+                    f"{self.options[0].arch} with weights {self.options[0].weights!r} is another model here",
                     hint="the same file, torch, torchvision and timm on every worker",
                 )
             (block,) = extract(model, [self.files], batch_size=self.batch_size, workers=self.workers or threads)
@@ -186,10 +191,10 @@ _embedding = threading.Lock()  # torch's number of threads, which decides the la
 
 
 @lru_cache(1)
-def _loaded(options: BackboneOptions) -> LoadedBackbone:
-    from qrp_store.models.backbone import load_backbone
+def _loaded(options: tuple[BackboneOptions, ...]) -> Embedder:
+    from qrp_store.models.together import load_together
 
-    return load_backbone(options)
+    return load_together(options)
 
 
 def _seen_rows(files: Sequence[ImageFile], block: ExtractedBlock, dtype: str) -> BlockRows:

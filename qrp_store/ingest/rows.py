@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ class Output:
 
     backbone: Mapping[str, Any]
     columns: slice
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dim(self) -> int:

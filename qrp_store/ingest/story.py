@@ -25,6 +25,7 @@ from qrp_store.ingest.arrays import ArrayRows, is_array
 from qrp_store.ingest.images import ImageRows
 from qrp_store.ingest.job import Job, make_blocks
 from qrp_store.ingest.rows import Output, RowSource
+from qrp_store.ingest.series import Member, expanded, members
 from qrp_store.options import (
     Dtype,
     IngestOptions,
@@ -81,7 +82,7 @@ def ingest(
     backbone: str,
     # images: the model
     arch: str | None = None,
-    weights: str = "default",
+    weights: Several[str] = ("default",),
     recipe: str = "auto",
     layer: Several[str] = (),
     container: str | None = None,
@@ -120,8 +121,8 @@ def ingest(
     crash finished blocks are kept. With a `scheduler` its Dask workers make the blocks; they must reach source and
     arrays under the same names, and give the bits of one process. Raise InvalidInput for bad rows unless `skip_bad`.
 
-    Several layers make as many embeddings, of the backbones `backbone:layer`, in one pass over the images (on workers:
-    one pass per layer); the report is the first one's and holds all of them in `layers`.
+    Several layers or weights make as many embeddings, of the backbones `backbone:layer` or `backbone/STEM`, in one pass
+    over the images (on workers: one pass each); the report is the first one's and holds all of them in `layers`.
     """
     return ingest_with(store, source, taken(IngestOptions, locals()), progress)
 
@@ -129,12 +130,12 @@ def ingest(
 def ingest_with(store: Store, source: str, options: IngestOptions, progress: Progress) -> IngestReport:
     """Do what `ingest` does, with its options in one record."""
     started = time.perf_counter()
-    layers, backbone = options.layer, options.backbone
-    names = [f"{backbone}:{layer}" for layer in layers] if len(layers) > 1 else [backbone]
     check_name(options.dataset, "dataset")
-    for name in names:
-        check_name(name, "backbone")
+    check_name(options.backbone, "backbone")
     asked = _request(options)
+    made = members(options.backbone, asked["weights"], options.layer)
+    for member in made:
+        check_name(member.name, "backbone")
     how = _How(
         source,
         options.dataset,
@@ -147,19 +148,16 @@ def ingest_with(store: Store, source: str, options: IngestOptions, progress: Pro
         started,
         progress,
     )
-    if options.scheduler is not None and len(layers) > 1:
-        each = zip(names, layers, strict=True)
-        reports = [r for name, layer in each for r in _ingest(store, how, [name], (layer,), asked, options.workers)]
-    else:
-        reports = _ingest(store, how, names, layers, asked, options.workers)
-    return replace(reports[0], layers=tuple(reports)) if len(layers) > 1 else reports[0]
+    passes = [made] if options.scheduler is None else [[member] for member in made]
+    reports = [report for some in passes for report in _ingest(store, how, some, asked, options.workers)]
+    datasets.place_in_series(store.catalog, {m.name: (m.series, m.position or 0) for m in made if m.series is not None})
+    return replace(reports[0], layers=tuple(reports)) if len(made) > 1 else reports[0]
 
 
 def _request(options: IngestOptions) -> dict[str, Any]:
     """Return the options that say which vectors are made, with absolute paths: provenance from which `repair` works."""
     request = {name: getattr(options, name) for name in (*_MODEL, *_SOURCE)}
-    if options.weights not in ("default", "random"):
-        request["weights"] = str(Path(options.weights).expanduser().absolute())
+    request["weights"] = expanded(options.weights)
     if options.arch is not None:
         from qrp_store.models.architectures import located
 
@@ -188,14 +186,19 @@ class _How:
 def _ingest(
     store: Store,
     how: _How,
-    names: Sequence[str],
-    layers: tuple[str, ...],
+    of_pass: Sequence[Member],
     asked: Mapping[str, Any],
     workers: int | None,
 ) -> list[IngestReport]:
-    """The embeddings of one pass: `names` are their backbones."""
+    """The embeddings of one pass, one for each member."""
     known = datasets.find_dataset(store.catalog, how.dataset)
-    rows = open_rows(store, how.source, known, {**asked, "layers": layers}, workers, how.progress)
+    of_name = {member.name: member for member in of_pass}
+    names = list(of_name)
+    chosen = {
+        "weights": tuple(dict.fromkeys(member.weights for member in of_pass)),
+        "layers": tuple(dict.fromkeys(member.layer for member in of_pass if member.layer is not None)),
+    }
+    rows = open_rows(store, how.source, known, {**asked, **chosen}, workers, how.progress)
     outputs = dict(zip(names, rows.outputs, strict=True))
     mark = known.fingerprint if known is not None else datasets.keys_fingerprint(rows.keys)
     for name, output in outputs.items():
@@ -229,9 +232,15 @@ def _ingest(
         make_blocks(list(jobs.values()), how.scheduler, how.progress)
         for name, job in jobs.items():
             job.finish(how.skip_bad, how.progress)
-            told = {**asked, "layer": layers[names.index(name)] if layers else None}
+            told = {**asked, "weights": of_name[name].weights, "layer": of_name[name].layer}
             provenance = {"source": str(Path(how.source).absolute()), "skip_bad": how.skip_bad, "asked": told}
-            embeddings.commit(store.catalog, job.claimed, target, job.backbone, {**provenance, **rows.provenance})
+            embeddings.commit(
+                store.catalog,
+                job.claimed,
+                target,
+                job.backbone,
+                {**provenance, **rows.provenance, **outputs[name].provenance},
+            )
     written = {name: len(job.missing) for name, job in jobs.items()}
     made = {name: job.claimed.id for name, job in jobs.items()}
     reports = [_report(store, {**ready, **made}[name], how.started, written.get(name)) for name in names]

@@ -100,6 +100,11 @@ class LoadedBackbone:
         return sum(self.widths)
 
     @property
+    def provenances(self) -> tuple[Mapping[str, Any], ...]:
+        """The provenance of each layer's vectors."""
+        return (self.provenance,) * len(self.specs)
+
+    @property
     def spec(self) -> Mapping[str, Any]:
         """The identity of a model with one output."""
         (only,) = self.specs

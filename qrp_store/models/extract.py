@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import available_cores
 from qrp_store.images import decoded, digest_of, read_image
-from qrp_store.models.backbone import LoadedBackbone
+from qrp_store.models.together import Embedder
 from qrp_store.samples import ImageFile
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class _Batch:
 
 
 def extract(
-    model: LoadedBackbone,
+    model: Embedder,
     blocks: Sequence[Sequence[ImageFile]],
     *,
     batch_size: int = 64,
@@ -72,7 +72,7 @@ def extract(
 
 
 def _extract(
-    model: LoadedBackbone,
+    model: Embedder,
     blocks: Sequence[Sequence[ImageFile]],
     size: int,
     workers: int,
@@ -97,7 +97,7 @@ def _extract(
 
 
 def _ahead(
-    model: LoadedBackbone, blocks: Sequence[Sequence[ImageFile]], size: int, pool: ThreadPoolExecutor, ahead: int
+    model: Embedder, blocks: Sequence[Sequence[ImageFile]], size: int, pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[Future[_Batch]]:
     """Batches in order, with the next ones already under way."""
     waiting: deque[Future[_Batch]] = deque()
@@ -110,7 +110,7 @@ def _ahead(
         yield waiting.popleft()
 
 
-def _work(model: LoadedBackbone, images: Sequence[ImageFile]) -> _Batch:
+def _work(model: Embedder, images: Sequence[ImageFile]) -> _Batch:
     """A worker's share: decode a batch, and on a CPU embed it."""
     import torch
 
@@ -129,7 +129,7 @@ def _work(model: LoadedBackbone, images: Sequence[ImageFile]) -> _Batch:
     return _Batch(pixels, features, problems, digests)
 
 
-def _put(model: LoadedBackbone, batch: _Batch, offset: int, whole: ExtractedBlock) -> None:
+def _put(model: Embedder, batch: _Batch, offset: int, whole: ExtractedBlock) -> None:
     """Put a batch's vectors, problems and digests into its block."""
     features = (model.forward(batch.pixels) if batch.features is None else batch.features).numpy()
     finite = np.isfinite(features).all(axis=1)

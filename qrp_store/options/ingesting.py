@@ -22,7 +22,12 @@ class ModelOptions(Options):
         "For images: torchvision/NAME, timm/NAME, hf/FOLDER, open_clip/NAME, or onnx/FILE and others.",
         metavar="LIB/NAME",
     )
-    weights: str = option("default", "For images: checkpoint, default or random.", metavar="FILE|default|random")
+    weights: tuple[str, ...] = option(
+        ("default",),
+        "For images: checkpoint, default or random; several, or a pattern, make backbones B/STEM in one pass.",
+        metavar="FILE|default|random",
+        default_text="default",
+    )
     recipe: str = option("auto", "Layout of the checkpoint; auto detects and reports it.", metavar="R")
     layer: tuple[str, ...] = option(
         (),

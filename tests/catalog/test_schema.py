@@ -31,6 +31,7 @@ CONTRACT_COLUMNS = {
     "assignments": "dataset backbone clusters seed clustering_id version is_newest key cluster part",
     "labels": "dataset concepts version is_newest key concept concept_group score",
     "embeddings": "id dataset backbone version is_newest n dim dtype array_url created_at created_by group_url",
+    "series": "dataset backbone series position",
     "results": "id version fingerprint dataset backbone clustering_id concepts clusters seed protocol solver setting "
     "permuted n_train n_val n_test n_small_clusters n_concepts entropy_nats cross_entropy_nats mi_nats mi_bits nmi "
     "nmi_ci_lo nmi_ci_hi top1 top5 train_loss grad_norm converged epochs_run best_epoch device engine created_at "

@@ -247,6 +247,14 @@ def stage_backbone(catalog: Catalog, name: str, spec: Mapping[str, Any]) -> Back
     return _backbone(row)
 
 
+def place_in_series(catalog: Catalog, places: Mapping[str, tuple[str, int]]) -> None:
+    """Record the series and the position of ready backbones, by name."""
+    with catalog.write() as connection:
+        for name, (series, position) in places.items():
+            ready = t.backbone.update().where(_b.name == name, _b.state == "ready")
+            connection.execute(ready.values(series=series, position=position))
+
+
 def require_same_backbone(known: Backbone, spec: Mapping[str, Any]) -> None:
     """Raise InvalidInput with the difference unless the specification is the known one."""
     if known.fingerprint == fingerprint(spec):

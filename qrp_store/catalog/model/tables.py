@@ -138,6 +138,8 @@ backbone = Table(
     Column("created_at_seconds", Float, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("retired_at", Text),
+    Column("series", Text),
+    Column("position", Integer),
     CheckConstraint("state IN ('staged', 'ready')", name="state"),
 )
 Index(

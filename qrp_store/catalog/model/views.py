@@ -198,6 +198,14 @@ JOIN backbone b ON b.pk = e.backbone_pk
 JOIN ({_NEWEST}) newest ON newest.series = a.series
 CROSS JOIN store s
 """,
+    "series": """
+SELECT DISTINCT d.name AS dataset, b.name AS backbone, b.series, b.position
+FROM embedding e
+JOIN artifact a ON a.pk = e.artifact_pk AND a.state = 'ready'
+JOIN dataset d ON d.pk = e.dataset_pk
+JOIN backbone b ON b.pk = e.backbone_pk
+WHERE b.series IS NOT NULL
+""",
     "clusterings": f"""
 SELECT a.id, d.name AS dataset, k.backbone, k.clusters, k.seed, a.version, a.version = newest.version AS is_newest,
     k.artifact_pk IN ({_CURRENT}) AS is_current, k.centroids_of, k.n, k.dim, k.n_sampled, k.objective,
