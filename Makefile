@@ -30,7 +30,7 @@ test: lint ## lint, then every test
 test-browser: $(READY) ## the report in a real Chromium (from the system's packages, with its driver)
 	$(PYTHON) -m pytest -q tests/browser/page_in_chromium.py $(ARGS)
 
-SOAK := soak-kill soak-damage soak-crowd soak-model soak-network soak-load
+SOAK := soak-kill soak-damage soak-crowd soak-model soak-network soak-inputs soak-load
 .PHONY: $(SOAK)
 
 soak: $(SOAK) ## the long proofs of docs/reliability.md, each printing what it counted; each one by itself, too:
@@ -44,6 +44,8 @@ soak-model: LONG := tests/reliability/test_model.py
 soak-model: ## 500 × 50 commands in any order against a dictionary
 soak-network: LONG := tests/reliability/test_faulty_network.py
 soak-network: ## twenty stores behind a faulty network
+soak-inputs: LONG := tests/reliability/test_inputs.py
+soak-inputs: ## 2,100 variations of tables, tars and folders against what was put into them
 soak-load: $(READY) ## a full catalog beside psql
 	$(PYTHON) benchmarks/catalog_load.py $(ARGS)
 $(filter-out soak-load,$(SOAK)): $(READY)
