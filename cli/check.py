@@ -11,8 +11,8 @@ from qrp_store.options import DeviceOptions
 from qrp_store.records import Table
 
 from . import output
-from .completion import results
-from .options import FormatOption, declared
+from .completion import anything, results
+from .options import DatasetFilter, FormatOption, declared
 from .session import Session, command
 
 Result = Annotated[
@@ -21,15 +21,38 @@ Result = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "compare", example="qrp-store compare res-7f3a9c21 res-0b9e61d4")(compare)
+    command(
+        app,
+        "compare",
+        example=(
+            "qrp-store compare res-7f3a9c21 res-0b9e61d4\n"
+            "qrp-store compare r50 vit --dataset photos --concepts objects -k 1000 --width 0.01"
+        ),
+    )(compare)
     command(app, "rerun", example="qrp-store rerun res-7f3a9c21 --check")(rerun)
     command(app, "selfcheck", example="qrp-store selfcheck")(selfcheck)
 
 
 def compare(
     session: Session,
-    first: Annotated[str, typer.Argument(metavar="ID", autocompletion=results, help="A result.")],
-    second: Annotated[str, typer.Argument(metavar="ID", autocompletion=results, help="The result to subtract.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", autocompletion=anything, help="A result's id; with --dataset, a backbone.")
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", autocompletion=anything, help="The result or backbone to subtract.")
+    ],
+    dataset: DatasetFilter = None,
+    concepts: Annotated[
+        str | None, typer.Option("--concepts", metavar="C", help="Concept set of two backbones.")
+    ] = None,
+    clusters: Annotated[int | None, typer.Option("-k", "--clusters", metavar="K", help="K of two backbones.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", metavar="P", help="Protocol of two backbones.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", metavar="B", help="Backbone under which to compare two concept sets.")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option("--width", metavar="W", help="Say how many seeds an interval this narrow takes.")
+    ] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Also when dataset, concepts or protocol differ; says what does.")
     ] = False,
@@ -37,7 +60,15 @@ def compare(
     seed: Annotated[int, typer.Option("--seed", help="Drives the bootstrap.")] = 0,
     form: FormatOption = None,
 ) -> None:
-    """The difference of two results' NMI on the test images they share, with its paired bootstrap interval."""
+    """Compare two backbones over all common seeds (--dataset), two concept sets, or two single results.
+
+    Backbones and concept sets: the mean difference of NMI over the seeds that both have, each on the common test
+    images, with Student's t interval. Results: the difference on their common test images with its paired bootstrap
+    interval, which is conditional on one clustering.
+    """
+    if dataset is not None:
+        _compare_backbones(session, first, second, dataset, concepts, clusters, protocol, backbone, width, form)
+        return
     from qrp_store.evaluate.compare import compare
 
     with session.open() as store:
@@ -47,12 +78,53 @@ def compare(
         return
     interval = "" if report.ci is None else f"  [{report.ci[0]:+.4f}, {report.ci[1]:+.4f}]"
     text = (
-        f"{report.a.id} {report.a.backbone}  NMI {report.a.nmi:.4f}\n"
-        f"{report.b.id} {report.b.backbone}  NMI {report.b.nmi:.4f}\n"
+        f"{report.a.id} {report.a.backbone}  NMI {report.a.nmi_common:.4f} on the common test images\n"
+        f"{report.b.id} {report.b.backbone}  NMI {report.b.nmi_common:.4f} on the common test images\n"
         f"difference {report.difference:+.4f}{interval} on {report.n_common:,} common test images"
     )
     whole = replace(session, as_json=session.as_json or form == "json")
-    whole.show(report, "\n".join([text, *(f"differs: {what}" for what in report.differs)]))
+    whole.show(report, "\n".join([text, *(f"differs: {what}" for what in report.differs), report.note]))
+
+
+def _compare_backbones(
+    session: Session,
+    first: str,
+    second: str,
+    dataset: str,
+    concepts: str | None,
+    clusters: int | None,
+    protocol: str | None,
+    backbone: str | None,
+    width: float | None,
+    form: output.Format | None,
+) -> None:
+    from qrp_store.evaluate.compare_backbones import compare_backbones
+
+    with session.open() as store:
+        report = compare_backbones(
+            store,
+            first,
+            second,
+            dataset=dataset,
+            concepts=concepts,
+            k=clusters,
+            protocol=protocol,
+            backbone=backbone,
+            width=width,
+        )
+    lo, hi = report.ci or (None, None)
+    row = {"a": first, "b": second, "difference": report.difference, "ci_lo": lo, "ci_hi": hi}
+    row |= {"p_value": report.p_value, "n_seeds": report.n_seeds, "sd_seeds": report.sd_seeds}
+    if form not in (None, "table", "json"):
+        session.list(output.table([{**row, "se_images": report.se_images}]), form, report.schema)
+        return
+    interval = "" if lo is None else f"  [{lo:+.4f}, {hi:+.4f}], p = {report.p_value:.3g}"
+    text = (
+        f"{output.cell(first)}  NMI {report.a.nmi_common:.4f}\n{output.cell(second)}  NMI {report.b.nmi_common:.4f}\n"
+        f"difference {report.difference:+.4f}{interval} over {report.n_seeds} common seeds "
+        f"(K {report.clusters}, {report.protocol}, setting {report.setting})\n{report.advice}"
+    )
+    replace(session, as_json=session.as_json or form == "json").show(report, text)
 
 
 def _one_row(report: Any) -> Table:

@@ -18,12 +18,19 @@ from qrp_store.records import TEST
 from qrp_store.store import Store
 
 SCHEMA = "qrp-store/compare/1"
+CONDITIONAL = (
+    "The interval is conditional on one clustering and one split: it is no test of the backbones. "
+    "Over seeds: qrp-store compare BACKBONE BACKBONE --dataset D"
+)
 _NO_TRAINING = ("bootstrap", "ablate", "permutations")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: `nmi` on the common test samples, `nmi_stored` on all of its own."""
+    """One of the two: `nmi_common` on the common test samples, `nmi_stored` on all of its own.
+
+    `nmi` is the older name of `nmi_common`.
+    """
 
     id: str
     dataset: str
@@ -33,6 +40,7 @@ class Side:
     seed: int
     protocol: str
     nmi: float
+    nmi_common: float
     nmi_stored: float
     n_test: int
 
@@ -41,7 +49,8 @@ class Side:
 class CompareReport:
     """`difference` = NMI of a − NMI of b on `n_common` test samples; `ci`: its 95 % interval, None without bootstrap.
 
-    `differs` says in which of dataset, concepts and protocol the two differ.
+    `differs` says in which of dataset, concepts and protocol the two differ. `conditional` is always True: the interval
+    holds for these clusterings alone, as `note` says.
     """
 
     schema: str
@@ -51,6 +60,8 @@ class CompareReport:
     ci: tuple[float, float] | None
     n_common: int
     differs: tuple[str, ...]
+    conditional: bool
+    note: str
     timings: dict[str, float]
 
 
@@ -82,6 +93,24 @@ def compare(
             f"{a.result.artifact.id} and {b.result.artifact.id} answer different questions: {'; '.join(differs)}",
             hint="--anyway compares them all the same",
         )
+    pairs = paired_scores(store, a, b)
+    scores = [nmi(pair[:, 0], pair[:, 1]) for pair in pairs]
+    return CompareReport(
+        schema=SCHEMA,
+        a=_side(a, scores[0]),
+        b=_side(b, scores[1]),
+        difference=scores[0] - scores[1],
+        ci=difference_interval(pairs[0], pairs[1], bootstrap, seed) if bootstrap else None,
+        n_common=len(pairs[0]),
+        differs=differs,
+        conditional=True,
+        note=CONDITIONAL,
+        timings={"total_s": time.perf_counter() - started},
+    )
+
+
+def paired_scores(store: Store, a: Asked, b: Asked) -> tuple[np.ndarray, np.ndarray]:
+    """ln q and ln p̂ of the test samples that both results share, (n, 2) each. Raises InvalidInput for too few."""
     tests = _tested(store, a), _tested(store, b)
     at = _common(store, a, b, tests[0].positions, tests[1].positions)
     n = len(at[0])
@@ -91,17 +120,7 @@ def compare(
         if n < 2 or len(np.unique(clusters)) < 2:
             raise InvalidInput(f"the two share {n} test samples: too few to compare", hint="use the same --seed")
         pairs.append(np.stack([tested.log_q[common], plug_in(clusters)], axis=1))
-    scores = [nmi(pair[:, 0], pair[:, 1]) for pair in pairs]
-    return CompareReport(
-        schema=SCHEMA,
-        a=_side(a, scores[0]),
-        b=_side(b, scores[1]),
-        difference=scores[0] - scores[1],
-        ci=difference_interval(pairs[0], pairs[1], bootstrap, seed) if bootstrap else None,
-        n_common=n,
-        differs=differs,
-        timings={"total_s": time.perf_counter() - started},
-    )
+    return pairs[0], pairs[1]
 
 
 def _differs(a: Asked, b: Asked) -> tuple[str, ...]:
@@ -157,4 +176,4 @@ def _common(store: Store, a: Asked, b: Asked, first: np.ndarray, second: np.ndar
 def _side(question: Asked, score: float) -> Side:
     row = question.result.row
     own = {name: row[name] for name in ("dataset", "backbone", "concepts", "clusters", "seed", "protocol", "n_test")}
-    return Side(id=question.result.artifact.id, nmi=score, nmi_stored=row["nmi"], **own)
+    return Side(id=question.result.artifact.id, nmi=score, nmi_common=score, nmi_stored=row["nmi"], **own)

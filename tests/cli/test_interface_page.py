@@ -14,6 +14,7 @@ from qrp_store.cli.boundary import EXIT_CODES
 from qrp_store.cli.main import build
 from qrp_store.cluster.story import ClusterReport
 from qrp_store.evaluate.compare import CompareReport
+from qrp_store.evaluate.compare_backbones import BackbonesReport
 from qrp_store.evaluate.forecast import Estimate
 from qrp_store.evaluate.rerun import RerunReport
 from qrp_store.evaluate.result import Result
@@ -40,7 +41,7 @@ REPORTS: dict[str, Any] = {
     "`evaluate`": EvaluateReport,
     "each of `evaluate`'s `results`": Result,
     "`evaluate`'s `estimate`": Estimate,
-    "`compare`": CompareReport,
+    "`compare`": (CompareReport, BackbonesReport),
     "`rerun`": RerunReport,
     "`selfcheck`": SelfcheckReport,
     "`report`": ReportReport,
@@ -84,5 +85,6 @@ def test_every_exit_code_has_its_kind() -> None:
 
 @pytest.mark.parametrize("document", REPORTS)
 def test_every_key_of_a_document_stands_on_the_page(document: str) -> None:
-    keys = {field.name for field in dataclasses.fields(REPORTS[document])} - INNER.get(document, set())
+    reports = REPORTS[document] if isinstance(REPORTS[document], tuple) else (REPORTS[document],)
+    keys = {field.name for report in reports for field in dataclasses.fields(report)} - INNER.get(document, set())
     assert {key for quoted in re.findall(r"`([^`]+)`", ROWS[document]) for key in quoted.split()} == keys
