@@ -21,7 +21,7 @@ from .session import Session, command
 
 SHOWN = ("backbone", "concepts", "clusters", "seed", "nmi", "nmi_ci_lo", "nmi_ci_hi", "mi_nats", "top1", "n_test", "id")
 SAID = ("kind", "message", "hint")
-BESIDE = ("forward", "curve", "thresholds")
+BESIDE = ("forward", "curve", "thresholds", "nmi_limit", "nmi_limit_lo", "nmi_limit_hi")
 
 
 class _Lists(TyperCommand):
@@ -97,6 +97,8 @@ def _beside(result: dict[str, Any]) -> dict[str, float | None]:
         found["p_value"] = result["p_value"]
     less = [p for p in result.get("curve") or () if p["axis"] == "samples" and p["fraction"] < 1]
     found |= {f"nmi of {100 * p['fraction']:g} % samples": p["nmi"] for p in less}
+    if result.get("nmi_limit") is not None:
+        found |= {name: result[name] for name in ("nmi_limit", "nmi_limit_lo", "nmi_limit_hi")}
     return found | {f"nmi above {t['threshold']:g}": t["nmi"] for t in result.get("thresholds") or ()}
 
 

@@ -22,6 +22,7 @@ from qrp_store.evaluate.curve import at_thresholds, check_thresholds, learning_c
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest, load
 from qrp_store.evaluate.result import Result
 from qrp_store.options import ExtraOptions
+from qrp_store.probing.limit import error_of, limit, still_climbs
 from qrp_store.progress import Progress
 from qrp_store.records import derive_seed, fingerprint
 from qrp_store.store import Store
@@ -85,10 +86,28 @@ def score_beside(question: Question, wanted: ExtraOptions) -> Result:
     if wanted.forward:
         result = replace(result, forward=tuple(_forward(question, wanted.knn_queries)))
     if wanted.curve:
-        result = replace(result, curve=tuple(_curve(question)))
+        result = _with_limit(replace(result, curve=tuple(_curve(question))), question.progress)
     if wanted.thresholds:
         result = replace(result, thresholds=tuple(_thresholds(question, wanted.thresholds)))
     return result
+
+
+def _with_limit(result: Result, progress: Progress) -> Result:
+    """The result with the limit of its curve, under tight: under sgd less data are fewer steps, too."""
+    samples = [point for point in result.curve or () if point["axis"] == "samples"]
+    if result.protocol != "tight" or result.nmi is None:
+        return result
+    interval = result.nmi_ci_lo, result.nmi_ci_hi
+    found = limit([p["n_train"] for p in samples], [p["nmi"] for p in samples], error_of(*interval))
+    if found is None:
+        return result
+    if still_climbs(found, result.nmi, *interval):
+        more = found.at(3 * result.n_train)
+        progress.warn(
+            f"{result.backbone}, K {result.clusters}, seed {result.seed}, {result.concepts}: the bound is limited by "
+            f"data; 3 times the images would raise NMI from {result.nmi:.3f} to about {more:.3f}"
+        )
+    return replace(result, nmi_limit=found.nmi, nmi_limit_lo=found.lo, nmi_limit_hi=found.hi)
 
 
 def _curve(question: Question) -> list[dict[str, Any]]:

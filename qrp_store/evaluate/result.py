@@ -15,7 +15,8 @@ class Result(ResultValues):
     """One probe result. Information in nats unless the name says bits; times in seconds.
 
     `cached` is False when it was computed by this call. `forward`, `curve` and `thresholds` are None unless requested:
-    rows of the views `forward_scores`, `curve_scores` and `threshold_scores`.
+    rows of the views `forward_scores`, `curve_scores` and `threshold_scores`. `nmi_limit` with its 95 % interval, under
+    tight with a curve: the NMI that ever more training images would approach (`probing.limit`).
     """
 
     cached: bool
@@ -23,6 +24,9 @@ class Result(ResultValues):
     forward: tuple[dict[str, Any], ...] | None = None
     curve: tuple[dict[str, Any], ...] | None = None
     thresholds: tuple[dict[str, Any], ...] | None = None
+    nmi_limit: float | None = None
+    nmi_limit_lo: float | None = None
+    nmi_limit_hi: float | None = None
 
 
 def stored_result(store: Store, identifier: str, *, cached: bool) -> Result:

@@ -35,6 +35,20 @@ def test_curve_scores_less_data_and_fewer_concepts(qrp: Any, own: Path, sql: Any
     assert [r["curve"] for r in again["results"]] == [r["curve"] for r in report["results"]]
 
 
+def test_a_curve_under_tight_has_a_limit(qrp: Any, own: Path) -> None:
+    asked = (*ONE, "--backbone", "dull", "--curve")
+    (tight,) = qrp.ok(*asked, "--protocol", "tight", store=own)["results"]
+    assert tight["nmi_limit_lo"] <= tight["nmi_limit"] <= tight["nmi_limit_hi"]
+    assert tight["nmi_limit"] >= tight["nmi"]
+    (again,) = qrp.ok(*asked, "--protocol", "tight", store=own)["results"]
+    assert (again["cached"], again["nmi_limit_hi"]) == (True, tight["nmi_limit_hi"])
+    climbs = tight["nmi_limit"] - tight["nmi"] > max((tight["nmi_ci_hi"] - tight["nmi_ci_lo"]) / 2, 1e-3)
+    said = qrp.run(*asked, "--protocol", "tight", store=own).err
+    assert ("the bound is limited by data; 3 times the images" in said) == climbs
+    (plain,) = qrp.ok(*asked, store=own)["results"]  # under sgd less data are fewer steps, too
+    assert "nmi_limit" not in plain
+
+
 def test_thresholds_leave_the_surer_labels(qrp: Any, own: Path, sql: Any) -> None:
     (result,) = qrp.ok(*ONE, "--backbone", "sharp", "--thresholds", "0.7,0.85", store=own)["results"]
     low, high = result["thresholds"]
