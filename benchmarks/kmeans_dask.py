@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from kmeans import machine, prepare, stored
 
-from qrp_store.execution import UNWATCHED, Cluster
+from qrp_store.execution import UNWATCHED, DaskPool
 from qrp_store.kmeans import Chosen
 from qrp_store.kmeans.distributed import DistributedPoints
 
@@ -89,15 +89,15 @@ def dask(folder: Path, workers: int, options: argparse.Namespace) -> Run:
     with (
         config.set({} if options.watched else UNWATCHED),
         LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as local,
-        Cluster(local.scheduler_address) as cluster,
+        DaskPool(local.scheduler_address) as pool,
     ):
 
         def used() -> float:
-            found = [value for value in cluster.everywhere(time.process_time).values() if isinstance(value, float)]
+            found = [value for value in pool.everywhere(time.process_time).values() if isinstance(value, float)]
             return sum(found)
 
         points = DistributedPoints(
-            stored(folder), cluster, Chosen("faiss", "cpu"), k=len(centroids), memory=options.memory
+            stored(folder), pool, Chosen("faiss", "cpu"), k=len(centroids), memory=options.memory
         )
         points.step(centroids)
         cpu, began, client = used(), time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""Progress for people, on stderr: bars on a terminal only, notes unless quiet, warnings always."""
+"""Progress on stderr: bars on a terminal only, notes unless quiet, warnings always."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Bars:
-    """Implements `qrp_store.progress.Progress`; may be used from several threads. Close it when done."""
+    """Implement `qrp_store.progress.Progress` for several threads. Close it when done."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -44,7 +44,7 @@ class Bars:
         self._say(f"warning: {message}")
 
     def close(self) -> None:
-        """Take the bars off the screen."""
+        """Remove the bars from the screen."""
         with self._lock:
             if self._live is not None:
                 self._live.stop()
@@ -84,7 +84,7 @@ def _rich_progress(stream: TextIO) -> RichProgress:
     from rich.text import Text
 
     class Amount(ProgressColumn):
-        """How many are done, of how many, and how many a second."""
+        """Done, total and rate."""
 
         def render(self, task: RichTask) -> Text:
             unit = task.fields.get("unit") or ""

@@ -56,11 +56,11 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised like Ctrl-C so that no `except Exception` on the way can swallow it."""
+    """Raised by SIGTERM like Ctrl-C, so that no `except Exception` can swallow it."""
 
 
 def run(command: Callable[..., Any], arguments: Sequence[str]) -> int:
-    """Run a typer command on arguments; errors are printed. The exit code."""
+    """Run a typer command on arguments, print its error, and return the exit code."""
     flags = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
     as_json, verbose = "--json" in flags, "--verbose" in flags
     previous = signal.signal(signal.SIGTERM, _terminate)
@@ -80,22 +80,22 @@ def run(command: Callable[..., Any], arguments: Sequence[str]) -> int:
 
 
 def exit_code(kind: str | None) -> int:
-    """The exit code of an error's kind; None is success."""
+    """Return the exit code of an error kind; None is success."""
     return 0 if kind is None else EXIT_CODES.get(kind, 1)
 
 
 def interruption(error: KeyboardInterrupt) -> Interrupted:
-    """What a signal that stopped a command looks like from outside."""
+    """Return the error for a signal that stopped a command."""
     number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
     return Interrupted(
-        f"interrupted by {number.name}; what was finished is kept",
+        f"interrupted by {number.name}; finished work is kept",
         signal=int(number),
-        hint="run the same command again: it goes on from there",
+        hint="run the same command again: it resumes from there",
     )
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process whatever the cleaning up does
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal ends the process even if cleaning up hangs
     raise Terminated
 
 
@@ -143,7 +143,7 @@ def _report(kind: str | Interrupted, message: str, hint: str | None, as_json: bo
     name = kind if isinstance(kind, str) else kind.kind
     message, hint = _safe(message), _safe(hint) if hint else None
     if as_json:
-        with suppress(Unavailable, typer.Exit):  # the exit code still says it
+        with suppress(Unavailable, typer.Exit):  # the exit code still reports it
             write(to_json({"error": {"kind": name, "message": message, "hint": hint}}))
     else:
         print(f"error: {message}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr, flush=True)

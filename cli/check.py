@@ -1,4 +1,4 @@
-"""compare, rerun, selfcheck: is one number above another, and is it what it says it is?"""
+"""compare, rerun, selfcheck: compare results, recompute one, and check known answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .options import DatasetFilter, FormatOption, declared
 from .session import Session, command
 
 Result = Annotated[
-    str, typer.Argument(metavar="ID", autocompletion=results, help="A result: its id, or a unique start of it.")
+    str, typer.Argument(metavar="ID", autocompletion=results, help="A result: its id, or a unique prefix of it.")
 ]
 
 
@@ -139,7 +139,7 @@ def _one_row(report: Any) -> Table:
 def rerun(
     session: Session,
     reference: Result,
-    check: Annotated[bool, typer.Option("--check", help="Exit 1 unless it comes out the same.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 unless the numbers agree.")] = False,
     device: Annotated[
         str | None,
         declared(
@@ -149,9 +149,9 @@ def rerun(
         ),
     ] = None,
 ) -> None:
-    """Compute a result again from its row alone, and compare; nothing is written.
+    """Recompute a result from its row alone and compare; nothing is written.
 
-    On the CPU, with the same library versions, every number has to come out equal to the bit; else scores within 0.001.
+    On the CPU, with the same library versions, every number must be bit-identical; otherwise scores within 0.001.
     """
     from qrp_store.evaluate.rerun import rerun
 
@@ -173,7 +173,7 @@ def selfcheck(
     session: Session,
     device: Annotated[str, declared(DeviceOptions, "device", default_text="cpu")] = "cpu",
 ) -> None:
-    """Compute cases whose answer is known on this machine; exit 1 when one is off. Needs no store."""
+    """Check cases with known answers on this machine; exit 1 if one is wrong. Needs no store."""
     from qrp_store.evaluate.selfcheck import selfcheck
 
     report = selfcheck(device=device, progress=session.progress)

@@ -1,4 +1,4 @@
-"""demo: the main job on real images, every step shown as the command that a user would type."""
+"""demo: the main job on real images; every step shows the command that a user would type."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ LEADERBOARD = "SELECT * FROM leaderboard WHERE dataset = 'openmoji' AND clusters
 def register(app: typer.Typer) -> None:
     def demo(
         session: Session,
-        directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where data and store go.")] = Path("qrp-demo"),
+        directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder for data and store.")] = Path(
+            "qrp-demo"
+        ),
     ) -> None:
         """Rank four backbones on 3,953 drawings that come with packages; about four minutes, then seconds."""
         _demo(session, directory, lambda arguments: _run(app, arguments))
@@ -43,7 +45,7 @@ def _demo(session: Session, directory: Path, run: Callable[[list[str]], None]) -
 
     store = session.store or str(directory / "store")
     steps: list[str] = []
-    # with --json the one document is all that goes to stdout
+    # with --json only the document goes to stdout
     talk = contextlib.redirect_stdout(sys.stderr) if session.as_json else contextlib.nullcontext()
 
     def step(title: str, *arguments: str) -> None:
@@ -110,11 +112,11 @@ def _fill(data: Any, step: Callable[..., None]) -> None:
         f"Quantize into {CLUSTERS} clusters, predict them from the concepts, score; three seeds",
         *("evaluate", "--dataset", "openmoji", "-k", str(CLUSTERS), "--seed", *SEEDS),
     )
-    step("Backbones ranked by how much of what they hold a person could name", "leaderboard", "--dataset", "openmoji")
+    step("Backbones ranked by how much human-nameable information they encode", "leaderboard", "--dataset", "openmoji")
 
 
 def _quoted(word: str) -> str:
-    """The word for a shell; a query that holds single quotes reads best between double ones."""
+    """Quote a word for a shell; a query with single quotes reads best in double quotes."""
     return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 

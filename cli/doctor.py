@@ -1,4 +1,4 @@
-"""doctor: are this store and this machine fit for the work?"""
+"""doctor: check this store and this machine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(session: Session, form: options.FormatOption = None) -> None:
-    """Probe machine, database and arrays, and say what to do about what is found.
+    """Check machine, database and arrays, and advise on every problem.
 
-    It writes small objects of its own below the arrays' root and removes them. Exit 1 when there is a problem, or the
-    code of what keeps the store from being opened.
+    It writes small test objects below the arrays' root and removes them. Exit 1 if there is a problem, or with the code
+    of the error that keeps the store from being opened.
     """
     from qrp_store.maintenance.doctor import doctor
 

@@ -25,7 +25,7 @@ BESIDE = ("forward", "curve", "thresholds", "nmi_limit", "nmi_limit_lo", "nmi_li
 
 
 class _Lists(TyperCommand):
-    """Takes `--seed 0 1 2` for `--seed 0 --seed 1 --seed 2`: this command has no arguments to confuse them with."""
+    """Accept `--seed 0 1 2` for `--seed 0 --seed 1 --seed 2`: this command has no positional arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         repeatable = {name for p in self.params if getattr(p, "multiple", False) for name in p.opts}
@@ -74,7 +74,7 @@ def evaluate(
 
 def _show(session: Session, report: Any) -> None:
     document = {name: v for name, v in output.document(report).items() if name not in ("exit_kind", "error")}
-    # what was not asked for is not there, rather than null
+    # extras that were not requested are absent instead of null
     document["results"] = [
         {k: v for k, v in r.items() if v is not None or k not in BESIDE} for r in document["results"]
     ]
@@ -90,7 +90,7 @@ def _show(session: Session, report: Any) -> None:
 
 
 def _beside(result: dict[str, Any]) -> dict[str, float | None]:
-    """What else was asked for, for people: the usual probes, the null's p-value, less data, surer labels."""
+    """Return the requested extras as columns: usual probes, p-value, less data, higher thresholds."""
     every = [f for f in result.get("forward") or () if f["concept_group"] == "(all)"]
     found = {f"{f['probe']} {f['metric']}": f["value"] for f in every}
     if result["n_permutations"]:
@@ -103,7 +103,7 @@ def _beside(result: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _planned(report: Any) -> str:
-    """A dry run's lines, and all of it together."""
+    """Return the lines of a dry run and their total."""
     hidden = ("memory_bytes", "rows")
     lines = [{name: value for name, value in line.items() if name not in hidden} for line in report.plan]
     whole = report.estimate

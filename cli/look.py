@@ -1,4 +1,4 @@
-"""ls, show, sql: looking at what is there."""
+"""ls, show, sql: look at the store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def ls(
 def show(
     session: Session,
     reference: Annotated[
-        str, typer.Argument(metavar="ID|NAME", autocompletion=anything, help="An id, a unique start of one, or a name.")
+        str,
+        typer.Argument(metavar="ID|NAME", autocompletion=anything, help="An id, a unique prefix of one, or a name."),
     ],
     form: FormatOption = None,
 ) -> None:
@@ -78,7 +79,7 @@ def sql(
 
 
 def _overview(tables: dict[What, Table]) -> Table:
-    """Kind, id and name of everything, in one table."""
+    """Return kind, id and name of everything as one table."""
     rows = []
     for kind, table in tables.items():
         at = [table.columns.index(column) for column in ("id", "name")]

@@ -36,13 +36,13 @@ GROUPS = (store, ingest, label, cluster, evaluate, check, look, leaderboard, exp
 
 
 def build() -> typer.Typer:
-    """The app with every command."""
+    """Return the app with every command."""
     app = typer.Typer(
         rich_markup_mode=None,  # names and brackets in help texts stay as they are, and help needs no rich
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback(help="Rank frozen backbones by how much of what they hold a person could name.")
+    @app.callback(help="Rank frozen backbones by how much human-nameable information they encode.")
     def before(
         ctx: typer.Context,
         store: session.StoreOption = None,
@@ -62,31 +62,31 @@ def build() -> typer.Typer:
 
 
 def call(arguments: Sequence[str]) -> int:
-    """Run one command line (without the program's name); its exit code."""
+    """Run one command line (without the program's name) and return its exit code."""
     command = get_command(build())
     return run(command, arguments) if arguments else run(command, ["--help"]) or EXIT_CODES["usage"]
 
 
 def main() -> None:
     """The console script."""
-    # Threads of torch and faiss that wait go to sleep soon: by default they spin for milliseconds, and on cores that
-    # others use too a step of the probe then takes ten times as long. Read when torch or faiss is loaded.
+    # Waiting threads of torch and faiss sleep early: by default they spin for milliseconds, and on shared cores a step
+    # of the probe then takes ten times as long. Read when torch or faiss is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # JSON is UTF-8 whatever the locale; a lone surrogate in a key prints as its escape
+            # JSON is UTF-8 in every locale; a lone surrogate in a key prints as its escape
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     code = call(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM):  # what is done is done: torch takes a second to leave memory
+    for number in (signal.SIGINT, signal.SIGTERM):  # the work is done: unloading torch takes a second
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 def _open_closed_streams() -> None:
-    """Whoever started us may have closed stdout or stderr (`>&-`): writing to the first fails, as on a full disk."""
+    """Reopen stdout and stderr if the parent closed them (`>&-`): writing to stdout then fails, as on a full disk."""
     while (number := os.open(os.devnull, os.O_RDONLY)) <= 2:
-        pass  # no file of ours shall get the number of a stream
+        pass  # no later file may get the number of a stream
     os.close(number)
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", closefd=False)

@@ -58,7 +58,7 @@ def _parameter(each: Described) -> inspect.Parameter:
 
 
 def _kind(each: Described) -> Any:
-    """The type that typer parses: choices and plain types itself, other words through a parser."""
+    """Return the type for typer, which parses choices and plain types itself; other words need a parser."""
     if each.is_list and each.declaration.separator is None:
         return list[str if _words(each) else each.element] | None  # type: ignore[misc]
     if _words(each):
@@ -67,7 +67,7 @@ def _kind(each: Described) -> Any:
 
 
 def _words(each: Described) -> bool:
-    """Whether typer knows no type for the values, so that a parser of ours must read the words."""
+    """Whether typer has no type for the values, so that the record must parse the words."""
     mixed = get_origin(each.element) is not Literal and len(set(get_args(each.element)) - {NoneType}) > 1
     return mixed or each.declaration.separator is not None or each.declaration.choice
 

@@ -19,8 +19,8 @@ from qrp_store.records import Table
 from qrp_store.samples import width
 
 Format = Literal["table", "json", "jsonl", "csv", "md", "latex"]
-_NARROW = 12  # columns that a name needs at least, where it is folded
-READER_GONE = 141  # 128 + SIGPIPE, what a shell shows for any program whose reader has gone
+_NARROW = 12  # minimum width of a folded name
+READER_GONE = 141  # 128 + SIGPIPE: the reader of stdout has gone
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -35,12 +35,12 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def write(text: str) -> None:
-    """Write text and a line end to stdout; quiet when its reader has gone (`… | head`)."""
+    """Write text and a newline to stdout; end silently if its reader has gone (`… | head`)."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError as error:
-        # what is still in the buffer would be flushed, and fail, once more at exit
+        # the rest of the buffer would be flushed at exit and fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(READER_GONE) from None
@@ -48,7 +48,7 @@ def write(text: str) -> None:
 
 
 def document(value: object) -> Any:
-    """A report as plain JSON values: dataclasses → dicts, tuples → lists, NaN and infinities → null."""
+    """Return a report as plain JSON values: dataclasses → dicts, tuples → lists, NaN and infinities → null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: document(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -67,12 +67,12 @@ def document(value: object) -> Any:
 
 
 def to_json(value: object) -> str:
-    """One line of JSON."""
+    """Return one line of JSON."""
     return json.dumps(document(value), ensure_ascii=False, allow_nan=False)
 
 
 def listing(rows: Table, form: Format, schema: str, more: Mapping[str, Any] | None = None) -> str:
-    """The rows in a format; json holds `more` beside them. Only `table`, `md` and `latex`, for reading, round."""
+    """Return the rows in a format; json also holds `more`. Only `table`, `md` and `latex` round numbers."""
     if form == "table":
         return _plain(rows) if not sys.stdout.isatty() else _rich(rows)
     if form == "csv":
@@ -87,7 +87,7 @@ def listing(rows: Table, form: Format, schema: str, more: Mapping[str, Any] | No
 
 
 def details(report: object) -> str:
-    """A report as aligned `name  value` lines; what is itself a list of rows follows as a table."""
+    """Return a report as aligned `name  value` lines; lists of rows follow as tables."""
     values: dict[str, Any] = document(report)
     rows = {name: v for name, v in values.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
     plain = {name: cell(v) for name, v in values.items() if name not in rows}
@@ -98,13 +98,13 @@ def details(report: object) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Table:
-    """Dicts as a table; without `columns`, every key that appears."""
+    """Return dicts as a table; without `columns`, with every key that appears."""
     names = tuple(columns or dict.fromkeys(name for row in rows for name in row))
     return Table(names, [tuple(row.get(name) for name in names) for row in rows])
 
 
 def cell(value: object) -> str:
-    """A value as a person reads it: four significant digits, control characters made visible, never markup."""
+    """Return a value as text: four significant digits, control characters escaped, never markup."""
     value = document(value)
     if value is None:
         return ""
@@ -120,7 +120,7 @@ def cell(value: object) -> str:
 
 
 def visible(text: str, keep: str = "") -> str:
-    """The text with its control characters, but those to keep, as escapes: a terminal shows them and obeys none."""
+    """Return the text with control characters as escapes, except those to keep: a terminal must not obey them."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -147,7 +147,7 @@ def _plain(table: Table) -> str:
 
 
 def _rich(table: Table) -> str:
-    """The table for a terminal; where even folded names leave no room for whole numbers, row by row."""
+    """Return the table for a terminal; row by row if even folded names leave no room for whole numbers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -159,7 +159,7 @@ def _rich(table: Table) -> str:
     shown = RichTable(box=box.SIMPLE_HEAD)
     least = 1
     for number, right in enumerate(_numeric(table)):
-        uncut = right or table.columns[number].endswith("id")  # an id is there to be copied
+        uncut = right or table.columns[number].endswith("id")  # ids are copied, so they stay whole
         values = [width(cell(row[number])) for row in table.rows]
         name = _folded(table.columns[number], max([6, *values])) if wide else table.columns[number]
         whole = max([*map(width, name.split("\n")), *values])
@@ -182,7 +182,7 @@ def _rich(table: Table) -> str:
 
 
 def _folded(name: str, most: int) -> str:
-    """A column's name in lines of `most` columns where its words allow that."""
+    """Fold a column's name to `most` characters per line where its words allow."""
     lines: list[str] = []
     for word in name.replace("_", "_ ").split():
         if lines and len(lines[-1]) + len(word) <= most:
@@ -198,7 +198,7 @@ def _width(table: Table) -> int:
 
 
 def _lift(table: Table) -> tuple[Table, str]:
-    """The table without the columns that say the same in every row, and what they say."""
+    """Return the table without its constant columns, and their values."""
     if len(table.rows) < 2:
         return table, ""
     same = {i for i in range(len(table.columns)) if len({cell(row[i]) for row in table.rows}) == 1}

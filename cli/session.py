@@ -1,4 +1,4 @@
-"""What every command shares: the five options before or after its name, the store, and where output goes."""
+"""What all commands share: the five options before or after the name, the store, and the output."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", metavar="DIR|URL", help="The store: a directory or postgresql://…  [$QRP_STORE; else qrp-data]"
+        "--store", metavar="DIR|URL", help="Store: a directory or postgresql://…  [$QRP_STORE; default: qrp-data]"
     ),
 ]
 ArraysOption = Annotated[
     str | None,
     typer.Option(
-        "--arrays", metavar="DIR|URL", help="Where its arrays are: a directory or s3://…  [$QRP_STORE_ARRAYS]"
+        "--arrays", metavar="DIR|URL", help="Location of its arrays: a directory or s3://…  [$QRP_STORE_ARRAYS]"
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors too.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress bars and notes; warnings stay.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say more on stderr, with tracebacks.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also for errors.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide progress bars and notes; keep warnings.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more to stderr, with tracebacks.")]
 SHARED: Mapping[str, Any] = {
     "store": StoreOption,
     "arrays": ArraysOption,
@@ -60,16 +60,16 @@ class Session:
     progress: Bars = field(default_factory=Bars)
 
     def open(self) -> Store:
-        """The store that the options name; a context manager."""
+        """Open the store that the options name; a context manager."""
         from qrp_store.store import open_store
 
         return open_store(self.store, self.arrays)
 
     def show(self, report: object, text: str, error: Mapping[str, Any] | None = None) -> None:
-        """Print a report: all of it as JSON, or the text that tells a person.
+        """Print a report: as JSON, or as text for people.
 
-        With `error` (kind, message, hint) the command has failed, and the report says how far it came: the JSON holds
-        it too, and the exit code is its kind's.
+        With `error` (kind, message, hint) the command has failed, and the report shows how far it came: the JSON
+        contains the error, too, and the exit code is that of its kind.
         """
         if self.as_json:
             failed = {} if error is None else {"error": error}
@@ -82,7 +82,7 @@ class Session:
     def list(
         self, table: Table, form: output.Format | None, schema: str, more: Mapping[str, Any] | None = None
     ) -> None:
-        """Print a listing in the format asked for; --json means the format json, which holds `more` beside the rows."""
+        """Print a listing in a format; --json means the format json, which also contains `more`."""
         chosen: output.Format = form or ("json" if self.as_json else "table")
         output.write(output.listing(table, chosen, schema, more))
 
@@ -133,9 +133,10 @@ def command(
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         shown = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.splitlines())
-        told = inspect.getdoc(function) or ""
-        short = re.split(r"[:;.](?=\s|$)", " ".join(told.split()))[0]  # a list of commands has one line for each
-        app.command(name, cls=cls, help=told, short_help=short, epilog=shown)(run)
+        help_text = inspect.getdoc(function) or ""
+        # the list of commands has one line for each
+        short = re.split(r"[:;.](?=\s|$)", " ".join(help_text.split()))[0]
+        app.command(name, cls=cls, help=help_text, short_help=short, epilog=shown)(run)
         return function
 
     return register
@@ -152,8 +153,8 @@ def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Session:
 
 def _set_up_logging(session: Session) -> None:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    # it logs with a traceback that a connection could not be given back, which a signal or the error itself explains
+    # it logs a traceback for a connection that could not be returned, which the signal or error explains
     logging.getLogger("sqlalchemy.pool").setLevel(logging.NOTSET if session.verbose else logging.CRITICAL)
     if not session.verbose and not sys.warnoptions:
-        # what libraries tell developers; ours to the user go through `progress.warn`
+        # these are for developers of libraries; users get `progress.warn`
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""init, migrate, copy, verify, repair, rm, gc: a store's own life."""
+"""init, migrate, copy, verify, repair, rm, gc: maintain a store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def init(
         bool, typer.Option("--adopt", help="Use an arrays folder that is not empty; its files are never deleted.")
     ] = False,
 ) -> None:
-    """Make the store, or bring an empty database to the schema; harmless when repeated.
+    """Create the store, or the schema in an empty database; harmless if repeated.
 
     An arrays folder or prefix that holds files already is refused (exit 4) unless --adopt says that it is meant. In a
     store that exists, --adopt says that its arrays belong to this catalog and to no other copy of it.
@@ -48,7 +48,7 @@ def init(
 
 def migrate(
     session: Session,
-    check: Annotated[bool, typer.Option("--check", help="Only look; exit 7 when it is not up to date.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only check; exit 7 if the schema is not up to date.")] = False,
     new_identity: Annotated[
         bool, typer.Option("--new-identity", help="Make a copied catalog with its copied arrays a store of its own.")
     ] = False,
@@ -62,7 +62,7 @@ def migrate(
 
 def verify(
     session: Session,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte, too.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and check every row.")] = False,
 ) -> None:
     """Check every block and row that the catalog promises; exit 6 when one is missing or damaged."""
     from qrp_store.maintenance.removal import verify
@@ -82,13 +82,13 @@ def verify(
 def repair(
     session: Session,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Leave what cannot be mended instead of retiring it; exit 6.")
+        bool, typer.Option("--keep", help="Keep what cannot be repaired instead of retiring it; exit 6.")
     ] = False,
 ) -> None:
-    """Mend what `verify --deep` finds, told block by block; retire what cannot be mended.
+    """Repair what `verify --deep` finds, block by block; retire what cannot be repaired.
 
-    A block is read or computed again from what was ingested, centroids and weights are computed again; they are put
-    back when they have the recorded bytes. Results made from what is retired stay, but leave the leaderboard.
+    Blocks are read or computed again from their source, centroids and weights are recomputed; they are restored if
+    their bytes are the recorded ones. Results made from retired artifacts stay, but leave the leaderboard.
     """
     from qrp_store.maintenance.repair import repair
 
@@ -105,7 +105,10 @@ def repair(
 def copy(
     session: Session,
     reference: Annotated[
-        str, typer.Argument(metavar="NAME|ID", autocompletion=anything, help="What to copy, with all it was made from.")
+        str,
+        typer.Argument(
+            metavar="NAME|ID", autocompletion=anything, help="Artifact to copy, with everything it was made from."
+        ),
     ],
     to: Annotated[str, typer.Option("--to", metavar="DIR|URL", help="The store to copy into.")],
     to_arrays: Annotated[
@@ -113,16 +116,15 @@ def copy(
     ] = None,
     no_wait: options.NoWait = False,
 ) -> None:
-    """Copy something and all it was made from into another store; ids, versions and fingerprints stay.
+    """Copy an artifact and everything it was made from into another store; ids, versions and fingerprints stay.
 
-    A dataset or a backbone brings everything made from it. What is there already is found, and gets what was scored
-    beside it since; a copy that was stopped goes on. Exit 4, with the difference, when a name means something else
-    there.
+    A dataset or a backbone brings everything made from it. Existing artifacts are reused and get the extra scores added
+    since; a stopped copy resumes. Exit 4, with the difference, if a name means something else there.
     """
     from qrp_store.maintenance.copy import copy
     from qrp_store.store import open_store
 
-    # $QRP_STORE_ARRAYS tells of the store that is read
+    # $QRP_STORE_ARRAYS belongs to the source store
     with session.open() as source, open_store(to, to_arrays, env={}) as target:
         report = copy(source, target, reference, wait=not no_wait, progress=session.progress)
     session.show(report, "\n".join(_copied(report)))
@@ -143,12 +145,12 @@ def remove(
     session: Session,
     reference: Annotated[
         str,
-        typer.Argument(metavar="NAME|ID", autocompletion=anything, help="What to retire: also a dataset or backbone."),
+        typer.Argument(metavar="NAME|ID", autocompletion=anything, help="Artifact, dataset or backbone to retire."),
     ],
-    cascade: Annotated[bool, typer.Option("--cascade", help="And everything made from it.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what this would retire.")] = False,
+    cascade: Annotated[bool, typer.Option("--cascade", help="Also retire everything made from it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Retire; without --yes, only list what would be retired.")] = False,
 ) -> None:
-    """Retire a thing: it no longer shows, and `gc` deletes what nothing needs; results leave a tombstone."""
+    """Retire an artifact: it is hidden, and `gc` deletes what nothing needs; results leave a tombstone."""
     from qrp_store.maintenance.removal import retire
 
     with session.open() as store:
@@ -158,9 +160,9 @@ def remove(
 
 def collect(
     session: Session,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
 ) -> None:
-    """Delete what no ready artifact needs."""
+    """Delete everything that no ready artifact needs."""
     from qrp_store.maintenance.gc import gc
 
     with session.open() as store:

@@ -1,7 +1,7 @@
 """Run a function over many tasks: on threads of this process, or on a Dask cluster. Only this module imports dask.
 
-Results come back in the order of the tasks, whatever finishes first, so that what is made of them does not depend on
-the number of workers. A bounded number of tasks is under way: tasks are drawn from their iterable only as room comes.
+Results come back in the order of the tasks, so that numbers computed from them do not depend on the number of workers.
+The number of tasks in flight is bounded: tasks are drawn from their iterable as earlier ones finish.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from qrp_store.settings import redact
 T = TypeVar("T")
 R = TypeVar("R")
 _CONNECT_SECONDS = 10
-_LOOK_SECONDS = 2.0  # how often a wait looks whether there is still anybody to wait for
-_FETCH_SECONDS = 3.0  # for one result at first; doubled when that is too short
+_LOOK_SECONDS = 2.0  # how often a wait checks that workers are left
+_FETCH_SECONDS = 3.0  # first timeout for one result; doubled after each timeout
 _ANSWER_SECONDS = 1.0
-_ASKED = 4  # workers that are tried for a direct connection: they mostly all answer or none does
+_PROBED = 4  # workers that are tried for a direct connection: usually all answer or none
 _LOCAL = re.compile(r"local(?::([1-9][0-9]{0,3}))?")
 UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
-"""Dask's configuration where nobody looks at its workers: see docs/operations.md."""
+"""Dask's configuration without its dashboard's measurements: see docs/operations.md."""
 _QUIET = """import logging, signal
 logging.getLogger("distributed").setLevel(logging.CRITICAL)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 """
-"""Run by workers of our own: they share our terminal, and Ctrl-C is told to us, who end them."""
+"""Run by the workers of local:N: they share the terminal, so Ctrl-C must reach only the parent, which ends them."""
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
 _TLS = "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, …__TLS__CLIENT__CERT and …__TLS__CLIENT__KEY: docs/operations.md"
 _WORKERLESS_SECONDS = 60  # a nanny needs seconds to start its worker again
@@ -49,7 +49,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -61,12 +61,12 @@ def run(
     scheduler: str | None = None,
     window: int | None = None,
 ) -> Generator[R, None, None]:
-    """Yield function(task) for each task, in order, with at most `window` (default 2 a worker) under way.
+    """Yield function(task) for each task, in order, with at most `window` (default 2 per worker) in flight.
 
-    One worker without a window of its own is a plain loop in this thread. `scheduler` (tcp://host:port) sends the
-    tasks to a Dask cluster instead; function, tasks and results must then pickle. The first failing task's exception
-    is raised in its turn; that, and closing the iterator early, cancels what has not begun and waits for the rest.
-    Unavailable when the scheduler cannot be reached or its workers keep dying.
+    One worker without a `window` is a plain loop in this thread. With a `scheduler` (tcp://host:port) the tasks run on
+    its Dask workers; function, tasks and results must then pickle. The exception of the first failing task is raised in
+    its turn; that, and closing the iterator early, cancels tasks that have not begun and waits for the others. Raise
+    Unavailable if the scheduler cannot be reached or its workers keep dying.
     """
     if workers < 1 or (window is not None and window < 1):
         raise InvalidInput(f"workers and window must be at least 1, not {workers} and {window}")
@@ -87,8 +87,8 @@ def _on_threads(function: Callable[[T], R], tasks: Iterable[T], workers: int, ro
 
 
 def _on_cluster(function: Callable[[T], R], tasks: Iterable[T], scheduler: str, room: int) -> Generator[R, None, None]:
-    with Cluster(scheduler) as cluster:
-        yield from cluster.run(function, ((task,) for task in tasks), room)
+    with DaskPool(scheduler) as pool:
+        yield from pool.run(function, ((task,) for task in tasks), room)
 
 
 def _in_order(submit: Callable[[T], Callable[[], R]], tasks: Iterable[T], room: int) -> Generator[R, None, None]:
@@ -102,11 +102,11 @@ def _in_order(submit: Callable[[T], Callable[[], R]], tasks: Iterable[T], room: 
 
 
 class LostData(Unavailable):
-    """What was shared with the workers, or kept by them, is gone with them: share it again and repeat."""
+    """Workers died with data that was shared with them or kept by them: share it again and repeat."""
 
 
 class _Done:
-    """That a future is done, and, when it is to be fetched `early`, its result: one or, where that failed, none."""
+    """Whether a future is done, and its result if it is fetched `early`: one element, or none if fetching failed."""
 
     def __init__(self, future: Any, early: bool) -> None:
         self.event, self.fetched, self._early = threading.Event(), list[Any](), early
@@ -114,19 +114,18 @@ class _Done:
 
     def _noted(self, future: Any) -> None:
         if self._early and future.status == "finished":
-            with suppress(Exception):  # whoever waits for it asks again and is told
+            with suppress(Exception):  # the waiting thread fetches again and gets the error
                 self.fetched.append(future.result(timeout=_FETCH_SECONDS))
         self.event.set()
 
 
-class Cluster:
-    """A Dask cluster, connected to; a context manager that ends the connection and leaves the cluster running.
+class DaskPool:
+    """A connection to the workers of a Dask cluster; a context manager that leaves the cluster running.
 
-    `scheduler`: its address, or local:N for N worker processes of one thread here (local: one a core), which end with
-    the connection. Unavailable when the scheduler cannot be reached or started, has no workers, or has workers with
-    another qrp_store; InvalidInput for an address that is none. Functions run on the workers must pickle. A
-    QrpStoreError raised there comes back with the worker's address before its message; other exceptions come back as
-    they are.
+    `scheduler`: its address, or local:N to start N worker processes of one thread here (local: one per core), which end
+    with the connection. Raise Unavailable if the scheduler cannot be reached or started, has no workers, or has workers
+    with another version of qrp_store; InvalidInput for a malformed address. Functions must pickle. A QrpStoreError of a
+    worker is raised here with the worker's address before its message; other exceptions are raised unchanged.
     """
 
     def __init__(self, scheduler: str) -> None:
@@ -135,7 +134,7 @@ class Cluster:
         except ImportError as error:
             raise Unavailable("a scheduler needs dask[distributed]", hint="pip install 'qrp-store[cpu]'") from error
         with ExitStack() as opened:
-            address, self.address = opened.enter_context(_there(scheduler))
+            address, self.address = opened.enter_context(_scheduler_address(scheduler))
             _require_certificates(address, self.address)
             try:
                 self._client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
@@ -145,7 +144,7 @@ class Cluster:
             self._look()
             self._opened = opened.pop_all()
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> DaskPool:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -164,7 +163,7 @@ class Cluster:
         known = self._client.scheduler_info(n_workers=-1)["workers"]
         # Results that come straight from the workers are several times faster than through the scheduler.
         if self._client.direct_to_workers is None:
-            self._client.direct_to_workers = all(_answers(address) for address in list(known)[:_ASKED])
+            self._client.direct_to_workers = all(_answers(address) for address in list(known)[:_PROBED])
         workers = known.values()
         self.workers = len(workers)
         self._threads = [address for address, worker in known.items() for _ in range(worker["nthreads"])]
@@ -173,57 +172,57 @@ class Cluster:
         self.memory = min((worker["memory_limit"] for worker in workers if worker["memory_limit"]), default=None)
 
     def share(self, value: object) -> Any:
-        """Send a value (no list, tuple, set or dict) to every worker once; what comes back stands for it in tasks."""
+        """Send a value (not a list, tuple, set or dict) to every worker once; return a reference for tasks."""
         with self._connection():
             return self._client.scatter(value, direct=False, broadcast=True, hash=False, timeout=_WORKERLESS_SECONDS)
 
     def keep(self, function: Callable[..., Any], *arguments: Any, thread: int | None = None) -> Any:
-        """Begin function(*arguments) and leave the result with its worker; what comes back stands for it.
+        """Start function(*arguments) and keep the result on its worker; return a reference to it.
 
-        `thread`, from 0, says whose: the worker that had that thread at the start, as long as it lives. The worker
-        forgets the result with the last reference. When a worker dies, others do its part again.
+        `thread`, from 0, chooses the worker: the one that had that thread at the start, while it lives. It drops the
+        result with the last reference. If a worker dies, others repeat its part.
         """
-        there = {} if thread is None else {"workers": [self._threads[thread]], "allow_other_workers": True}
+        where = {} if thread is None else {"workers": [self._threads[thread]], "allow_other_workers": True}
         with self._connection():
-            # pure=False: the same task twice is computed twice, never answered from another client's memory.
-            return self._client.submit(_at_worker, __version__, function, *arguments, pure=False, **there)
+            # pure=False: an equal task is computed again, never answered from another client's memory.
+            return self._client.submit(_at_worker, __version__, function, *arguments, pure=False, **where)
 
     def everywhere(self, function: Callable[..., R], *arguments: Any) -> dict[str, R | QrpStoreError]:
-        """What the function gives or raises on each worker, by the worker's address; Unavailable for no answer."""
+        """Return what the function returns or raises on each worker, by address; Unavailable for no answer."""
         begun = {
             worker: self._client.submit(
                 _at_worker, __version__, function, *arguments, pure=False, workers=[worker], allow_other_workers=False
             )
             for worker in self._client.nthreads()
         }
-        found: dict[str, R | QrpStoreError] = {}
+        answers: dict[str, R | QrpStoreError] = {}
         until = time.monotonic() + _WORKERLESS_SECONDS
         for worker, future in begun.items():
             try:
-                found[worker] = future.result(timeout=max(_ANSWER_SECONDS, until - time.monotonic()))
+                answers[worker] = future.result(timeout=max(_ANSWER_SECONDS, until - time.monotonic()))
             except QrpStoreError as error:
-                found[worker] = error
+                answers[worker] = error
             except Exception as error:
                 failed = Unavailable(f"Dask worker {worker} failed: {error!r}", hint="look at that worker's log")
                 failed.__cause__ = error
-                found[worker] = failed
-        return found
+                answers[worker] = failed
+        return answers
 
     def run(
         self, function: Callable[..., R], tasks: Iterable[tuple[Any, ...]], window: int | None = None
     ) -> Generator[R, None, None]:
-        """Yield function(*task) for each task, in order, with at most `window` (default: enough) under way.
+        """Yield function(*task) for each task, in order, with at most `window` (default: enough) in flight.
 
-        Tasks may hold what `share` and `keep` gave. Raises LostData when that is gone with the workers that had it.
+        Tasks may hold references from `share` and `keep`. Raise LostData if the workers died with the data.
         """
         return self.results((self.keep(function, *task) for task in tasks), window)
 
     def results(
         self, kept: Iterable[Any], window: int | None = None, *, early: bool = False
     ) -> Generator[Any, None, None]:
-        """Yield what each of these stands for, in order, drawing at most `window` ahead; raises as `run` does.
+        """Yield the value of each reference, in order, drawing at most `window` ahead; raise as `run` does.
 
-        `early`: each is fetched as soon as it is done, so that all of the window may be held here.
+        `early`: fetch each value as soon as it is done, so that up to a whole window is in memory here.
         """
 
         def fetch(future: Any) -> Callable[[], Any]:
@@ -234,7 +233,7 @@ class Cluster:
 
     @contextmanager
     def _connection(self) -> Iterator[None]:
-        """Dask's errors at talking to the scheduler or the workers, as ours."""
+        """Translate Dask's errors of talking to the scheduler or the workers."""
         from distributed.client import ClosedClientError
 
         try:
@@ -260,7 +259,7 @@ class Cluster:
             except TimeoutError:
                 if future.status == "error":  # the task's own
                     raise
-                # The worker died with the result, and asking anew finds another's; or the line is slow.
+                # The worker died with the result, and another one recomputes it; or the network is slow.
                 patience *= 2
             with self._connection():
                 staffed = bool(self._client.nthreads())
@@ -273,8 +272,8 @@ class Cluster:
 
 
 @contextmanager
-def _there(scheduler: str) -> Iterator[tuple[str, str]]:
-    """A scheduler's address and what to call it; one that is started here for local:N ends afterwards."""
+def _scheduler_address(scheduler: str) -> Iterator[tuple[str, str]]:
+    """Yield a scheduler's address and its name in messages; a cluster started for local:N ends afterwards."""
     local = _LOCAL.fullmatch(scheduler)
     if local is None:
         address = _address(scheduler)
@@ -287,7 +286,7 @@ def _there(scheduler: str) -> Iterator[tuple[str, str]]:
     talk = logging.getLogger("distributed")
     with _same_environment() as restore, dask.config.set(UNWATCHED), ExitStack() as opened:
         opened.callback(talk.setLevel, talk.level)
-        talk.setLevel(logging.CRITICAL)  # it tells of every worker that comes and goes
+        talk.setLevel(logging.CRITICAL)  # it logs every worker that starts or ends
         try:
             cluster = opened.enter_context(
                 LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", preload=[_QUIET])
@@ -303,7 +302,7 @@ def _there(scheduler: str) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def _same_environment() -> Iterator[Callable[[], None]]:
-    """Afterwards, and when called, what Dask has set here for its workers is as it was: torch would obey, too."""
+    """Restore the environment variables that Dask sets here for its workers, since torch would obey them, too."""
     before = dict(os.environ)
 
     def restore() -> None:
@@ -318,7 +317,7 @@ def _same_environment() -> Iterator[Callable[[], None]]:
 
 
 def _address(scheduler: str) -> str:
-    """The scheduler's address with its scheme. Dask itself takes 20 s to refuse one that is none."""
+    """Return the scheduler's address with its scheme. Dask itself takes 20 s to refuse a malformed one."""
     whole = scheduler if "://" in scheduler else f"tcp://{scheduler}"
     try:
         parts = urlsplit(whole)
@@ -333,7 +332,7 @@ def _address(scheduler: str) -> str:
 
 
 def _require_certificates(address: str, name: str) -> None:
-    """Raise InvalidInput for a tls:// scheduler when Dask has no certificates to connect with."""
+    """Raise InvalidInput for a tls:// scheduler if Dask has no certificates."""
     from distributed.security import Security
 
     if not address.startswith("tls://"):
@@ -349,7 +348,7 @@ def _require_certificates(address: str, name: str) -> None:
 
 
 def _answers(address: str) -> bool:
-    """Whether this process can connect to a worker, which it cannot where only the scheduler's port is open to it."""
+    """Whether this process can connect to a worker: a firewall may open the scheduler's port alone."""
     parts = urlsplit(address)
     try:
         socket.create_connection((parts.hostname, parts.port), timeout=_ANSWER_SECONDS).close()
@@ -359,7 +358,7 @@ def _answers(address: str) -> bool:
 
 
 def _at_worker(version: str, function: Callable[..., R], *arguments: Any) -> R:
-    """function(*arguments), on a worker; errors of this package say which one it was."""
+    """Return function(*arguments), on a worker; errors of this package get the worker's address."""
     from distributed import get_worker
 
     _require_version(get_worker().address, __version__, version)
@@ -374,10 +373,10 @@ def _at_worker(version: str, function: Callable[..., R], *arguments: Any) -> R:
 
 @cache
 def _keep_scratch() -> None:
-    """Let this worker use its scratch memory again.
+    """Let this worker reuse its scratch memory.
 
-    Dask's nannies have malloc give all but 64 KB back at once. A search and its sums would then take their scratch anew
-    from the kernel in every call, page by page: a fifth of the processor's time. What users have set stays.
+    Dask's nannies make malloc return all but 64 KB at once. A search and its sums would then get their scratch memory
+    from the kernel again in every call, page by page: a fifth of the CPU time. A user's own setting is kept.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and os.environ.get("MALLOC_TRIM_THRESHOLD_") == _DASK_KEEPS:

@@ -1,8 +1,8 @@
 """The frozen records that cross borders between modules, and the fingerprint of a specification.
 
-An *artifact* is anything the store makes and versions: an embedding, a concept set, a clustering, a result. Its
-`fingerprint` says what was asked (kind, algorithm version, every option that changes a number, the identity of its
-inputs); its `series` says what its versions count over; its `id` names one attempt for ever.
+An *artifact* is a thing that the store makes and versions: an embedding, a concept set, a clustering, a result. Its
+`fingerprint` identifies the request (kind, algorithm version, every option that changes a number, the identity of its
+inputs); versions count within its `series`; its `id` names one attempt forever.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ PART_NAMES = ("train", "val", "test")
 
 
 def canonical(document: object) -> str:
-    """The one JSON text of a document: sorted keys, no spaces, no NaN."""
+    """Return the canonical JSON of a document: sorted keys, no spaces, no NaN."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def fingerprint(document: object) -> str:
-    """sha256 (hex) of the canonical JSON of a document."""
+    """Return the sha256 (hex) of the canonical JSON of a document."""
     return hashlib.sha256(canonical(document).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def derive_seed(seed: int, stream: str) -> int:
-    """The seed (31 bits) of one named stream ("kmeans", "split", "shuffle", …) of the user's one seed.
+    """Return the seed (31 bits) of one named stream ("kmeans", "split", "shuffle", …) of the user's seed.
 
-    Raises InvalidInput for a seed that a database cannot hold.
+    Raise InvalidInput for a seed that a database cannot hold.
     """
     if not -(2**63) <= seed < 2**63:
         raise InvalidInput(f"--seed {seed}: a seed has at most 64 bits")
@@ -52,19 +52,19 @@ def derive_seed(seed: int, stream: str) -> int:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows to show or write: what listings, SQL and exports hand out."""
+    """Rows of a listing, a query or an export."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
 
     def named(self) -> list[dict[str, Any]]:
-        """Each row as column → value."""
+        """Return each row as column → value."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What is asked for. `series` is what versions count over, `document` everything that changes a number."""
+    """A request for an artifact. Versions count within `series`; `document` holds everything that changes a number."""
 
     kind: Kind
     name: str
@@ -95,7 +95,7 @@ class Artifact:
 
     @property
     def identity(self) -> list[Any]:
-        """What a dependant's fingerprint holds of this input."""
+        """Return what the fingerprint of a dependent artifact holds of this one."""
         return [self.fingerprint, self.version]
 
 
@@ -111,7 +111,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample's key and, for images, what its file looked like (for noticing changed bytes)."""
+    """A sample's key and, for images, size, time and digest of its file, to detect changed bytes."""
 
     key: str
     size: int | None = None
@@ -134,8 +134,8 @@ class Block:
     """One chunk of an embedding: rows [start, start + rows) of the array, as one stored object.
 
     `checksum` is the crc32c of the rows' bytes as 8 hex digits; `bad` are the array positions without a vector.
-    `rolling` holds (little-endian, 4 bytes each) the crc32c of everything up to the end of each few rows, so that a few
-    rows can be read and verified alone; None for blocks of older stores.
+    `rolling` holds (little-endian, 4 bytes each) the crc32c of all bytes up to the end of each group of rows, so that a
+    few rows can be read and verified alone; None for blocks of older stores.
     """
 
     index: int
@@ -149,7 +149,7 @@ class Block:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Where a blocked array is and how it is laid out. shape (n, dim); one block = `block_rows` rows."""
+    """Path and layout of a blocked array: shape (n, dim), one block = `block_rows` rows."""
 
     path: str
     n: int
@@ -162,14 +162,14 @@ class ArraySpec:
         return -(-self.n // self.block_rows)
 
     def rows_of(self, index: int) -> tuple[int, int]:
-        """First row and number of rows of block `index`."""
+        """Return the first row and the number of rows of block `index`."""
         start = index * self.block_rows
         return start, min(self.block_rows, self.n - start)
 
 
 @dataclass(frozen=True)
 class StoredEmbedding:
-    """A ready (or still writing) embedding as the catalog knows it."""
+    """An embedding in the catalog, ready or still being written."""
 
     artifact: Artifact
     dataset: Dataset
@@ -189,7 +189,7 @@ class StoredEmbedding:
 
 @dataclass(frozen=True)
 class Finding:
-    """What was seen when a place was probed. `status`: ok, warning or problem; `advice` says what to do about it."""
+    """The result of one check of `doctor`. `status`: ok, warning or problem; `advice` says what to do about it."""
 
     check: str
     status: Literal["ok", "warning", "problem"]

@@ -12,7 +12,7 @@ import pytest
 
 from qrp_store import __version__, execution
 from qrp_store.errors import InvalidInput, Unavailable
-from qrp_store.execution import Cluster, run
+from qrp_store.execution import DaskPool, run
 
 
 def counted(limit: int, drawn: list[int]) -> Iterator[int]:
@@ -105,7 +105,7 @@ def test_an_unreachable_scheduler_is_unavailable(address: str, monkeypatch: pyte
 def test_what_is_no_address_is_refused_at_once(address: str) -> None:
     began = time.monotonic()
     with pytest.raises(InvalidInput, match="no address of a Dask scheduler"):
-        Cluster(address)
+        DaskPool(address)
     assert time.monotonic() - began < 5
 
 
@@ -139,12 +139,12 @@ def test_workers_with_another_version_are_refused_with_both_versions(
     with pytest.raises(
         Unavailable, match=rf"worker .* runs qrp_store {re.escape(__version__)}, this is 99\.0"
     ) as caught:
-        Cluster(address)
+        DaskPool(address)
     assert "same version" in (caught.value.hint or "")
 
 
 def test_what_fails_on_a_worker_is_told_with_the_worker(address: str) -> None:
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         assert set(connected.everywhere(int, "7").values()) == {7}
         for worker, answer in connected.everywhere(int, "seven").items():
             assert isinstance(answer, Unavailable)
@@ -153,7 +153,7 @@ def test_what_fails_on_a_worker_is_told_with_the_worker(address: str) -> None:
 
 
 def test_a_worker_that_joins_later_with_another_version_is_refused(address: str) -> None:
-    with Cluster(address) as cluster:
+    with DaskPool(address) as cluster:
         task = cluster._client.submit(execution._at_worker, "99.0", abs, -1)
         with pytest.raises(Unavailable, match=rf"runs qrp_store {re.escape(__version__)}, this is 99\.0"):
             task.result()
@@ -167,11 +167,11 @@ def test_a_scheduler_without_workers_is_unavailable(monkeypatch: pytest.MonkeyPa
         LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as running,
         pytest.raises(Unavailable, match="has no workers"),
     ):
-        Cluster(running.scheduler_address)
+        DaskPool(running.scheduler_address)
 
 
 def test_shared_values_kept_results_and_errors_of_workers(address: str) -> None:
-    with Cluster(address) as cluster:
+    with DaskPool(address) as cluster:
         assert (cluster.workers, cluster.threads) == (2, 2)
         seven, minus = cluster.share(7), cluster.keep(divmod, 23, 4)
         assert list(cluster.run(add, [(seven, 1), (seven, seven)])) == [8, 14]
@@ -189,7 +189,7 @@ def test_results_wanted_early_are_fetched_before_their_turn(address: str) -> Non
     def wait(_: int) -> int:
         return int(distributed.Event("turn").wait(timeout=30))
 
-    with Cluster(address) as cluster:
+    with DaskPool(address) as cluster:
         kept = [cluster.keep(wait, 0, thread=0), cluster.keep(abs, -5, thread=1)]
         fetched: list[object] = []
         noted = execution._Done._noted
@@ -221,7 +221,7 @@ def test_workers_use_their_scratch_memory_again() -> None:
 
     with (
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as running,
-        Cluster(running.scheduler_address) as cluster,
+        DaskPool(running.scheduler_address) as cluster,
     ):
         assert list(cluster.run(os.environ.get, [("MALLOC_TRIM_THRESHOLD_",)])) == ["65536"]
         _, often = cluster.run(faults, [(3,), (20,)], 1)

@@ -1,7 +1,7 @@
-"""The centroids of one clustering, the assignments of another embedding: one quantizer for train and val.
+"""Assign an embedding to the centroids of another clustering: one quantizer for training and validation images.
 
-gather: the other clustering's centroids and this embedding's usable rows. compute: one pass that assigns them, then a
-split of their own. commit: as `cluster` does, with a copy of the centroids, so that the other one may be retired.
+gather: the source clustering's centroids and this embedding's usable rows. compute: one pass that assigns the rows,
+then their split. commit: as `cluster` does, with a copy of the centroids, so that the source may be retired.
 """
 
 from __future__ import annotations
@@ -76,39 +76,40 @@ def cluster_by(
 
 
 def _source(store: Store, reference: str) -> StoredClustering:
-    found = references.resolve(store.catalog, reference)
-    if found.kind != "clustering":
-        raise InvalidInput(f"{reference!r} is a {found.kind}, not a clustering", hint="qrp-store ls clusterings")
-    stored = clusterings.by_id(store.catalog, found.id)
+    target = references.resolve(store.catalog, reference)
+    if target.kind != "clustering":
+        raise InvalidInput(f"{reference!r} is a {target.kind}, not a clustering", hint="qrp-store ls clusterings")
+    stored = clusterings.by_id(store.catalog, target.id)
     if stored.row.centroids_path is None:
         other = stored.artifact.provenance.get("split_of")
-        own = stored.artifact.spec["options"].get("imported")
+        imported = stored.artifact.spec["options"].get("imported")
+        how = "imported" if imported else "only split anew"
         raise InvalidInput(
-            f"clustering {found.id} ({found.name}) has no centroids: it was {'imported' if own else 'only split anew'}",
-            hint="choose one that K-means made" if own or other is None else f"choose {other}, which it is a split of",
+            f"clustering {target.id} ({target.name}) has no centroids: it was {how}",
+            hint=f"choose {other}, which it splits" if other and not imported else "choose one that K-means made",
         )
     return stored
 
 
 def _spec(store: Store, source: StoredClustering, stored: StoredEmbedding, seed: int) -> Spec:
-    own = source.artifact
-    # What is ranked together has its centroids from one dataset, made in one way. With the same seed for centroids and
-    # split, seeds are repetitions; otherwise they share centroids, and only the split is repeated.
-    before: dict[str, Any] = own.spec["options"].get("centroids_of", {})  # when these were not its own either
-    made_with = before.get("seed", source.row.seed)
-    borrowed = {"dataset": before.get("dataset") or clusterings.dataset_of(store.catalog, own.id).fingerprint}
-    if made_with != seed:
-        borrowed["seed"] = made_with
+    origin = source.artifact
+    # Results are ranked together if their centroids come from one dataset and were trained in one way. If centroids and
+    # split have the same seed, seeds are repetitions; otherwise seeds share centroids and repeat the split alone.
+    before: dict[str, Any] = origin.spec["options"].get("centroids_of", {})  # set if the source borrowed them, too
+    trained_with = before.get("seed", source.row.seed)
+    borrowed = {"dataset": before.get("dataset") or clusterings.dataset_of(store.catalog, origin.id).fingerprint}
+    if trained_with != seed:
+        borrowed["seed"] = trained_with
     document = {
         "algorithm": ALGORITHM,
         "embedding": stored.artifact.identity,
-        "centroids_of": own.identity,
-        "options": {**own.spec["options"], "centroids_of": borrowed},
+        "centroids_of": origin.identity,
+        "options": {**origin.spec["options"], "centroids_of": borrowed},
         "seed": seed,
     }
     backbone = called(store, stored)
-    series = fingerprint(["clustering", stored.dataset.name, backbone, "centroids of", own.series, seed])
-    return Spec("clustering", f"{backbone}/k{source.row.clusters}/s{seed}/{own.id}", series, document)
+    series = fingerprint(["clustering", stored.dataset.name, backbone, "centroids of", origin.series, seed])
+    return Spec("clustering", f"{backbone}/k{source.row.clusters}/s{seed}/{origin.id}", series, document)
 
 
 def _make(
@@ -132,5 +133,4 @@ def _make(
         refuse_zero_rows(blocks, keys)
     result = place.assign(blocks, keys, centroids, asked, memory, progress)
     total_s = time.perf_counter() - started
-    own = source.artifact.id
-    commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress, own)
+    commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress, source.artifact.id)

@@ -1,7 +1,7 @@
-"""Where K-means stood when it was last seen, kept beside the clustering that is being made.
+"""The checkpoint of a K-means run, stored next to the unfinished clustering.
 
-One object, replaced whole, at most once in `EVERY_SECONDS`. It is only ever read by whoever goes on with the same
-clustering, so nothing in it needs a catalog entry; a damaged or foreign one is simply not used.
+One object, replaced whole, at most once in `EVERY_SECONDS`. Only a process that resumes the same clustering reads it,
+so the catalog does not list it; a damaged or foreign checkpoint is ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def save(self, state: KMeansState) -> None:
-        """Keep a state, unless one was kept a moment ago."""
+        """Write a state, unless one was written less than `EVERY_SECONDS` ago."""
         if time.monotonic() - self._saved < EVERY_SECONDS:
             return
         best = state.best_centroids
@@ -50,7 +50,7 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self, k: int, dim: int) -> KMeansState | None:
-        """The state that was kept, or None. Every array in it carries a checksum that reading verifies."""
+        """Return the stored state, or None. Reading verifies the checksum of every array in it."""
         from qrp_store.kmeans.lloyd import KMeansState
 
         try:
@@ -58,23 +58,23 @@ class Checkpoint:
         except NotFound:
             return None
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-                redo, iteration = (int(v) for v in kept["at"])
-                best = kept["best_centroids"]
+            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+                redo, iteration = (int(v) for v in stored["at"])
+                best = stored["best_centroids"]
                 state = KMeansState(
                     redo,
                     iteration,
-                    kept["centroids"],
-                    tuple(kept["objective"].tolist()),
+                    stored["centroids"],
+                    tuple(stored["objective"].tolist()),
                     best if best.size else None,
-                    tuple(kept["best_objective"].tolist()),
-                    tuple(kept["splits"].tolist()),
-                    tuple(kept["best_splits"].tolist()),
+                    tuple(stored["best_objective"].tolist()),
+                    tuple(stored["splits"].tolist()),
+                    tuple(stored["best_splits"].tolist()),
                 )
         except Exception:  # a damaged archive breaks its readers in many ways
             return None
         return state if state.centroids.shape == (k, dim) else None
 
     def forget(self) -> None:
-        """Remove it: the clustering is finished."""
+        """Delete it once the clustering is finished."""
         self._root.delete(self._path)

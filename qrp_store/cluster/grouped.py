@@ -1,4 +1,4 @@
-"""A clustering split so that samples which belong together share a part: near-duplicates, frames of one video.
+"""Split a clustering so that samples of one group share a part: near-duplicates, frames of one video.
 
 A split is stored with its clustering, so this makes another clustering: the same assignments, split anew.
 """
@@ -29,7 +29,7 @@ _FAR = 5  # percentage points
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Which samples of a dataset belong together.
+    """The groups of a dataset's samples.
 
     `of` int64 (n,) numbers the group of each position, `names` the groups (a sample of no group is one by itself),
     `digest` sums all of it up.
@@ -42,31 +42,31 @@ class Groups:
 
 
 def groups_of(store: Store, dataset: Dataset, source: str) -> Groups:
-    """The groups that a file of key,group rows names. Raises NotFound, and InvalidInput for keys not in the dataset."""
+    """Return the groups of a table of key,group rows. Raise NotFound, and InvalidInput for keys not in the dataset."""
     keys, values = read_groups(Path(source).expanduser())
-    # a tag before each name keeps a key from meeting a group of the same name
-    there = datasets.keys(store.catalog, dataset)
-    whose = [f"key {key}" for key in there]
-    for at, value in zip(positions_of(keys, there, source, dataset.name), values, strict=True):
+    # the tag keeps apart a key and a group of one name
+    dataset_keys = datasets.keys(store.catalog, dataset)
+    groups = [f"key {key}" for key in dataset_keys]
+    for at, value in zip(positions_of(keys, dataset_keys, source, dataset.name), values, strict=True):
         if value:
-            whose[at] = f"group {value}"
-    number = {name: i for i, name in enumerate(dict.fromkeys(whose))}
-    digest = hashlib.sha256(canonical(whose).encode("utf-8", "surrogatepass")).hexdigest()
-    return Groups(dataset, np.array([number[name] for name in whose], np.int64), tuple(number), digest)
+            groups[at] = f"group {value}"
+    number = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    digest = hashlib.sha256(canonical(groups).encode("utf-8", "surrogatepass")).hexdigest()
+    return Groups(dataset, np.array([number[name] for name in groups], np.int64), tuple(number), digest)
 
 
 def grouped_spec(clustering: StoredClustering, groups: Groups) -> Spec:
-    """What a clustering split by groups means."""
-    own = clustering.artifact
+    """Return what a clustering split by groups means."""
+    artifact = clustering.artifact
     document = {
         "algorithm": ALGORITHM,
-        "split_of": own.identity,
-        "options": {**own.spec["options"], "grouping": groups.digest},
+        "split_of": artifact.identity,
+        "options": {**artifact.spec["options"], "grouping": groups.digest},
         "seed": clustering.row.seed,
     }
-    # no imported clustering can go by that name: names hold no +
-    series = fingerprint(["clustering", own.series, "grouped", groups.digest])
-    return Spec("clustering", f"{own.name}+grouped", series, document)
+    # no imported clustering can have that name: names hold no +
+    series = fingerprint(["clustering", artifact.series, "grouped", groups.digest])
+    return Spec("clustering", f"{artifact.name}+grouped", series, document)
 
 
 def sample_groups(store: Store, clustering: StoredClustering) -> np.ndarray | None:
@@ -78,7 +78,7 @@ def sample_groups(store: Store, clustering: StoredClustering) -> np.ndarray | No
 def split_by(
     store: Store, clustering: StoredClustering, groups: Groups, *, wait: bool = True, progress: Progress = silent
 ) -> StoredClustering:
-    """The clustering split by groups, found or made. Raises InvalidInput when the groups are too few or too large."""
+    """Return the clustering split by groups, existing or made. Raise InvalidInput for too few or too large groups."""
     spec = grouped_spec(clustering, groups)
     with lease.find_or_hold(store.catalog, spec, wait=wait, progress=progress) as work:
         if isinstance(work, Artifact):

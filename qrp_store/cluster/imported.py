@@ -1,4 +1,4 @@
-"""Groupings made elsewhere as clusterings: SeLa, SwAV prototypes, VQ codebooks, human groupings, scored like our own.
+"""Import groupings made elsewhere as clusterings: SeLa, SwAV prototypes, VQ codebooks, human groupings.
 
 A grouping has one split a seed. Asked for another seed, the same assignments are split anew.
 """
@@ -40,7 +40,7 @@ def import_clustering(
     wait: bool = True,
     progress: Progress = silent,
 ) -> ClusterReport:
-    """A clustering called `name` from a file of assignments; `cached` when it was there already.
+    """Store a clustering called `name` from a file of assignments; `cached` if it exists.
 
     Samples without a cluster are left out. Raises NotFound, and InvalidInput for a file that does not fit.
     """
@@ -69,7 +69,7 @@ def import_clustering(
 def with_seed(
     store: Store, dataset: str, reference: str, seed: int | None, *, wait: bool = True, progress: Progress = silent
 ) -> StoredClustering:
-    """The clustering that a name or an id means; an imported one split by that seed.
+    """Return the clustering that a name or an id means; an imported one split by that seed.
 
     `seed` None: the one it has, or 0 for an imported one that is named. Raises NotFound, and InvalidInput for another
     dataset's or for a seed that a clustering made by K-means does not have.
@@ -84,16 +84,16 @@ def with_seed(
 
 
 def find_with_seed(store: Store, owner: Dataset, stored: StoredClustering, seed: int) -> StoredClustering | None:
-    """What `with_seed` would return, when it exists already."""
+    """Return what `with_seed` would return if it exists."""
     if stored.row.seed == seed:
         return stored
     clusters = _assigned(store, owner, stored)
-    found = lease.find(store.catalog, _spec(owner, stored.row.backbone, seed, clusters, stored.row.clusters))
-    return None if found is None else clusterings.by_id(store.catalog, found.id)
+    existing = lease.find(store.catalog, _spec(owner, stored.row.backbone, seed, clusters, stored.row.clusters))
+    return None if existing is None else clusterings.by_id(store.catalog, existing.id)
 
 
 def _assigned(store: Store, owner: Dataset, stored: StoredClustering) -> np.ndarray:
-    """The cluster of each position of the dataset, int64 (n,); MISSING for none."""
+    """Return the cluster of each position of the dataset, int64 (n,); MISSING for none."""
     positions, labels, _ = clusterings.assignments(store.catalog, stored.artifact.id)
     clusters = np.full(owner.n, MISSING, np.int64)
     clusters[positions] = labels
@@ -113,7 +113,7 @@ def _spec(owner: Dataset, name: str, seed: int, clusters: np.ndarray, k: int) ->
 
 
 def named(store: Store, dataset: str, reference: str, seed: int | None) -> tuple[StoredClustering, int]:
-    """The clustering as it is and the seed that `with_seed` would give it."""
+    """Return the stored clustering and the seed that `with_seed` would give it."""
     owner = datasets.get_dataset(store.catalog, dataset)
     by_name = clusterings.newest_named(store.catalog, dataset, *split_version(reference))
     stored = clusterings.by_id(store.catalog, by_name or _clustering_id(store, owner, reference))
@@ -130,16 +130,16 @@ def named(store: Store, dataset: str, reference: str, seed: int | None) -> tuple
 
 
 def _clustering_id(store: Store, owner: Dataset, reference: str) -> str:
-    found = references.resolve(store.catalog, reference)
-    if found.kind != "clustering":
-        raise InvalidInput(f"{reference!r} is a {found.kind}, not a clustering", hint="qrp-store ls clusterings")
-    other = clusterings.dataset_of(store.catalog, found.id)
+    target = references.resolve(store.catalog, reference)
+    if target.kind != "clustering":
+        raise InvalidInput(f"{reference!r} is a {target.kind}, not a clustering", hint="qrp-store ls clusterings")
+    other = clusterings.dataset_of(store.catalog, target.id)
     if other.id != owner.id:
         raise InvalidInput(
-            f"clustering {found.id} is of dataset {other.name!r}, not {owner.name!r}",
-            hint=f"its centroids can be used: qrp-store cluster --dataset {owner.name} --centroids-of {found.id}",
+            f"clustering {target.id} is of dataset {other.name!r}, not {owner.name!r}",
+            hint=f"its centroids can be used: qrp-store cluster --dataset {owner.name} --centroids-of {target.id}",
         )
-    return found.id
+    return target.id
 
 
 def _make(
@@ -165,8 +165,8 @@ def _make(
         if isinstance(work, Artifact):
             return clusterings.by_id(store.catalog, work.id), True
         keys = datasets.keys(store.catalog, owner)
-        own = [keys[i] for i in positions.tolist()]
-        parts, n_small = split(labels, own, owner.name, derive_seed(seed, "split"))
+        usable = [keys[i] for i in positions.tolist()]
+        parts, n_small = split(labels, usable, owner.name, derive_seed(seed, "split"))
         warn_of_small(n_small, k, name, progress)
         row = ClusteringRow(
             backbone=name,

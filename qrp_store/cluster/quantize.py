@@ -1,4 +1,4 @@
-"""The K-means of an embedding: which rows it sees, which engine searches them, and where."""
+"""K-means over an embedding: the rows it streams, the engine that searches them, and where it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
-from qrp_store.execution import Cluster
+from qrp_store.execution import DaskPool
 from qrp_store.options import ClusterOptions
 from qrp_store.progress import Progress
 from qrp_store.records import derive_seed
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class UsableBlocks:
-    """An embedding's blocks without the rows that have no vector: what K-means streams."""
+    """The blocks of an embedding without the rows that have no vector."""
 
     def __init__(self, embedding: Embedding) -> None:
         self._embedding = embedding
@@ -35,7 +35,7 @@ class UsableBlocks:
 
     @property
     def url(self) -> str:
-        """Where the array is."""
+        """URL of the array."""
         return self._embedding.url
 
     @property
@@ -51,11 +51,11 @@ class UsableBlocks:
         return self._embedding.stored.array.n_blocks
 
     def rows_of(self, index: int) -> tuple[int, int]:
-        """Number of the block's first usable row, and how many it has."""
+        """Return the number of the block's first usable row, and how many usable rows it has."""
         return int(self._first[index]), int(self._first[index + 1] - self._first[index])
 
     def read(self, index: int) -> np.ndarray:
-        """The block's usable rows, verified."""
+        """Return the block's usable rows, verified."""
         rows = self._embedding.block(index)
         first, count = self.rows_of(index)
         if count == len(rows):
@@ -66,7 +66,7 @@ class UsableBlocks:
 
 
 def refuse_zero_rows(blocks: UsableBlocks, keys: Sequence[str]) -> None:
-    """Raises InvalidInput, naming the keys, when there are rows that have no direction."""
+    """Raise InvalidInput, with the keys, if rows are all zeros: they have no direction."""
     zero = [
         shown(keys[blocks.positions[blocks.rows_of(index)[0] + i]])
         for index in range(blocks.n_blocks)
@@ -81,82 +81,88 @@ def refuse_zero_rows(blocks: UsableBlocks, keys: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where K-means runs: by which engine, on which device, in this process or on the workers of a cluster."""
+    """Where K-means runs: the engine, its device, and the Dask pool (None: this process)."""
 
     chosen: Chosen
-    cluster: Cluster | None = None
+    pool: DaskPool | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """What a clustering says of it."""
-        ran = {"engine": self.chosen.engine, "device": self.chosen.device}
-        if self.cluster is None:
-            return ran
-        return {**ran, "scheduler": self.cluster.address, "workers": self.cluster.workers}
+        """Return what a clustering records of it."""
+        used = {"engine": self.chosen.engine, "device": self.chosen.device}
+        if self.pool is None:
+            return used
+        return {**used, "scheduler": self.pool.address, "workers": self.pool.workers}
 
     def require_readable(self, blocks: UsableBlocks) -> None:
-        """Raises Unavailable, naming it, when a worker cannot read the blocks."""
-        if self.cluster is not None:
+        """Raise Unavailable, with the worker's address, if a worker cannot read the blocks."""
+        if self.pool is not None:
             from qrp_store.kmeans.distributed import require_readable
 
-            require_readable(blocks, self.cluster, blocks.url)
+            require_readable(blocks, self.pool, blocks.url)
 
     def kmeans(
         self,
         blocks: UsableBlocks,
         keys: Sequence[str],
-        asked: ClusterOptions,
+        options: ClusterOptions,
         memory: int,
         resume: KMeansState | None,
         after_iteration: Callable[[KMeansState], None],
         progress: Progress,
     ) -> KMeansResult:
-        """Cluster the blocks' rows; `keys` name them in messages, `memory` (bytes) bounds what is held of them."""
+        """Cluster the rows of the blocks. `keys` name rows in messages; `memory` (bytes) bounds the rows in memory."""
         from qrp_store.kmeans.lloyd import KMeansOptions, kmeans
 
-        options = KMeansOptions(
-            k=asked.clusters,
-            seed=derive_seed(asked.seed, "kmeans"),
-            niter=asked.niter,
-            nredo=asked.nredo,
-            init=asked.init,
-            sample=asked.sample,
-            spherical=asked.spherical,
+        training = KMeansOptions(
+            k=options.clusters,
+            seed=derive_seed(options.seed, "kmeans"),
+            niter=options.niter,
+            nredo=options.nredo,
+            init=options.init,
+            sample=options.sample,
+            spherical=options.spherical,
         )
-        points = self._points(blocks, keys, asked, memory)
-        return kmeans(points, options, resume=resume, on_iteration=after_iteration, progress=progress)
+        points = self._points(blocks, keys, options, memory)
+        return kmeans(points, training, resume=resume, on_iteration=after_iteration, progress=progress)
 
     def assign(
         self,
         blocks: UsableBlocks,
         keys: Sequence[str],
         centroids: np.ndarray,
-        asked: ClusterOptions,
+        options: ClusterOptions,
         memory: int,
         progress: Progress,
     ) -> KMeansResult:
-        """The blocks' rows by the nearest of these centroids, float32 (k, d); the rest as for `kmeans`."""
+        """Assign the rows of the blocks to these centroids, float32 (k, d); other arguments as in `kmeans`."""
         from qrp_store.kmeans.lloyd import quantized
 
-        return quantized(self._points(blocks, keys, asked, memory), centroids, progress=progress)
+        return quantized(self._points(blocks, keys, options, memory), centroids, progress=progress)
 
-    def _points(self, blocks: UsableBlocks, keys: Sequence[str], asked: ClusterOptions, memory: int) -> Points:
+    def _points(self, blocks: UsableBlocks, keys: Sequence[str], options: ClusterOptions, memory: int) -> Points:
         def name(row: int) -> str:
             return f"row of key {shown(keys[blocks.positions[row]])}"
 
-        if self.cluster is not None:
+        if self.pool is not None:
             from qrp_store.kmeans.distributed import DistributedPoints
 
             return DistributedPoints(
-                blocks, self.cluster, self.chosen, k=asked.clusters, normalize=asked.normalize, memory=memory, name=name
+                blocks,
+                self.pool,
+                self.chosen,
+                k=options.clusters,
+                normalize=options.normalize,
+                memory=memory,
+                name=name,
             )
         from qrp_store.kmeans.points import StreamedPoints
 
         streamed = StreamedPoints(
             blocks,
-            normalize=asked.normalize,
+            normalize=options.normalize,
             memory=memory,
             nearest=self.chosen.nearest(),
-            workers=asked.workers,
+            workers=options.workers,
             name=name,
         )
         if not self.chosen.sums_there:
@@ -167,14 +173,14 @@ class Place:
 
 
 @contextmanager
-def place_for(asked: ClusterOptions) -> Iterator[Place]:
-    """Where K-means runs when this is asked. Raises Unavailable for what is not there."""
-    if asked.scheduler is None:
+def place_for(options: ClusterOptions) -> Iterator[Place]:
+    """Yield the place that the options choose. Raise Unavailable for an engine, device or scheduler that is missing."""
+    if options.scheduler is None:
         from qrp_store.kmeans.engines import choose
 
-        yield Place(choose(asked.engine, asked.device))
+        yield Place(choose(options.engine, options.device))
         return
     from qrp_store.kmeans.distributed import choose_on_workers
 
-    with Cluster(asked.scheduler) as cluster:
-        yield Place(choose_on_workers(cluster, asked.engine, asked.device), cluster)
+    with DaskPool(options.scheduler) as pool:
+        yield Place(choose_on_workers(pool, options.engine, options.device), pool)

@@ -51,10 +51,10 @@ TIMINGS = ("read_s", "train_s", "assign_s", "total_s")
 @dataclass(frozen=True)
 class ClusterReport:
     """A clustering. `objective`: sum of squared distances of all usable rows to their centroid; times in seconds.
-    `imbalance`: from 1, when all clusters are as large, to K, when one has all rows.
+    `imbalance`: from 1 (clusters of one size) to K (one cluster has all rows).
 
-    `centroids_of` is the clustering whose centroids it has, when they are not its own. `splits_per_iteration`: how many
-    clusters each iteration found empty and gave half of another; None where nothing was trained, or before 0.2.0.
+    `centroids_of` is the clustering from which the centroids come, None for its own. `splits_per_iteration`: how many
+    empty clusters each iteration replaced by half of another; None if nothing was trained, or before 0.2.0.
     """
 
     id: str
@@ -141,7 +141,7 @@ def cluster_spec(options: ClusterOptions, stored: StoredEmbedding, called: str |
 
 
 def called(store: Store, stored: StoredEmbedding) -> str:
-    """The backbone's name, with @N when the embedding is not the newest: old versions have series of their own."""
+    """Return the backbone's name, with @N if the embedding is not the newest: each old version has its own series."""
     newest = embeddings.get(store.catalog, stored.dataset.name, stored.backbone.name)
     same = newest.artifact.id == stored.artifact.id
     return stored.backbone.name if same else f"{stored.backbone.name}@{stored.artifact.version}"
@@ -185,14 +185,14 @@ def found_or_made(
     wait: bool,
     progress: Progress,
 ) -> ClusterReport:
-    """The clustering of an embedding that a spec asks for: the one there is, or what `make` makes of the claim.
+    """Return the clustering that a spec means: the existing one, or what `make` computes.
 
-    `make` gets the held claim, where to run, and the memory in bytes.
+    `make` gets the held claim, the place to run, and the memory in bytes.
     """
     memory, dataset = parse_memory(asked.memory), stored.dataset.name
-    found = None if force else lease.find(store.catalog, spec)
-    if found is not None:
-        return report_of(store, found, dataset, cached=True)
+    existing = None if force else lease.find(store.catalog, spec)
+    if existing is not None:
+        return report_of(store, existing, dataset, cached=True)
     _require_room(memory, stored)
     with place_for(asked) as place:
         place.require_readable(UsableBlocks(Embedding(store.arrays, stored)))
@@ -213,7 +213,7 @@ def _make(
     memory: int,
     progress: Progress,
 ) -> None:
-    """Compute and commit what was claimed."""
+    """Compute and commit the claimed clustering."""
     claimed = work.claim
     started = time.perf_counter()
     keys = datasets.keys(store.catalog, stored.dataset)
@@ -223,7 +223,7 @@ def _make(
     checkpoint = Checkpoint(store.arrays, claimed.path)
     resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.clusters, blocks.dim)
     if resume is not None:
-        progress.note(f"going on after iteration {resume.iteration}")
+        progress.note(f"resuming after iteration {resume.iteration}")
 
     def after_iteration(state: KMeansState) -> None:
         work.heartbeat.check()
@@ -248,7 +248,7 @@ def _check(options: ClusterOptions, stored: StoredEmbedding) -> None:
 
 
 def _require_room(memory: int, stored: StoredEmbedding) -> None:
-    """InvalidInput when a block of the embedding is larger than `memory` (bytes)."""
+    """Raise InvalidInput if a block of the embedding is larger than `memory` (bytes)."""
     array = stored.array
     block = min(array.block_rows, array.n) * array.dim * np.dtype(array.dtype).itemsize
     if memory < block:
@@ -271,11 +271,11 @@ def commit(
     progress: Progress,
     centroids_of: str | None = None,
 ) -> None:
-    """Split and store what K-means found, and make it ready. `total_s` is for its provenance."""
+    """Split and store the result of K-means, and make it ready. `total_s` goes into its provenance."""
     from qrp_store.kmeans.split import split
 
-    own = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
-    parts, n_small = split(result.labels, own, stored.dataset.name, derive_seed(asked.seed, "split"))
+    usable = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
+    parts, n_small = split(result.labels, usable, stored.dataset.name, derive_seed(asked.seed, "split"))
     warn_of_small(n_small, asked.clusters, f"{stored.backbone.name}, K {asked.clusters}, seed {asked.seed}", progress)
     path = f"{claimed.path}/centroids"
     row = ClusteringRow(
@@ -312,14 +312,14 @@ def commit(
 
 
 def warn_of_small(n_small: int, k: int, name: str, progress: Progress) -> None:
-    """Tell how many clusters of a clustering are too small to be split."""
+    """Warn of clusters that are too small to be split."""
     if n_small:
         have = "has" if n_small == 1 else "have"
         progress.warn(f"{name}: {n_small} of {k} clusters {have} under 5 rows, all kept in the training part")
 
 
 def peak_rss() -> int:
-    """The most memory (bytes) this process has held."""
+    """Return the peak resident memory of this process in bytes."""
     try:
         # On Linux the accounting of getrusage survives exec: it may be the parent's peak.
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -330,14 +330,14 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> ClusterReport:
-    """A ready clustering as `cluster` reports it."""
-    done = clusterings.by_id(store.catalog, found.id)
+def report_of(store: Store, artifact: Artifact, dataset: str, *, cached: bool) -> ClusterReport:
+    """Return the report of a ready clustering."""
+    done = clusterings.by_id(store.catalog, artifact.id)
     row, sizes = done.row, np.array(done.sizes)
     return ClusterReport(
-        id=found.id,
-        version=found.version or 0,
-        fingerprint=found.fingerprint,
+        id=artifact.id,
+        version=artifact.version or 0,
+        fingerprint=artifact.fingerprint,
         dataset=dataset,
         backbone=row.backbone,
         clusters=row.clusters,
@@ -357,12 +357,12 @@ def report_of(store: Store, found: Artifact, dataset: str, *, cached: bool) -> C
         n_val=row.n_val,
         n_test=row.n_test,
         n_small_clusters=row.n_small_clusters,
-        engine=str(found.provenance.get("engine", "import")),
-        device=str(found.provenance.get("device", "cpu")),
+        engine=str(artifact.provenance.get("engine", "import")),
+        device=str(artifact.provenance.get("device", "cpu")),
         cached=cached,
-        timings={**dict.fromkeys(TIMINGS, 0.0), **found.provenance.get("timings", {})},
-        peak_rss_bytes=int(found.provenance.get("peak_rss_bytes", 0)),
+        timings={**dict.fromkeys(TIMINGS, 0.0), **artifact.provenance.get("timings", {})},
+        peak_rss_bytes=int(artifact.provenance.get("peak_rss_bytes", 0)),
         imbalance=done.imbalance,
         centroids_of=row.centroids_of,
-        splits_per_iteration=tuple(found.provenance.get("splits_per_iteration", ())) or None,
+        splits_per_iteration=tuple(artifact.provenance.get("splits_per_iteration", ())) or None,
     )

@@ -12,7 +12,7 @@ from qrp_store.arrays import blocked as arrays
 from qrp_store.catalog.entities import datasets, embeddings
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput
-from qrp_store.execution import Cluster
+from qrp_store.execution import DaskPool
 from qrp_store.ingest.recording import Placed, Recorder
 from qrp_store.ingest.remote import place_blocks
 from qrp_store.ingest.resume import standing_blocks
@@ -128,8 +128,8 @@ def _make_here(jobs: Sequence[Job], recorders: Sequence[Recorder], numbers: Sequ
 
 def _make_there(scheduler: str, job: Job, recorder: Recorder, task: Task) -> None:
     """Make blocks on the workers of a Dask scheduler; they are recorded here, under the lease."""
-    with Cluster(scheduler) as cluster:
-        placed = place_blocks(cluster, job.store.arrays, job.rows, job.layout, job.missing)
+    with DaskPool(scheduler) as pool:
+        placed = place_blocks(pool, job.store.arrays, job.rows, job.layout, job.missing)
         for number, made in zip(job.missing, placed, strict=True):
             job.heartbeat.check()
             job.rows.check(made.block.start, made.files)

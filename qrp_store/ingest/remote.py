@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from qrp_store.arrays import blocked as arrays
 from qrp_store.arrays.root import Root
 from qrp_store.errors import InvalidInput
-from qrp_store.execution import Cluster
+from qrp_store.execution import DaskPool
 from qrp_store.ingest.rows import RowPart, RowSource, SeenFile
 from qrp_store.records import ArraySpec, Block
 
@@ -27,13 +27,13 @@ class PlacedBlock:
 
 
 def place_blocks(
-    cluster: Cluster, root: Root, rows: RowSource, layout: ArraySpec, numbers: Sequence[int]
+    pool: DaskPool, root: Root, rows: RowSource, layout: ArraySpec, numbers: Sequence[int]
 ) -> Iterator[PlacedBlock]:
     """Make these blocks on the cluster's workers, in this order; they must reach the source and the arrays' root."""
-    threads = max(1, cluster.threads // cluster.workers)
+    threads = max(1, pool.threads // pool.workers)
     identity = root.read_identity()
     tasks = ((root, identity, layout, number, rows.part(layout, number), threads) for number in numbers)
-    yield from cluster.run(place_block, tasks)
+    yield from pool.run(place_block, tasks)
 
 
 def place_block(

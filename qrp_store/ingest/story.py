@@ -1,6 +1,6 @@
 """The story of ingest: images or an array in, an embedding out.
 
-gather: what the source is, the dataset it belongs to, the blocks that are there already. compute: every missing
+gather: the source, its dataset, the blocks that exist. compute: every missing
 block, while the one before is being written. commit: one short transaction. Blocks are in place before the catalog
 says so, and the embedding (with a new dataset and backbone) shows only when all of them are.
 """
@@ -52,7 +52,7 @@ _SOURCE = tuple(each.name for each in described(SourceOptions))
 class IngestReport:
     """What `ingest` did. `bytes` are those of all blocks; `blocks` counts total, written now and reused. `columns` has
     the roles of a table's columns, `not_taken` the number of files that are no images, by ending; `preprocessing` is
-    that of images. `layers`: one report each when several layers were asked for."""
+    that of images. `layers`: one report each if several layers were requested."""
 
     id: str
     version: int
@@ -169,7 +169,7 @@ def _request(options: IngestOptions) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _How:
-    """What `ingest` was asked for, apart from which model."""
+    """The options of one ingest, apart from those of the model."""
 
     source: str
     dataset: str
@@ -190,7 +190,7 @@ def _ingest(
     asked: Mapping[str, Any],
     workers: int | None,
 ) -> list[IngestReport]:
-    """The embeddings of one pass, one for each member."""
+    """Make the embeddings of one pass, one for each member."""
     known = datasets.find_dataset(store.catalog, how.dataset)
     of_name = {member.name: member for member in of_pass}
     names = list(of_name)
@@ -203,7 +203,7 @@ def _ingest(
     mark = known.fingerprint if known is not None else datasets.keys_fingerprint(rows.keys)
     for name, output in outputs.items():
         _refuse_other_model(store, output, name)
-    # A new dataset's keys go in while an array's digest is computed.
+    # The keys of a new dataset are written while the digest of the array is computed.
     target = known or datasets.stage_dataset(store.catalog, how.dataset, rows.keys, mark, rows.root)
     specs = {name: _spec(rows, output, how, name, mark) for name, output in outputs.items()}
     for spec in specs.values():
@@ -213,7 +213,7 @@ def _ingest(
     ready: dict[str, str] = {}
     jobs: dict[str, Job] = {}
     with ExitStack() as held:
-        for name in sorted(names):  # in one order, so that no two commands wait for each other
+        for name in sorted(names):  # in one order: two commands cannot deadlock
             output, existing = outputs[name], None if how.force else lease.find(store.catalog, specs[name])
             if existing is not None:
                 ready[name] = existing.id
@@ -232,8 +232,8 @@ def _ingest(
         make_blocks(list(jobs.values()), how.scheduler, how.progress)
         for name, job in jobs.items():
             job.finish(how.skip_bad, how.progress)
-            told = {**asked, "weights": of_name[name].weights, "layer": of_name[name].layer}
-            provenance = {"source": str(Path(how.source).absolute()), "skip_bad": how.skip_bad, "asked": told}
+            request = {**asked, "weights": of_name[name].weights, "layer": of_name[name].layer}
+            provenance = {"source": str(Path(how.source).absolute()), "skip_bad": how.skip_bad, "asked": request}
             embeddings.commit(
                 store.catalog,
                 job.claimed,
@@ -250,8 +250,10 @@ def _ingest(
 def open_rows(
     store: Store, source: str, known: Dataset | None, asked: Mapping[str, Any], workers: int | None, progress: Progress
 ) -> RowSource:
-    """The rows of a source in the order of the dataset, if it is known. `asked`: `ingest`'s options of those names, and
-    `layers` or, as provenance has it, one `layer`."""
+    """Return the rows of a source, in the order of the dataset if that exists.
+
+    `asked`: options of `ingest` by name, and `layers` or, as in provenance, one `layer`.
+    """
     rows = _open_source(source, asked)
     if isinstance(rows, ImageRows):
         one = asked.get("layer")
@@ -270,7 +272,7 @@ def _open_source(source: str, asked: Mapping[str, Any]) -> RowSource:
         raise NotFound(f"{source}: no such file or folder")
     if asked["arch"] is not None:
         if keys is not None:
-            raise InvalidInput("--keys goes with an array; images have names of their own")
+            raise InvalidInput("--keys is for arrays; the keys of images are their paths")
         return ImageRows(path, field, key_root, key_column)
     if (path.is_dir() and not is_array(path)) or path.suffix.lower() in (".tar", ".txt"):
         raise InvalidInput(
@@ -282,33 +284,33 @@ def _open_source(source: str, asked: Mapping[str, Any]) -> RowSource:
 
 
 def _align(store: Store, rows: RowSource, known: Dataset, progress: Progress) -> None:
-    """Check that the source has the dataset's keys, and put it in the dataset's order."""
-    there = datasets.keys(store.catalog, known)
-    if list(rows.keys) != there:
-        rows.reorder(_order(known.name, there, rows.keys))
+    """Check that the source has the keys of the dataset, and reorder it."""
+    expected = datasets.keys(store.catalog, known)
+    if list(rows.keys) != expected:
+        rows.reorder(_order(known.name, expected, rows.keys))
         progress.note(f"the keys are dataset {known.name!r}'s in another order; rows are put in the dataset's order")
     if isinstance(rows, ImageRows):
         rows.refuse_changed(datasets.image_files(store.catalog, known))
 
 
-def _order(name: str, there: Sequence[str], here: Sequence[str]) -> np.ndarray:
-    """For every position of the dataset, the source's row. Raises InvalidInput at the first difference."""
-    place = {key: row for row, key in enumerate(here)}
-    missing = next((key for key in there if key not in place), None)
-    if missing is not None or len(there) != len(here):
-        known = set(there)
-        extra = next((key for key in here if key not in known), None)
+def _order(name: str, expected: Sequence[str], given: Sequence[str]) -> np.ndarray:
+    """Return the source's row for every position of the dataset. Raise InvalidInput with the first difference."""
+    place = {key: row for row, key in enumerate(given)}
+    missing = next((key for key in expected if key not in place), None)
+    if missing is not None or len(expected) != len(given):
+        known = set(expected)
+        extra = next((key for key in given if key not in known), None)
         parts = [] if missing is None else [f"{shown(missing)} is missing here"]
         parts += [] if extra is None else [f"{shown(extra)} is not in it"]
         what = ", and ".join(parts)
-        extras = islice((key for key in here if key not in known), _COMPARED)
-        difference = key_difference(extras, there)
+        extras = islice((key for key in given if key not in known), _COMPARED)
+        difference = key_difference(extras, expected)
         what += f"; {difference}" if difference else ""
         raise InvalidInput(
-            f"dataset {name!r} has other keys ({len(there)}, here {len(here)}): the first difference is that {what}",
+            f"dataset {name!r} has other keys ({len(expected)}, here {len(given)}); first difference: {what}",
             hint="the same images are one dataset; choose another --dataset name for others",
         )
-    return np.fromiter((place[key] for key in there), np.int64, len(there))
+    return np.fromiter((place[key] for key in expected), np.int64, len(expected))
 
 
 def _spec(rows: RowSource, output: Output, how: _How, backbone: str, mark: str) -> Spec:
@@ -323,25 +325,25 @@ def _spec(rows: RowSource, output: Output, how: _How, backbone: str, mark: str) 
 
 
 def _refuse_other_model(store: Store, output: Output, backbone: str) -> None:
-    """The same name for another model is a mistake."""
+    """Raise InvalidInput if the name belongs to another model."""
     known = datasets.find_backbone(store.catalog, backbone)
     if known is not None:
         datasets.require_same_backbone(known, output.backbone)
 
 
 def _refuse_other_numbers(store: Store, rows: RowSource, spec: Spec, force: bool) -> None:
-    """The same name for other numbers is a mistake until it is said to be none."""
+    """Raise InvalidInput if the name belongs to other numbers, unless with --force."""
     with store.catalog.read() as connection:
         newest = lease.newest(connection, spec.series)
     if newest is not None and not force and newest.spec["content"] != rows.content:
         raise InvalidInput(
-            f"{spec.name} is there as {newest.id} (version {newest.version}) with other numbers",
+            f"{spec.name} exists as {newest.id} (version {newest.version}) with other numbers",
             hint="--force makes a new version; or choose another --backbone name",
         )
 
 
 def _report(store: Store, identifier: str, started: float, written: int | None) -> IngestReport:
-    """What became of an embedding: `written` blocks, or None when it was there already."""
+    """Return the report of an embedding; `written` counts its new blocks, None: it existed."""
     stored: StoredEmbedding = embeddings.by_id(store.catalog, identifier)
     total = stored.array.n_blocks
     return IngestReport(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
-from qrp_store.execution import Cluster, LostData
+from qrp_store.execution import DaskPool, LostData
 from qrp_store.kmeans.engines import Chosen, choose
 from qrp_store.kmeans.nearest import Float32, Labels
 from qrp_store.kmeans.passes import (
@@ -79,7 +79,7 @@ class DistributedPoints:
     def __init__(
         self,
         source: Blocks,
-        cluster: Cluster,
+        pool: DaskPool,
         chosen: Chosen,
         *,
         k: int,
@@ -87,7 +87,7 @@ class DistributedPoints:
         memory: int = DEFAULT_MEMORY,
         name: Callable[[int], str] = row_number,
     ) -> None:
-        self._source, self._cluster, self._chosen = source, cluster, chosen
+        self._source, self._pool, self._chosen = source, pool, chosen
         self._k, self._normalize, self._memory, self._name = k, normalize, memory, name
         self._origin: Float32 | None = None
         self._shared: Any = None
@@ -112,7 +112,7 @@ class DistributedPoints:
             return self
         points = DistributedPoints(
             Selection(self._source, rows),
-            self._cluster,
+            self._pool,
             self._chosen,
             k=self._k,
             normalize=self._normalize,
@@ -135,7 +135,7 @@ class DistributedPoints:
         def gather() -> Float32:
             out = np.empty((len(rows), self.dim), np.float32)
             picks = [(wanted[edges[i] : edges[i + 1]] - self._parts[i].first,) for i in touched]
-            with closing(self._cluster.results(self._over(_pick, touched, picks))) as found:
+            with closing(self._pool.results(self._over(_pick, touched, picks))) as found:
                 for i, part in zip(touched, found, strict=True):
                     out[order[edges[i] : edges[i + 1]]] = part
             return out
@@ -144,10 +144,10 @@ class DistributedPoints:
 
     def step(self, centroids: Float32) -> Step:
         def once() -> Step:
-            sums, left, window = self._with_centroids(_step, centroids), len(self._parts), self._cluster.window
+            sums, left, window = self._with_centroids(_step, centroids), len(self._parts), self._pool.window
             while left > _SUMS_JOINED:
                 sums, left, window = self._joined(sums), -(-left // _SUMS_JOINED), -(-window // _SUMS_JOINED) + 1
-            with closing(self._cluster.results(sums, window, early=True)) as found:
+            with closing(self._pool.results(sums, window, early=True)) as found:
                 subtrees: Iterable[Subtree[Step]] = chain.from_iterable(found)
                 return total(subtrees)
 
@@ -157,7 +157,7 @@ class DistributedPoints:
         labels, distances = np.empty(self.count, np.int32), np.empty(self.count, np.float32)
 
         def once() -> None:
-            with closing(self._cluster.results(self._with_centroids(_assign, centroids))) as found:
+            with closing(self._pool.results(self._with_centroids(_assign, centroids))) as found:
                 for part, (own, apart) in zip(self._parts, found, strict=True):
                     labels[part.first : part.last], distances[part.first : part.last] = own, apart
 
@@ -167,10 +167,10 @@ class DistributedPoints:
     def _lay_out(self, size: int) -> None:
         groups, group = -(-self.count // size), size * self.dim * 4
         limit = self._memory
-        if self._cluster.memory is not None:
-            limit = min(limit, int(self._cluster.memory * _SHARE))
-        threads = self._cluster.threads
-        at_once = -(-threads // self._cluster.workers)
+        if self._pool.memory is not None:
+            limit = min(limit, int(self._pool.memory * _SHARE))
+        threads = self._pool.threads
+        at_once = -(-threads // self._pool.workers)
         most = max(1, limit // (_PARTS_HELD * at_once * group))
         n = min(groups, threads * max(_PARTS_A_THREAD, -(-groups // (threads * most))))
         cuts = _cuts(groups, n, threads)
@@ -178,36 +178,36 @@ class DistributedPoints:
         self._size = size
         self._parts = [_Part(edges[i], edges[i + 1], i * threads // n) for i in range(n)]
         part = max(last - first for first, last in pairwise(cuts)) * group
-        if self.count * self.dim * 4 > limit * self._cluster.workers:
+        if self.count * self.dim * 4 > limit * self._pool.workers:
             limit -= at_once * part  # those that are read and not kept
-        self._n_kept = max(0, limit * self._cluster.workers // part)
+        self._n_kept = max(0, limit * self._pool.workers // part)
         self._kept = {}
 
     def _with_centroids(self, function: Callable[..., Any], centroids: Float32) -> Iterator[Any]:
         size = group_rows(len(centroids), self.dim)
         if size != self._size:
             self._lay_out(size)
-        everyone = self._cluster.share(centroids)
+        everyone = self._pool.share(centroids)
         return self._over(function, range(len(self._parts)), repeat((everyone, self._chosen, size)))
 
     def _over(self, function: Callable[..., Any], parts: Iterable[int], arguments: Iterable[Any]) -> Iterator[Any]:
         """Begins function(first row, rows, *arguments) for each part, in order, as they are drawn."""
         if self._shared is None:
-            self._shared = self._cluster.share((self._source, self._normalize, self._origin))
+            self._shared = self._pool.share((self._source, self._normalize, self._origin))
         for index, given in zip(parts, arguments, strict=False):
             part = self._parts[index]
             where = (self._shared, part.first, part.last)
             if index >= self._n_kept:
-                yield self._cluster.keep(_read_and, function, *where, self._chosen, *given)
+                yield self._pool.keep(_read_and, function, *where, self._chosen, *given)
                 continue
             if index not in self._kept:
-                self._kept[index] = self._cluster.keep(_read, *where, self._chosen, thread=part.thread)
-            yield self._cluster.keep(function, part.first, self._kept[index], *given, thread=part.thread)
+                self._kept[index] = self._pool.keep(_read, *where, self._chosen, thread=part.thread)
+            yield self._pool.keep(function, part.first, self._kept[index], *given, thread=part.thread)
 
     def _joined(self, sums: Iterator[Any]) -> Iterator[Any]:
         """Joins subtrees on the workers, some at a time."""
         while some := tuple(islice(sums, _SUMS_JOINED)):
-            yield self._cluster.keep(_join, *some)
+            yield self._pool.keep(_join, *some)
 
     def _again(self, work: Callable[[], R]) -> R:
         """Do the work; anew when the workers have lost what it needs. Rows in messages get their names."""
@@ -237,9 +237,9 @@ def _cuts(groups: int, n: int, threads: int) -> list[int]:
     return cuts
 
 
-def choose_on_workers(cluster: Cluster, engine: str, device: str) -> Chosen:
+def choose_on_workers(pool: DaskPool, engine: str, device: str) -> Chosen:
     """The engine and device that all workers have. Raises Unavailable or InvalidInput when some have not."""
-    found = cluster.everywhere(choose, engine, device)
+    found = pool.everywhere(choose, engine, device)
     for answer in found.values():
         if isinstance(answer, QrpStoreError):
             raise answer
@@ -252,11 +252,11 @@ def choose_on_workers(cluster: Cluster, engine: str, device: str) -> Chosen:
     return next(iter(kinds))
 
 
-def require_readable(source: Blocks, cluster: Cluster, where: str) -> None:
+def require_readable(source: Blocks, pool: DaskPool, where: str) -> None:
     """Raises Unavailable, naming the worker, when one cannot read the arrays although this process can."""
     index = next(i for i in range(source.n_blocks) if source.rows_of(i)[1])
     source.read(index)
-    for worker, answer in cluster.everywhere(_reads, cluster.share(source), index).items():
+    for worker, answer in pool.everywhere(_reads, pool.share(source), index).items():
         if isinstance(answer, QrpStoreError):
             told = answer.message.removeprefix(f"worker {worker}: ")
             raise Unavailable(

@@ -135,7 +135,7 @@ def label_with(
     ready = None if run.force else lease.find(store.catalog, spec) or _of_algorithm_1(store, spec)
     if ready is not None:
         return label_report(store, ready, started, cached=True)
-    # Read before anything is claimed: a bad file leaves no trace.
+    # Read before claiming: a bad file leaves no trace.
     table = reading.table(datasets.keys(store.catalog, owner), owner, ignore_unknown_keys, progress)
     if exclusive:
         check_exclusive(table, source)
@@ -170,7 +170,7 @@ class _Reading:
     columns: TableOptions
 
     def document(self) -> dict[str, Any]:
-        """What changes a label. What is as it is by default is left out, so that older sets are found again."""
+        """Return what changes a label, without defaults, so that older sets are found again."""
         more: dict[str, Any] = {}
         if self.names is not None:
             more["names"] = source_digest(Path(self.names).expanduser())
@@ -183,7 +183,7 @@ class _Reading:
         return {"source": source_digest(self.path), "threshold": self.threshold, "group": self.group, **more}
 
     def table(self, keys: list[str], owner: Dataset, ignore_unknown: bool, progress: Progress) -> LabelTable:
-        """The labels by number. Raises InvalidInput."""
+        """Return the labels by number. Raise InvalidInput."""
         source = str(self.path)
         names = None if self.names is None else Path(self.names).expanduser()
         batches = read_labels(
@@ -250,7 +250,7 @@ def write(
     *,
     exclusive: bool,
 ) -> None:
-    """Put a claimed set's rows in place and make it ready."""
+    """Write the rows of a claimed set and make it ready."""
     labels = (table.positions, table.concepts, table.scores)
     concept_sets.write(
         store.catalog, claimed, owner, table.vocabulary, labels, exclusive=exclusive, verified=table.verified
@@ -264,22 +264,22 @@ def write(
     concept_sets.commit(store.catalog, claimed, {**provenance, **unknown})
 
 
-def label_report(store: Store, found: Artifact, started: float, *, cached: bool) -> LabelReport:
-    """The report of a ready concept set."""
-    stored = concept_sets.by_id(store.catalog, found.id)
-    words = concept_sets.vocabulary(store.catalog, found.id)
+def label_report(store: Store, artifact: Artifact, started: float, *, cached: bool) -> LabelReport:
+    """Return the report of a ready concept set."""
+    stored = concept_sets.by_id(store.catalog, artifact.id)
+    words = concept_sets.vocabulary(store.catalog, artifact.id)
     return LabelReport(
-        id=found.id,
-        version=found.version or 0,
-        fingerprint=found.fingerprint,
+        id=artifact.id,
+        version=artifact.version or 0,
+        fingerprint=artifact.fingerprint,
         dataset=stored.dataset,
-        concepts=found.name,
+        concepts=artifact.name,
         n_concepts=stored.n_concepts,
         n_labels=stored.n_labels,
         n_labelled_samples=stored.n_labelled_samples,
-        n_unknown_keys=int(found.provenance.get("n_unknown_keys", 0)),
-        unknown_keys=list(found.provenance.get("unknown_keys", ())),
-        format=str(found.provenance.get("format", "long")),
+        n_unknown_keys=int(artifact.provenance.get("n_unknown_keys", 0)),
+        unknown_keys=list(artifact.provenance.get("unknown_keys", ())),
+        format=str(artifact.provenance.get("format", "long")),
         groups=dict(Counter(g for g in words.groups if g is not None)),
         case_variants=case_variants(words),
         cached=cached,

@@ -22,7 +22,7 @@ from qrp_store.cluster.centroids import cluster_by
 from qrp_store.cluster.quantize import UsableBlocks
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, Unavailable
-from qrp_store.execution import Cluster
+from qrp_store.execution import DaskPool
 from qrp_store.ingest import ingest
 from qrp_store.kmeans import Chosen, KMeansOptions, MemoryPoints, Points, kmeans
 from qrp_store.kmeans.distributed import DistributedPoints, _cuts, choose_on_workers, require_readable
@@ -84,7 +84,7 @@ def bits(points: Points, centroids: np.ndarray) -> list[bytes]:
 @pytest.mark.parametrize("memory", [1, 1_500_000, 10**9], ids=["none kept", "some kept", "all kept"])
 def test_a_pass_has_the_bits_of_one_process(address: str, store: Store, memory: int) -> None:
     array = rows_of(store)
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         points = DistributedPoints(blocks_of(store), connected, FAISS, k=K, memory=memory)
         assert (points.count, points.dim) == (N, DIM)
         for centroids in (array[:K], array[-K:], array[:1500]):  # the last needs larger groups
@@ -98,7 +98,7 @@ def test_a_pass_has_the_bits_of_one_process(address: str, store: Store, memory: 
 @pytest.mark.parametrize("options", [KMeansOptions(K, niter=5, sample=33_333), KMeansOptions(K, niter=3, nredo=2)])
 def test_k_means_has_the_bits_of_one_process(address: str, store: Store, options: KMeansOptions) -> None:
     expected = kmeans(MemoryPoints(rows_of(store), normalize=True), options)
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         found = kmeans(DistributedPoints(blocks_of(store), connected, FAISS, k=K, normalize=True), options)
     assert found.centroids.tobytes() == expected.centroids.tobytes()
     assert found.labels.tobytes() == expected.labels.tobytes()
@@ -107,14 +107,14 @@ def test_k_means_has_the_bits_of_one_process(address: str, store: Store, options
 
 def test_kept_rows_are_read_once(address: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    keep = Cluster.keep
+    keep = DaskPool.keep
 
-    def count(self: Cluster, function: Any, *arguments: Any, **options: Any) -> Any:
+    def count(self: DaskPool, function: Any, *arguments: Any, **options: Any) -> Any:
         kept.append(getattr(function, "__name__", ""))
         return keep(self, function, *arguments, **options)
 
-    monkeypatch.setattr(Cluster, "keep", count)
-    with Cluster(address) as connected:
+    monkeypatch.setattr(DaskPool, "keep", count)
+    with DaskPool(address) as connected:
         points = DistributedPoints(blocks_of(store), connected, FAISS, k=K)
         centroids = points.sample(np.arange(K))
         reads = []
@@ -126,7 +126,7 @@ def test_kept_rows_are_read_once(address: str, store: Store, monkeypatch: pytest
 
 @pytest.mark.parametrize("rows", [N, N - 1, 30_001], ids=str)
 def test_kept_rows_and_their_search_are_spread_evenly(address: str, store: Store, rows: int) -> None:
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         points = DistributedPoints(blocks_of(store), connected, FAISS, k=K).subset(np.arange(rows))
         assert isinstance(points, DistributedPoints)
         centroids = rows_of(store)[:K]
@@ -161,10 +161,10 @@ def test_parts_are_cut_evenly_between_threads_and_roundly_within(groups: int, pa
 
 def test_sums_are_joined_by_the_workers(address: str, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
-    fetch = Cluster._result
-    monkeypatch.setattr(Cluster, "_result", lambda self, *given: fetched.append(given) or fetch(self, *given))
+    fetch = DaskPool._result
+    monkeypatch.setattr(DaskPool, "_result", lambda self, *given: fetched.append(given) or fetch(self, *given))
     array = rows_of(store)
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         points = DistributedPoints(blocks_of(store), connected, FAISS, k=K, memory=1)
         step, expected = points.step(array[:K]), MemoryPoints(array).step(array[:K])
     assert len(points._parts) == 30
@@ -181,7 +181,7 @@ def test_a_cluster_of_its_own_ends_with_the_command(store: Store, monkeypatch: p
     provenance = clusterings.by_id(store.catalog, made.id).artifact.provenance
     assert (provenance["scheduler"], provenance["workers"]) == ("local:2", 2)
     assert dict(os.environ) == before  # OMP_NUM_THREADS of the workers would hold for a torch that is loaded later
-    with Cluster("local:1") as connected:
+    with DaskPool("local:1") as connected:
         assert dict(os.environ) == before
         # Ctrl-C is not for them
         assert list(connected.everywhere(signal.getsignal, signal.SIGINT).values()) == [signal.SIG_IGN]
@@ -202,14 +202,14 @@ def test_a_cluster_that_cannot_be_started_is_told_of(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("distributed.LocalCluster", failing)
     with pytest.raises(Unavailable, match=r"2 processes cannot be started here: Nanny") as told:
-        Cluster("local:2")
+        DaskPool("local:2")
     assert "__main__" in str(told.value.hint)
 
 
 @pytest.mark.parametrize("address", ["local:0", "local:", "local:-1", "local:99999", "locals"])
 def test_what_is_no_cluster_of_its_own_is_refused(address: str) -> None:
     with pytest.raises(InvalidInput, match="no address of a Dask scheduler"):
-        Cluster(address)
+        DaskPool(address)
 
 
 class KillAfterFirst:
@@ -217,9 +217,9 @@ class KillAfterFirst:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pid: int, passes: int) -> None:
         self.left, self.pid, self.killed = passes, pid, False
-        results = Cluster.results
+        results = DaskPool.results
 
-        def watched(connected: Cluster, *arguments: Any, **options: Any) -> Iterator[Any]:
+        def watched(connected: DaskPool, *arguments: Any, **options: Any) -> Iterator[Any]:
             self.left -= 1
             for result in results(connected, *arguments, **options):
                 if self.left < 0 and not self.killed:
@@ -227,7 +227,7 @@ class KillAfterFirst:
                     os.kill(self.pid, signal.SIGKILL)
                 yield result
 
-        monkeypatch.setattr(Cluster, "results", watched)
+        monkeypatch.setattr(DaskPool, "results", watched)
 
 
 @pytest.mark.parametrize("memory", [1, 10**9], ids=["streamed", "kept"])
@@ -237,7 +237,7 @@ def test_a_worker_killed_in_an_iteration_changes_no_bit(
 ) -> None:
     options = KMeansOptions(K, niter=6, sample="all")
     expected = kmeans(MemoryPoints(rows_of(store)), options)
-    with local(workers) as running, Cluster(running.scheduler_address) as connected:
+    with local(workers) as running, DaskPool(running.scheduler_address) as connected:
         pid = next(iter(connected.everywhere(os.getpid).values()))
         assert isinstance(pid, int)
         killer = KillAfterFirst(monkeypatch, pid, 3)
@@ -253,7 +253,7 @@ def test_a_worker_killed_in_an_iteration_changes_no_bit(
 def test_workers_that_never_come_back_are_unavailable(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "_LOOK_SECONDS", 0.2)
     monkeypatch.setattr(execution, "_WORKERLESS_SECONDS", 1)
-    with local(1) as running, Cluster(running.scheduler_address) as connected:
+    with local(1) as running, DaskPool(running.scheduler_address) as connected:
         points = DistributedPoints(blocks_of(store), connected, FAISS, k=K)
         centroids = points.sample(np.arange(K))
         running.scale(0)
@@ -268,7 +268,7 @@ def test_a_scheduler_that_dies_is_unavailable(store: Store, monkeypatch: pytest.
     monkeypatch.setattr(execution, "_WORKERLESS_SECONDS", 1)
     monkeypatch.setattr(execution, "_CONNECT_SECONDS", 2)
     with local(1) as running:
-        connected = Cluster(running.scheduler_address)
+        connected = DaskPool(running.scheduler_address)
         points = DistributedPoints(blocks_of(store), connected, FAISS, k=K)
         centroids = points.sample(np.arange(K))
     began = time.monotonic()
@@ -280,7 +280,7 @@ def test_a_scheduler_that_dies_is_unavailable(store: Store, monkeypatch: pytest.
 
 def test_rows_that_cannot_be_searched_are_named(address: str, store: Store) -> None:
     array = rows_of(store, "bad")
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         for memory in (1, 10**9):
             points = DistributedPoints(
                 blocks_of(store, "bad"), connected, FAISS, k=K, memory=memory, name=lambda row: f"img-{row}"
@@ -300,7 +300,7 @@ def test_a_worker_that_cannot_read_is_named_with_the_place(
     address: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = blocks_of(store)
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         require_readable(blocks, connected, blocks.url)
         folder = Path(store.arrays.url)
         hidden = folder.with_name("elsewhere")
@@ -317,7 +317,7 @@ def test_a_worker_that_cannot_read_is_named_with_the_place(
 
 
 def test_workers_choose_the_engine(address: str) -> None:
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         assert choose_on_workers(connected, "torch", "cpu") == Chosen("torch", "cpu")
         with pytest.raises(Unavailable, match=r"worker tcp://.*no CUDA device"):
             choose_on_workers(connected, "faiss", "cuda")
@@ -327,7 +327,7 @@ def test_workers_choose_the_engine(address: str) -> None:
 def test_torch_on_the_workers_has_the_bits_of_torch_here(address: str, store: Store, device: str) -> None:
     chosen, array = Chosen("torch", device), rows_of(store)
     here = TorchPoints(MemoryPoints(array)) if chosen.sums_there else MemoryPoints(array, nearest=chosen.nearest())
-    with Cluster(address) as connected:
+    with DaskPool(address) as connected:
         for memory in (1, 10**9):
             points = DistributedPoints(blocks_of(store), connected, chosen, k=K, memory=memory)
             np.testing.assert_array_equal(points.sample(np.array([N - 1, 0])), array[[N - 1, 0]])
