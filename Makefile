@@ -27,8 +27,8 @@ demo: $(READY) ## rank four backbones on real images, in about four minutes
 test: lint ## lint, then every test
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal --durations=15 $(ARGS)
 
-test-browser: $(READY) ## the report in a real Chromium (from the system's packages, with its driver)
-	$(PYTHON) -m pytest -q tests/browser/page_in_chromium.py $(ARGS)
+test-browser: $(READY) ## the report and the pages of serve in a real Chromium (from the system's packages, with its driver)
+	$(PYTHON) -m pytest -q tests/browser/page_in_chromium.py tests/browser/site_in_chromium.py $(ARGS)
 
 SOAK := soak-kill soak-damage soak-crowd soak-model soak-network soak-inputs soak-load
 .PHONY: $(SOAK)
