@@ -58,7 +58,7 @@ def fiftyone_labels(store: Store, clustering_id: str) -> dict[str, Any]:
 def card(store: Store, dataset: str) -> str:
     """What is known of a dataset, as Markdown: samples, concepts, embeddings, ranking, and where all that is from."""
     owner = datasets.get_dataset(store.catalog, dataset)
-    own = {row["name"]: row for row in listing(store.catalog, "datasets").named()}[dataset]
+    summary = {row["name"]: row for row in listing(store.catalog, "datasets").named()}[dataset]
     concepts = [
         row for row in listing(store.catalog, "concepts").named() if row["dataset"] == dataset and row["is_newest"]
     ]
@@ -67,10 +67,10 @@ def card(store: Store, dataset: str) -> str:
     ]
     query = "SELECT * FROM leaderboard WHERE dataset = ? ORDER BY concepts, clusters, setting, rank"
     board = list(store.sql(query, (dataset,)))
-    said = [
+    sections = [
         f"# Dataset {_cell(dataset)}",
-        f"{owner.n:,} samples, first ingested {own['created_at']} by {_cell(own['created_by'])}"
-        + (f" from `{_cell(own['image_root'])}`" if own["image_root"] else "")
+        f"{owner.n:,} samples, first ingested {summary['created_at']} by {_cell(summary['created_by'])}"
+        + (f" from `{_cell(summary['image_root'])}`" if summary["image_root"] else "")
         + f".\nsha256 of the keys in order: `{owner.fingerprint}`.",
         "## Concepts",
         _table(
@@ -113,11 +113,11 @@ def card(store: Store, dataset: str) -> str:
         "Method: Laina, Asano and Vedaldi, *Measuring the Interpretability of Unsupervised Representations via "
         f"Quantized Reversed Probing*, ICLR 2022 (arXiv 2209.03268); made with qrp-store {__version__}.",
     ]
-    return "\n\n".join(said) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def _source(store: Store, dataset: str, row: dict[str, Any]) -> str:
-    """Where labels came from: the plain values of what was asked for and how it was read."""
+    """Where labels came from: the plain values of the options and how the source was read."""
     artifact = concept_sets.get(store.catalog, dataset, row["name"], row["version"]).artifact
     return _plain(
         {**artifact.spec, **artifact.provenance}.items(),
@@ -126,20 +126,20 @@ def _source(store: Store, dataset: str, row: dict[str, Any]) -> str:
 
 
 def _backbone(store: Store, name: str) -> str:
-    found = datasets.find_backbone(store.catalog, name)
-    return "" if found is None else _plain(found.spec.items(), leave=("preprocessing",))
+    backbone = datasets.find_backbone(store.catalog, name)
+    return "" if backbone is None else _plain(backbone.spec.items(), leave=("preprocessing",))
 
 
 def _plain(items: Iterable[tuple[str, Any]], leave: Sequence[str]) -> str:
-    told = []
+    parts = []
     for name, value in items:
         if name in leave or value in (None, "", [], {}):
             continue
         if isinstance(value, dict):
-            told += [f"{name}.{k} {v}" for k, v in value.items() if v is not None and not isinstance(v, (dict, list))]
+            parts += [f"{name}.{k} {v}" for k, v in value.items() if v is not None and not isinstance(v, (dict, list))]
         elif not isinstance(value, (list, tuple)):
-            told.append(f"{name} {shown(value, 200)[1:-1] if isinstance(value, str) else value}")
-    return ", ".join(told)
+            parts.append(f"{name} {shown(value, 200)[1:-1] if isinstance(value, str) else value}")
+    return ", ".join(parts)
 
 
 def _cell(value: object) -> str:

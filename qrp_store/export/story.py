@@ -107,13 +107,13 @@ def _rows(store: Store, what: str, reference: str | None, chosen: dict[str, Any]
     where: list[str] = []
     values: list[Any] = []
     if reference is not None:
-        found = references.resolve(store.catalog, reference)
+        named = references.resolve(store.catalog, reference)
         if by is not None:
-            where, values = [f"{by} = ?"], [found.id]
+            where, values = [f"{by} = ?"], [named.id]
         else:
-            own = ("dataset", "name", "version")  # another dataset may have a set of that name and version
-            sets = {row["id"]: [row[x] for x in own] for row in listing(store.catalog, "concepts").named()}
-            where, values = ["dataset = ?", "concepts = ?", "version = ?"], sets.get(found.id, [None] * len(own))
+            identity = ("dataset", "name", "version")  # another dataset may have a set of that name and version
+            sets = {row["id"]: [row[x] for x in identity] for row in listing(store.catalog, "concepts").named()}
+            where, values = ["dataset = ?", "concepts = ?", "version = ?"], sets.get(named.id, [None] * len(identity))
     elif what != "results":
         where = ["is_newest"]
     for name in filters:
@@ -160,17 +160,17 @@ _KINDS = {
 
 def _named_embedding(store: Store, reference: str, dataset: str | None) -> StoredEmbedding:
     """The embedding that an id, a `dataset/backbone` or a backbone's name means."""
-    found = references.resolve(store.catalog, reference)
-    if found.kind == "embedding":
-        return embeddings.by_id(store.catalog, found.id)
-    if found.kind != "backbone":
+    thing = references.resolve(store.catalog, reference)
+    if thing.kind == "embedding":
+        return embeddings.by_id(store.catalog, thing.id)
+    if thing.kind != "backbone":
         raise InvalidInput(
-            f"{reference!r} names no embedding but {_KINDS[found.kind]}",
+            f"{reference!r} names no embedding but {_KINDS[thing.kind]}",
             hint="give an embedding's id, or --dataset and --backbone",
         )
     backbone, version = split_version(reference)
     rows = [row for row in listing(store.catalog, "embeddings").named() if row["is_newest"]]
-    backbone = next((row["backbone"] for row in rows if row["backbone"] == backbone), found.name)
+    backbone = next((row["backbone"] for row in rows if row["backbone"] == backbone), thing.name)
     among = sorted(
         {row["dataset"] for row in rows if row["backbone"] == backbone and dataset in (None, row["dataset"])}
     )
@@ -217,7 +217,7 @@ def _embedding_json(path: Path, embedding: Any, keys: Sequence[str]) -> None:
 
 
 def _numbers(row: Any) -> list[Any]:
-    """A vector's numbers with the digits of their own precision, None for what is no number."""
+    """A vector's numbers with the digits of their precision, None for what is no number."""
     return [float(str(value)) if value == value else None for value in row]
 
 
@@ -247,7 +247,7 @@ def _one_clustering(store: Store, reference: str | None, chosen: dict[str, Any])
 
 
 def check_output(path: Path) -> None:
-    """Raise InvalidInput where the path is a folder, NotFound where its own folder is not there."""
+    """Raise InvalidInput where the path is a folder, NotFound where its folder does not exist."""
     if path.is_dir():
         raise InvalidInput(f"{path}: is a folder", hint="-o takes the name of a file")
     if not path.absolute().parent.is_dir():

@@ -63,11 +63,11 @@ class ArrayRows:
 
     def _own_keys(self) -> Sequence[str]:
         """The keys that the file names, else numbers."""
-        found = self._source.keys
-        if found is None:
+        keys = self._source.keys
+        if keys is None:
             return [str(i) for i in range(self._source.n)]
-        check_keys(found, str(self._source.path), place="row", hint=OTHER_KEYS)
-        return found
+        check_keys(keys, str(self._source.path), place="row", hint=OTHER_KEYS)
+        return keys
 
     @property
     def outputs(self) -> Sequence[Output]:
@@ -102,7 +102,7 @@ class ArrayRows:
         if self._source.columns is not None:
             progress.note(summary(self._source.columns, keyed=self._wanted.keyed))
         digester = ThreadPoolExecutor(1, "digest")
-        self._digest = digester.submit(self._source.digest)  # until `content` is asked for, others can work
+        self._digest = digester.submit(self._source.digest)  # other work goes on until `content` is needed
         digester.shutdown(wait=False)
 
     def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:
@@ -151,8 +151,8 @@ class ArrayPart:
         if isinstance(wanted, range):
             step = max(1, _PIECE_BYTES // (source.dim * source.dtype.itemsize))
         for first in range(0, len(wanted), step):
-            found = _cast(_raw(source, wanted[first : first + step]), rows[first : first + step])
-            bad |= {first + i: why for i, why in found.items()}
+            lost = _cast(_raw(source, wanted[first : first + step]), rows[first : first + step])
+            bad |= {first + i: why for i, why in lost.items()}
         return BlockRows(rows, bad)
 
 
@@ -214,18 +214,18 @@ def _open(path: Path, wanted: Wanted) -> ArraySource:
 
 
 def _open_zarr(path: Path, wanted: Wanted) -> ArraySource:
-    found = {array.name: array for array in foreign.open_foreign(path)}
+    members = {array.name: array for array in foreign.open_foreign(path)}
     roles = None
-    if list(found) == [""] and wanted.field is None and wanted.key_column is None:
-        chosen = found[""]
+    if list(members) == [""] and wanted.field is None and wanted.key_column is None:
+        chosen = members[""]
     else:
-        roles = _zarr_roles(path, found, wanted)
-        chosen = found[roles.vector[0]]
+        roles = _zarr_roles(path, members, wanted)
+        chosen = members[roles.vector[0]]
     source = matrix(path, chosen.name if roles else None, chosen.shape, chosen.dtype, chosen.read)
     _refuse_holes(path, chosen)
     if roles is None:
         return source
-    keys = found.get(roles.key or "")
+    keys = members.get(roles.key or "")
     if roles.key is not None and keys is not None:
         if keys.shape[0] != source.n:
             raise InvalidInput(f"{path}: has {source.n} rows and {keys.shape[0]} keys in {roles.key}")
@@ -243,10 +243,10 @@ def _refuse_holes(path: Path, array: foreign.ForeignArray) -> None:
         raise InvalidInput(f"{path}: chunks of {array.chunk_bytes:,} bytes", hint="write smaller chunks")
 
 
-def _zarr_roles(path: Path, found: Mapping[str, foreign.ForeignArray], wanted: Wanted) -> Columns:
+def _zarr_roles(path: Path, members: Mapping[str, foreign.ForeignArray], wanted: Wanted) -> Columns:
     """The roles of a group's arrays."""
     kinds: dict[str, list[str]] = {"matrix": [], "text": [], "number": [], "other": []}
-    for name, array in found.items():
+    for name, array in members.items():
         kind = "other"
         if len(array.shape) == 2 and array.dtype.kind in "iuf":
             kind = "matrix"

@@ -114,7 +114,7 @@ class ImageRows:
             )
 
     def _changed(self, position: int, seen: Mapping[int, SeenFile]) -> bool:
-        """Like git: an image whose size and time are as recorded is the same; else its bytes are asked."""
+        """Like git: an image whose size and time are as recorded is the same; else their digests are compared."""
         before, now = seen.get(position), self.files[position]
         if before is None or (before[0], before[1]) == (now.size, now.mtime_ns):
             return False
@@ -173,7 +173,7 @@ class ImagePart:
     dtype: str
 
     def compute(self, threads: int) -> BlockRows:
-        """The rows, with a model of this process' own. InvalidInput when it is another one here."""
+        """The rows, with a model loaded in this process. Raises InvalidInput when it is another model."""
         from qrp_store.models.extract import extract
 
         with _embedding:

@@ -52,8 +52,8 @@ class Job:
     def write(self, number: int, made: BlockRows, recorder: Recorder) -> None:
         """Put this output's columns of a block in place, then say so: while the next block is being made."""
         positions = [self.layout.rows_of(number)[0] + local for local in made.bad]
-        own = made.rows[:, self.output.columns]
-        block = arrays.write_once(self.store.arrays, self.layout, number, own, positions, durable=False)
+        rows = made.rows[:, self.output.columns]
+        block = arrays.write_once(self.store.arrays, self.layout, number, rows, positions, durable=False)
         recorder.add(_placed(block, made.files))
 
     def settle(self, placed: Sequence[Placed]) -> None:
@@ -72,16 +72,16 @@ class Job:
 
     def finish(self, skip_bad: bool, progress: Progress) -> None:
         """Everything durable, so that the catalog's word can follow. Raises InvalidInput with every bad key."""
-        said = "; ".join(f"{shown(key)} ({why})" for key, why in sorted(self.bad.items()))
+        listed = "; ".join(f"{shown(key)} ({why})" for key, why in sorted(self.bad.items()))
         if len(self.bad) == self.dataset.n:
-            raise InvalidInput(f"none of the {self.dataset.n} rows can be used: {said}")
+            raise InvalidInput(f"none of the {self.dataset.n} rows can be used: {listed}")
         if self.bad and not skip_bad:
             raise InvalidInput(
-                f"{len(self.bad)} of {self.dataset.n} rows cannot be used: {said}",
+                f"{len(self.bad)} of {self.dataset.n} rows cannot be used: {listed}",
                 hint="mend or remove them; --skip-bad commits without them",
             )
         if self.bad:
-            progress.warn(f"{len(self.bad)} of {self.dataset.n} rows are marked missing: {said}")
+            progress.warn(f"{len(self.bad)} of {self.dataset.n} rows are marked missing: {listed}")
         self.store.arrays.sync(self.layout.path)
 
 

@@ -14,7 +14,7 @@ Placed = tuple[Block, Sequence[tuple[int, int, int, str | None]]]
 
 
 class Recorder:
-    """Records blocks in a thread of its own. Those that come while a transaction is being synced share the next one,
+    """Records blocks in a separate thread. Those that come while a transaction is being synced share the next one,
     so that a slow disk costs a few transactions and not one a block.
 
     A context: on leaving it, everything added has been recorded. What `record` raises comes out of the next call.

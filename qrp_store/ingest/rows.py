@@ -75,7 +75,7 @@ class RowSource(Protocol):
         ...
 
     def prepare(self, progress: Progress) -> None:
-        """Whatever is needed before `outputs` and `content` can be asked."""
+        """Load what `outputs` and `content` need."""
         ...
 
     def changed_blocks(self, layout: ArraySpec, seen: Mapping[int, SeenFile]) -> set[int]:

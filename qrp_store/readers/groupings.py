@@ -26,7 +26,7 @@ _WHOLE = re.compile(r"\s*-?[0-9]{1,4000}\s*\Z")  # int() also takes 1_1, which i
 class Grouping:
     """Clusters from 0, int64, MISSING where a sample has none; for `keys`, or (None) in the dataset's order.
 
-    `names` are the clusters' own names where the file has words instead of numbers.
+    `names` are the clusters' names where the file has words instead of numbers.
     """
 
     keys: list[str] | None
@@ -72,7 +72,7 @@ def positions_of(keys: Sequence[str], known: Sequence[str], source: str, dataset
         examples = ", ".join(shown(key) for key in unknown[:5])
         difference = key_difference(unknown[:_COMPARED], known)
         more = f"; {difference}" if difference else ""
-        hint = "use the dataset's own keys: qrp-store export embedding -o FILE.csv lists them" if difference else None
+        hint = "use the dataset's keys: qrp-store export embedding -o FILE.csv lists them" if difference else None
         if known[-1] == str(len(known) - 1) and unknown == [str(len(known))]:
             hint = f"the dataset's keys are the numbers 0 to {len(known) - 1}: does the file count from 1?"
         raise InvalidInput(

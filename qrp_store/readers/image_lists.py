@@ -97,8 +97,8 @@ def _of_folder(
     images = []
     for shard in shards:
         name = shard.relative_to(folder).with_suffix("").as_posix() + "/"
-        found = tar_members(shard, name, files) if kind == ".tar" else _parquet_images(shard, field, key_column, name)
-        images += found
+        members = tar_members(shard, name, files) if kind == ".tar" else _parquet_images(shard, field, key_column, name)
+        images += members
     if not images:
         raise InvalidInput(f"{folder}: its {len(shards)} shards hold no images")
     check_keys(
@@ -117,7 +117,7 @@ def _of_one_kind(folder: Path, shards: list[Path]) -> list[Path]:
     if tars and all(other.with_suffix("") in stems and not _has_images(other) for other in others):
         return tars
     if tars and len(tars) < len(shards):
-        raise InvalidInput(f"{folder}: holds both .tar and .parquet files", hint="put them into folders of their own")
+        raise InvalidInput(f"{folder}: holds both .tar and .parquet files", hint="put them into separate folders")
     return shards
 
 
@@ -203,7 +203,7 @@ def _parquet_images(path: Path, field: str | None, key_column: str | None, prefi
 
 
 def _parquet_keys(path: Path, file: Any, images: str, key_column: str | None) -> list[str] | None:
-    """The keys of a file's rows: of the column asked for, else of one named like keys, else the images' own paths;
+    """The keys of a file's rows: of `key_column`, else of one named like keys, else the images' own paths;
     None to number the rows. Raises InvalidInput for rows without one where others have one."""
     import pyarrow as pa
 

@@ -58,10 +58,10 @@ def _pieces(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith((".", "_"))]
-    found = [path for path in files if path.suffix.lower() in _PIECES]
-    if len({path.suffix.lower() for path in found}) != 1:
+    pieces = [path for path in files if path.suffix.lower() in _PIECES]
+    if len({path.suffix.lower() for path in pieces}) != 1:
         return []
-    return sorted(found, key=lambda path: [int(part) if part.isdigit() else part for part in _parts(path)])
+    return sorted(pieces, key=lambda path: [int(part) if part.isdigit() else part for part in _parts(path)])
 
 
 def _parts(path: Path) -> list[str]:
@@ -119,8 +119,8 @@ def _with_metadata(folder: Path, number: str, piece: ArraySource) -> ArraySource
 
 
 def _thingsvision(folder: Path, field: str | None) -> ArraySource:
-    found = [folder / f"features.{ending}" for ending in ("npy", "pt", "hdf5")]
-    whole = [path for path in found if path.is_file()]
+    candidates = [folder / f"features.{ending}" for ending in ("npy", "pt", "hdf5")]
+    whole = [path for path in candidates if path.is_file()]
     if len(whole) > 1:
         raise InvalidInput(
             f"{folder}: holds {len(whole)} arrays", hint=f"name one file of {', '.join(map(str, whole))}"
@@ -138,8 +138,8 @@ def _thingsvision(folder: Path, field: str | None) -> ArraySource:
 def _numbered(folder: Path, ending: str, stem: str | None = None) -> dict[str, Path]:
     """The files NAME_NUMBER.ending of a folder by number as written, in the numbers' order."""
     pattern = re.compile(rf"{re.escape(stem or folder.name)}_(\d+)\.{ending}")
-    found = {match[1]: path for path in folder.glob(f"*.{ending}") if (match := pattern.fullmatch(path.name))}
-    return dict(sorted(found.items(), key=lambda item: (int(item[0]), item[0])))
+    files = {match[1]: path for path in folder.glob(f"*.{ending}") if (match := pattern.fullmatch(path.name))}
+    return dict(sorted(files.items(), key=lambda item: (int(item[0]), item[0])))
 
 
 def _joined(folder: Path, pieces: list[ArraySource]) -> ArraySource:

@@ -76,7 +76,7 @@ class ArraySource:
 
 
 def matrix(path: Path, field: str | None, shape: tuple[int, ...], dtype: np.dtype[Any], rows: ReadRows) -> ArraySource:
-    """The source, once shape and dtype have been found good."""
+    """The source, with a shape and dtype that can be stored."""
     name = f"{path}[{field}]" if field is not None else str(path)
     if dtype.hasobject:
         raise InvalidInput(f"{name}: an array of objects (pickled) or texts", hint="save numbers: x.astype('float32')")
@@ -105,11 +105,11 @@ def choose(path: Path, names: list[str], field: str | None) -> str:
     return names[0]
 
 
-def check_size(name: str, found: int, expected: int) -> None:
-    if found < expected:
-        raise InvalidInput(f"{name}: truncated, {found} of {expected} bytes of data")
-    if found > expected:
-        raise InvalidInput(f"{name}: {found - expected} bytes more than its header says")
+def check_size(name: str, size: int, expected: int) -> None:
+    if size < expected:
+        raise InvalidInput(f"{name}: truncated, {size} of {expected} bytes of data")
+    if size > expected:
+        raise InvalidInput(f"{name}: {size - expected} bytes more than its header says")
 
 
 def choose_arrays(

@@ -1,4 +1,4 @@
-"""Arrays in files that only their own library reads: PyTorch's .pt and HDF5. One of several is named by `--field`."""
+"""Arrays in files that only one library reads: PyTorch's .pt and HDF5. One of several is named by `--field`."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def read_pt(path: Path, wanted: Wanted) -> ArraySource:
 
     def rows(start: int, stop: int) -> Rows:
         part = tensor[start:stop]
-        found: Rows = (part.float() if short else part.resolve_conj()).contiguous().numpy()
-        return found
+        numbers: Rows = (part.float() if short else part.resolve_conj()).contiguous().numpy()
+        return numbers
 
     source = matrix(path, field, tuple(tensor.shape), kind, rows)
 
@@ -106,21 +106,21 @@ def read_hdf5(path: Path, wanted: Wanted) -> ArraySource:
         import h5py
     except ImportError as error:
         raise Unavailable(f"{path}: HDF5 files need h5py", hint="pip install 'qrp-store[hdf5]'") from error
-    found: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
 
     def visit(name: str, member: Any) -> None:
         if isinstance(member, h5py.Dataset):
-            found[name] = member
+            datasets[name] = member
 
     try:
         with h5py.File(path, "r") as file:
             file.visititems(visit)
-            roles = _hdf5_roles(path, found, wanted)
+            roles = _hdf5_roles(path, datasets, wanted)
             (field,) = roles.vector
-            shape, dtype = tuple(found[field].shape), found[field].dtype
+            shape, dtype = tuple(datasets[field].shape), datasets[field].dtype
             for name in (field, roles.key or field):
-                _refuse_other_files(path, name, found[name])
-            unwritten = _unwritten(found[field])
+                _refuse_other_files(path, name, datasets[name])
+            unwritten = _unwritten(datasets[field])
     except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InvalidInput):
             raise
@@ -137,12 +137,12 @@ def read_hdf5(path: Path, wanted: Wanted) -> ArraySource:
     return with_columns(source, roles, lambda: _hdf5_cells(path, roles.key or ""))
 
 
-def _hdf5_roles(path: Path, found: Mapping[str, Any], wanted: Wanted) -> Columns:
+def _hdf5_roles(path: Path, datasets: Mapping[str, Any], wanted: Wanted) -> Columns:
     """The roles of a file's datasets."""
     import h5py
 
     kinds: dict[str, list[str]] = {"matrix": [], "text": [], "number": [], "other": []}
-    for name, member in found.items():
+    for name, member in datasets.items():
         is_text = h5py.check_string_dtype(member.dtype) is not None
         kind = "other" if is_text else "matrix" if member.ndim == 2 else "other"
         if member.ndim == 1:

@@ -97,8 +97,8 @@ def _npz_roles(archive: zipfile.ZipFile, path: Path, names: list[str], wanted: W
     """The roles of an archive's arrays. Of a large archive only those are looked at that can hold keys or are named."""
     kinds: dict[str, list[str]] = {"matrix": [], "text": [], "number": [], "object": [], "other": []}
     for name in names:
-        asked = name in (wanted.field, wanted.key_column) or is_key_name(name)
-        kind = _npz_kind(archive, path, name) if asked or len(names) <= _LOOKED_AT else "other"
+        named = name in (wanted.field, wanted.key_column) or is_key_name(name)
+        kind = _npz_kind(archive, path, name) if named or len(names) <= _LOOKED_AT else "other"
         kinds[kind].append(name)
     keys = key_name(kinds["object"])
     if not wanted.keyed and wanted.key_column in (None, *kinds["object"]) and keys is not None and not kinds["text"]:
@@ -220,9 +220,9 @@ def read_safetensors(path: Path, wanted: Wanted) -> ArraySource:
     offset = 8 + length + first
 
     def rows(start: int, stop: int) -> Rows:
-        found = _contiguous(path, offset, stored, start, stop, shape[1])
+        numbers = _contiguous(path, offset, stored, start, stop, shape[1])
         # bfloat16 is the upper half of a float32
-        return (found.astype("<u4") << 16).view("<f4") if code == "BF16" else found
+        return (numbers.astype("<u4") << 16).view("<f4") if code == "BF16" else numbers
 
     source = matrix(path, field, shape, np.dtype("<f4") if code == "BF16" else stored, rows)
     check_size(f"{path}[{field}]", min(last - first, size - offset), math.prod(shape) * stored.itemsize)

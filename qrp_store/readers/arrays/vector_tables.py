@@ -58,10 +58,10 @@ def read_parquet(path: Path, wanted: Wanted) -> ArraySource:
     def batches(start: int) -> tuple[int, Iterator[Rows]]:
         group = int(np.searchsorted(first_rows, start, "right")) - 1
         first = int(first_rows[group])
-        found = pq.ParquetFile(path).iter_batches(
+        read = pq.ParquetFile(path).iter_batches(
             _BATCH_ROWS, row_groups=list(range(group, len(groups))), columns=list(columns), use_threads=False
         )
-        return first, _numbered_rows(found, first, columns, dim, dtype)
+        return first, _numbered_rows(read, first, columns, dim, dtype)
 
     source = matrix(path, wanted.field, (n, dim), dtype, _Stream(batches, dim).read)
     return with_columns(source, roles, lambda: cells_of(path, roles.key or ""))
@@ -244,8 +244,8 @@ def _is_number(kind: Any) -> bool:
 
 
 def _numpy_type(kind: Any) -> np.dtype[Any]:
-    found: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
-    return found
+    dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+    return dtype
 
 
 def _first_length(file: Any, column: str) -> int:
