@@ -181,6 +181,6 @@ def _load(expert: str, weights: str, activation: Activation, names: str | None, 
         classes = tuple(known[str(i)][0] for i in range(len(known)))
     options = ExpertOptions(expert, weights, activation, classes, device, seed)
     whole = Checkpoints(
-        lambda path, model: checkpoints.load_state(path, model, whole=True).recipe.statistics, checkpoints.digest_state
+        lambda path, model: checkpoints.load_state(path, model, whole=True).statistics, checkpoints.digest_state
     )
     return load_expert(options, whole)

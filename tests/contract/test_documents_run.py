@@ -5,6 +5,7 @@ docs/tour.md and docs/python.md are run by test_tour.py, docs/sql.md's questions
 
 from __future__ import annotations
 
+import json
 import os
 import pkgutil
 import re
@@ -12,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -243,6 +245,44 @@ LAYOUTS = {
 }
 
 
+def models_of_other_libraries(folder: Path) -> None:
+    """The files that the table of docs/backbones.md names, small."""
+    import timm
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+    from torchvision.models import resnet18
+
+    state = resnet18().state_dict()
+    named = {f"model.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": named, "epoch": 3}, folder / "last.ckpt")
+    torch.save({"module": state, "ds_version": "0.15"}, folder / "mp_rank_00_model_states.pt")
+    for name in ("sharded", "timm_hub", "run"):
+        (folder / name).mkdir()
+    for epoch in (1, 2, 10):
+        torch.save(state, folder / "run" / f"epoch_{epoch}.pth")
+    parts = {"a.safetensors": list(state)[:50], "b.safetensors": list(state)[50:]}
+    for file, names in parts.items():
+        save_file({name: state[name] for name in names}, folder / "sharded" / file)
+    index = {"weight_map": {name: file for file, names in parts.items() for name in names}}
+    (folder / "sharded" / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file(dict(timm.create_model("resnet18").state_dict()), folder / "timm_hub" / "model.safetensors")
+    config = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "timm_hub" / "config.json").write_text(json.dumps(config))
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    transformers.Dinov2Model(transformers.Dinov2Config(**small)).save_pretrained(folder / "dinov2-folder")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "dinov2-folder")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 9, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    pixels = torch.zeros(2, 3, 224, 224)
+    batch = {"input": {0: torch.export.Dim("n", min=1, max=64)}}
+    torch.jit.trace(net, pixels).save(str(folder / "net.pt"))  # type: ignore[no-untyped-call]
+    torch.export.save(torch.export.export(net, (pixels,), dynamic_shapes=batch), folder / "net.pt2")
+    torch.onnx.export(net, (pixels,), folder / "net.onnx", dynamic_shapes=batch, verbose=False)
+    (folder / "lab_net.py").write_text(
+        "import torch\ndef build():\n    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 9))\n"
+    )
+
+
 def test_the_lines_of_backbones_run(qrp: Any, files: Any) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -266,12 +306,16 @@ def test_the_lines_of_backbones_run(qrp: Any, files: Any) -> None:
         pa.table({"image_path": [f"/data/photos/{key}" for key in keys]}),
         files.folder / "clip/metadata/metadata_0.parquet",
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporters' own
+        models_of_other_libraries(files.folder)
     typist = Typist(qrp, files.folder, "")
     typist.type("qrp-store init", {})
     typist.page("backbones", {})
     assert typist.failed == []
     made = {row["backbone"] for row in qrp.rows("ls", "embeddings", "--store", "qrp-data", cwd=files.folder)}
     assert {"dino-r50", "swav", "mae", "solo", "mine", "clip-b32"} <= made
+    assert {"lightning", "sharded", "hub", "hf", "script", "exported", "onnx", "ours", "run/epoch_10"} <= made
 
 
 def test_the_lines_of_extending_run(qrp: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
