@@ -2,27 +2,48 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.ready-demo
+DEMO_EXTRAS := cpu,demo
+QUICK := tests/cli tests/readers tests/rendering tests/test_layers.py tests/test_light_import.py tests/test_settings.py
 EXTRAS := cpu,hf,onnx,open-clip,postgres,s3,serve,demo,test
 BENCHMARKS := startup ingest labels kmeans kmeans_dask probe report leaderboard
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
-.PHONY: demo test test-browser soak lint bench gpu graph options clean
+.PHONY: demo quick test test-browser soak lint bench gpu graph options clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-$(READY): pyproject.toml constraints.txt
-	@test -x $(PYTHON) || { \
-	  base=$$(command -v python3.11 || command -v python3) || { echo "make: Python 3.11 or newer is needed" >&2; exit 1; }; \
+$(PYTHON):
+	@base=$$(command -v python3.11 || command -v python3) || { echo "make: Python 3.11 or newer is needed" >&2; exit 1; }; \
 	  "$$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$base is older than 3.11" >&2; exit 1; }; \
-	  "$$base" -m venv $(VENV); }
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	  "$$base" -m venv $(VENV)
+
+# Without a GPU: the CPU builds of torch, a tenth of the size, where the configured index has them.
+INSTALL := $(PYTHON) -m pip install --disable-pip-version-check -c constraints.txt
+CPU_TORCH = $(shell sed -nE 's/^((torch|torchvision)==[^ +]*)$$/\1+cpu/p' constraints.txt)
+define install
+	@test -e /dev/nvidia0 || $(PYTHON) -c 'import torch' 2>/dev/null || \
+	  $(PYTHON) -m pip install --disable-pip-version-check --no-deps $(CPU_TORCH) 2>/dev/null || \
+	  echo "make: this index has no CPU build of torch: taking the usual one (several GB)"
+	$(INSTALL) -e '.[$(1)]'
+endef
+
+$(READY): pyproject.toml constraints.txt | $(PYTHON)
+	$(call install,$(EXTRAS))
+	@touch $@ $(DEMO_READY)
+
+$(DEMO_READY): pyproject.toml constraints.txt | $(PYTHON)
+	$(call install,$(DEMO_EXTRAS))
 	@touch $@
 
-demo: $(READY) ## rank four backbones on real images, in about four minutes
+demo: $(DEMO_READY) ## rank four backbones on real images, in about four minutes
 	$(VENV)/bin/qrp-store demo $(DEMO_DIR)
+
+quick: $(READY) ## the leaves and the command line, without servers: about a minute
+	$(PYTHON) -m pytest -q -n 2 --dist worksteal $(QUICK) $(ARGS)
 
 test: lint ## lint, then every test
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal --durations=15 $(ARGS)

@@ -35,6 +35,8 @@ def modules() -> list[Module]:
     result = []
     for folder, package in FOLDERS.items():
         for path in sorted((ROOT / folder).rglob("*.py")):
+            if path.name == "__main__.py":  # `python -m`, above everything
+                continue
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
             is_package = parts[-1] == "__init__"
             name = ".".join([package, *(parts[:-1] if is_package else parts)])

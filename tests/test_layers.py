@@ -130,14 +130,14 @@ def test_modules_are_not_circular_for_type_checkers_either() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.name)
-def test_a_module_stays_below_400_lines(module: Module) -> None:
-    assert len(module.path.read_text(encoding="utf-8").splitlines()) < 400
+def test_a_module_stays_below_500_lines() -> None:
+    lengths = {m.name: len(m.path.read_text(encoding="utf-8").splitlines()) for m in MODULES}
+    assert not {name: length for name, length in lengths.items() if length >= 500}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.name)
-def test_names_say_what_things_are(module: Module) -> None:
-    assert not {"utils", "helpers", "manager", "common", "misc"} & set(module.name.split("."))
+def test_names_say_what_things_are() -> None:
+    vague = {"utils", "helpers", "manager", "common", "misc"}
+    assert not [m.name for m in MODULES if vague & set(m.name.split("."))]
 
 
 def test_the_drawing_of_the_imports_is_the_code() -> None:

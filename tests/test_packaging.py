@@ -142,6 +142,41 @@ def test_the_installed_wheel_migrates_a_database(installed: Path, tmp_path: Path
     assert '"rows": []' in done.stdout, done.stderr
 
 
+def test_python_m_is_the_command_line(installed: Path, tmp_path: Path) -> None:
+    done = run(installed, tmp_path, "-m", "qrp_store", "ls", "--store", "none", "--json")
+    assert done.returncode == 3, done.stderr
+    assert '"not_found"' in done.stdout
+    assert run(installed, tmp_path, "-m", "qrp_store", "--version").stdout.startswith("qrp-store ")
+
+
+def test_the_metadata_names_authors_and_pythons(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+    text = archive.read(name).decode()
+    assert "Author: The qrp-store authors" in text
+    for python in ("3.11", "3.12", "3.13"):
+        assert f"Classifier: Programming Language :: Python :: {python}" in text
+
+
+def test_only_one_build_of_faiss_is_in_an_extra(project: dict[str, Any]) -> None:
+    builds = {
+        name: [r for r in requirements if r.startswith("faiss")]
+        for name, requirements in project["project"]["optional-dependencies"].items()
+    }
+    assert {name: found for name, found in builds.items() if found} == {
+        "cpu": ["faiss-cpu>=1.10"],
+        "gpu": ["faiss-gpu-cuvs>=1.15"],
+    }
+
+
+def test_make_demo_installs_what_the_demo_needs_and_no_more() -> None:
+    lines = subprocess.run(["make", "-n", "-B", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "-e '.[cpu,demo]'" in lines
+    assert "--quiet" not in lines
+    assert "+cpu" in lines
+    assert "index-url" not in lines
+
+
 def test_constraints_name_packages_and_versions_only() -> None:
     lines = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if x and not x.startswith("#")]
     names = [line.split("==")[0] for line in lines]
