@@ -50,9 +50,9 @@ def label_by_expert(
     ignore_unknown_keys: bool = False,
     names: str | None = None,
     match: Match = "key",
+    activation: Activation | None = None,
     weights: str = "default",
     top_k: int | None = None,
-    activation: Activation = "softmax",
     batch_size: int = 16,
     skip_bad: bool = False,
     seed: int = 0,
@@ -85,7 +85,7 @@ def label_by_expert_with(
     keys = datasets.keys(store.catalog, owner)
     folder = Path(how.images).expanduser()
     files = _files(folder, keys, owner, options.match, options.ignore_unknown_keys, progress)
-    model = _load(how.expert, how.weights, how.activation, options.names, how.device, how.seed)
+    model = _load(how.expert, how.weights, options.activation or "softmax", options.names, how.device, how.seed)
     threshold = options.threshold
     if threshold is None and how.top_k is None:
         threshold = _DEFAULT_THRESHOLD[model.kind]

@@ -76,33 +76,58 @@ class Unknown:
 
 @dataclass
 class Numbers:
-    """Concepts in order of first appearance, with their groups; at most `limit` of them."""
+    """Concepts in order of first appearance, each with its group; at most `limit` of them."""
 
     source: str
     limit: int
-    number: dict[str, int] = field(default_factory=dict)
-    group: list[str | None] = field(default_factory=list)
+    number: dict[Term, int] = field(default_factory=dict)
 
     def learn(self, terms: Iterable[Term]) -> None:
-        """Give new concepts their number. Raises InvalidInput for one in two groups, and beyond the limit."""
-        for name, group in dict.fromkeys(terms):
-            number = self.number.setdefault(name, len(self.number))
-            if number == len(self.group):
-                self.group.append(group)
-            elif group is not None and self.group[number] != group:
-                if self.group[number] is not None:
-                    raise InvalidInput(
-                        f"{self.source}: concept {shown(name)} stands in two groups, "
-                        f"{shown(str(self.group[number]))} and {shown(group)}",
-                        hint="give the two concepts different names",
-                    )
-                self.group[number] = group
+        """Give new concepts their number. Raises InvalidInput beyond the limit."""
+        for term in dict.fromkeys(terms):
+            self.number.setdefault(term, len(self.number))
         if len(self.number) > self.limit:
             raise InvalidInput(
                 f"{self.source}: more than {self.limit:,} different concepts, for example "
-                f"{', '.join(shown(name, 30) for name in list(self.number)[-3:])}",
+                f"{', '.join(shown(name, 30) for name, _ in list(self.number)[-3:])}",
                 hint="are two columns swapped? --max-concepts raises the limit",
             )
+
+    def named(self) -> tuple[list[Term], list[int]]:
+        """Return the concepts as they are stored, and for each number the index of its concept.
+
+        A concept without a group is the one of its name that has a group, if there is one such. Of several with one
+        name, each gets its group in brackets: `bat (animal)`, `bat (sports)`.
+        """
+        groups = self._groups()
+        stored: dict[Term, int] = {}
+        index = []
+        for name, group in self.number:
+            several = groups.get(name, [])
+            if len(several) == 1:
+                term: Term = name, several[0]
+            elif group is None:
+                term = name, None
+            else:
+                term = f"{name} ({group})", group
+                if term in self.number:
+                    raise InvalidInput(
+                        f"{self.source}: concept {shown(name)} of group {shown(group)} would be called like another",
+                        hint=f"rename {shown(term[0])}",
+                    )
+            index.append(stored.setdefault(term, len(stored)))
+        return list(stored), index
+
+    def shared(self) -> list[str]:
+        """Return the names that several groups have."""
+        return [name for name, groups in self._groups().items() if len(groups) > 1]
+
+    def _groups(self) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {}
+        for name, group in self.number:
+            if group is not None:
+                groups.setdefault(name, []).append(group)
+        return groups
 
 
 class Positions:
@@ -205,7 +230,8 @@ def gather(
             seen = positions.of(rows.seen, numbers.source)
             unknown.add([rows.keys[i] for i in np.flatnonzero(at < 0).tolist()])
             unknown.add([rows.seen[i] for i in np.flatnonzero(seen < 0).tolist()])
-            concept = np.fromiter(map(numbers.number.__getitem__, rows.concepts), np.int32, len(at))
+            terms = zip(rows.concepts, rows.groups, strict=True)
+            concept = np.fromiter(map(numbers.number.__getitem__, terms), np.int32, len(at))
             scores = np.full(len(at), np.nan) if rows.scores is None else rows.scores
             kept = (at >= 0) & ~(scores <= threshold)
             labels.add(at[kept], concept[kept], scores[kept])
@@ -270,11 +296,12 @@ def _better_match(unknown: Iterable[str], keys: Sequence[str]) -> str:
 
 def numbered(numbers: Numbers, labels: Piles, looked_at: Piles, keys: Sequence[str], unknown: Unknown) -> LabelTable:
     """Number the concepts by group and name, sort the labels, keep the highest score of repeated ones."""
-    names = list(numbers.number)
-    order = sorted(range(len(names)), key=lambda i: (numbers.group[i] is None, numbers.group[i] or "", names[i]))
-    rank = np.empty(len(names) + 1, np.int32)
-    rank[order] = np.arange(len(names), dtype=np.int32)
-    rank[ALL] = ALL
+    terms, index = numbers.named()
+    names, groups = [name for name, _ in terms], [group for _, group in terms]
+    order = sorted(range(len(names)), key=lambda i: (groups[i] is None, groups[i] or "", names[i]))
+    place = np.empty(len(names), np.int32)
+    place[order] = np.arange(len(names), dtype=np.int32)
+    rank = np.append(place[np.array(index, np.int64)], np.int32(ALL)).astype(np.int32)
     counts = np.zeros(len(names), np.int64)
     with columns(np.int64, np.int32, np.float64) as found:
         for pile in labels:
@@ -283,7 +310,7 @@ def numbered(numbers: Numbers, labels: Piles, looked_at: Piles, keys: Sequence[s
             found.add(*part)
         at, concept, scores = found.arrays()
     vocabulary = Vocabulary(
-        tuple(names[i] for i in order), tuple(numbers.group[i] for i in order), tuple(int(c) for c in counts)
+        tuple(names[i] for i in order), tuple(groups[i] for i in order), tuple(int(c) for c in counts)
     )
     return LabelTable(vocabulary, at, concept, scores, keys, _known(looked_at, rank, len(keys)), unknown)
 

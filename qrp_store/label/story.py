@@ -28,6 +28,7 @@ from qrp_store.label.numbering import (
 )
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
 from qrp_store.options import (
+    Activation,
     LabelFileOptions,
     LabelFormat,
     LabelOptions,
@@ -87,6 +88,7 @@ def label(
     ignore_unknown_keys: bool = False,
     names: str | None = None,
     match: Match = "key",
+    activation: Activation | None = None,
     format: LabelFormat | None = None,
     key_column: str | None = None,
     concept_column: str | None = None,
@@ -125,10 +127,18 @@ def label_with(
     table_options = TableOptions(
         how.key_column, how.concept_column, how.score_column, how.group_column, how.split, how.true, how.false
     )
-    form = how.format or detect(path, table_options)
+    form = how.format or detect(path, table_options, options.activation)
     threshold = _THRESHOLD if options.threshold is None else options.threshold
     reading = _Reading(
-        path, form, options.names, options.group, threshold, options.match, how.max_concepts, table_options
+        path,
+        form,
+        options.names,
+        options.group,
+        threshold,
+        options.match,
+        how.max_concepts,
+        table_options,
+        options.activation,
     )
     ignore_unknown_keys = options.ignore_unknown_keys
     spec = _spec(owner, concepts, reading, exclusive=exclusive, ignore_unknown_keys=ignore_unknown_keys)
@@ -168,6 +178,7 @@ class _Reading:
     match: Match
     max_concepts: int
     columns: TableOptions
+    activation: Activation | None
 
     def document(self) -> dict[str, Any]:
         """Return what changes a label, without defaults, so that older sets are found again."""
@@ -180,7 +191,9 @@ class _Reading:
             more["format"] = self.form
         if self.columns.document():
             more["table"] = self.columns.document()
-        return {"source": source_digest(self.path), "threshold": self.threshold, "group": self.group, **more}
+        if self.activation is not None:
+            more["activation"] = self.activation
+        return {"source": source_digest(self.path, self.form), "threshold": self.threshold, "group": self.group, **more}
 
     def table(self, keys: list[str], owner: Dataset, ignore_unknown: bool, progress: Progress) -> LabelTable:
         """Return the labels by number. Raise InvalidInput."""
@@ -193,6 +206,7 @@ class _Reading:
             names=names,
             keys=keys,
             table=self.columns,
+            activation=self.activation,
             note=progress.note,
             warn=progress.warn,
         )
@@ -204,6 +218,11 @@ class _Reading:
             if unknown.n_rows:
                 progress.warn(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r} and are left out")
             table = numbered(numbers, labels, looked_at, keys, unknown)
+        if shared := numbers.shared():
+            progress.warn(
+                f"{source}: {len(shared)} concepts appear in several groups, for example {shown(shared[0], 40)}; "
+                "their names get the group in brackets"
+            )
         variants = case_variants(table.vocabulary)
         if variants:
             count = sum(map(len, variants))

@@ -16,6 +16,19 @@ LabelFormat = Literal[
     "celeba",
     "coco",
     "lvis",
+    "inaturalist",
+    "hf",
+    "tags",
+    "clip-scores",
+    "vaw",
+    "label-studio",
+    "fiftyone",
+    "cvat",
+    "voc",
+    "yolo",
+    "cub",
+    "awa2",
+    "dtd",
     "open-images",
     "visual-genome",
     "broden",
@@ -48,6 +61,12 @@ class LabelOptions(Options):
         None, "Table with names for SOURCE's codes: code,name[,group] per line.", metavar="FILE", younger=True
     )
     match: Match = option("key", "Part of a key that must agree with the dataset's.", younger=True)
+    activation: Activation | None = option(
+        None,
+        "Turn a classifier's outputs, or the cosines or logits of a file, into probabilities.",
+        default_text="softmax for --expert",
+        younger=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +102,6 @@ class ExpertModelOptions(Options):
     images: str | None = option(None, "Folder of the images that --expert labels.", metavar="FOLDER")
     weights: str = option("default", "Weights of the expert: checkpoint, or default.", metavar="FILE|default")
     top_k: int | None = option(None, "Keep only the K best categories of an image.", metavar="K", minimum=1)
-    activation: Activation = option("softmax", "What turns a classifier's outputs into probabilities.")
     batch_size: int = option(16, "Images per forward pass of --expert.", metavar="N", minimum=1, identity=False)
     skip_bad: bool = option(False, "Leave images that --expert cannot read without labels.", identity=False)
     seed: int = option(0, "Random seed of --weights random.", metavar="SEED")

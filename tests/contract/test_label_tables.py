@@ -159,7 +159,7 @@ def test_what_is_unclear_is_refused_with_what_would_read_it(
 
 def test_options_of_tables_do_not_fit_a_folder(qrp: Any, store: Path, files: Any) -> None:
     message = qrp.fails(4, "label", files.images(["cat/1.png"]), *WHERE, "--split", ";", store=store)
-    assert "no table" in message
+    assert "--split does not apply to the format image-folder" in message
 
 
 LISTS = {
@@ -225,6 +225,19 @@ def test_blanks_and_unicode_forms_are_one_concept_and_case_is_reported(
     counts = sql(store, "SELECT concept, count(*) AS n FROM labels GROUP BY concept ORDER BY concept")
     assert [tuple(row.values()) for row in counts] == [("Cat", 1), ("caf\u00e9", 3), ("cat", 3), ("dog", 1)]
     assert qrp.ok("label", table, *WHERE, store=store)["case_variants"] == [{"Cat": 1, "cat": 3}]
+
+
+def test_a_name_in_several_groups_is_a_concept_of_each(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    rows = [(KEYS[0], "red", "animal"), (KEYS[1], "red", "object"), (KEYS[2], "cat", "animal"), (KEYS[3], "cat", "")]
+    ran = qrp.run("label", files.labels(rows, ("key", "concept", "group")), *WHERE, "--json", store=store)
+    assert ran.code == 0
+    assert ran.json["groups"] == {"animal": 2, "object": 1}
+    assert "1 concepts appear in several groups, for example 'red'" in ran.err
+    stored = {tuple(row.values()) for row in sql(store, "SELECT key, concept, concept_group FROM labels")}
+    assert stored == {
+        *((KEYS[0], "red (animal)", "animal"), (KEYS[1], "red (object)", "object")),
+        *((KEYS[2], "cat", "animal"), (KEYS[3], "cat", "animal")),
+    }
 
 
 def test_keys_match_whatever_their_unicode_form_and_blanks(qrp: Any, store: Path, files: Any, sql: Any) -> None:

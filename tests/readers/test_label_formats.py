@@ -258,7 +258,7 @@ def test_visual_genome_objects_and_attributes(tmp_path: Path) -> None:
     assert not rows.verified.any()  # type: ignore[union-attr]
     (tmp_path / "attributes.json").write_text('[{"image_id": 1, "attributes": [{"attributes": "Green"}]}]')
     assert read(tmp_path / "attributes.json")[0] == {("1", "green", 1.0, "attribute")}
-    for content in ('["x"]', '[{"key": "a", "concept": "b"}]', '[{"image_id": 1, "objects": ["tree"]}]'):
+    for content in ('["x"]', '[{"key": "a", "word": "b"}]', '[{"image_id": 1, "objects": ["tree"]}]'):
         (tmp_path / "objects.json").write_text(content)
         with pytest.raises(InvalidInput, match=r"image 1 has no (image_id|list of objects)") as caught:
             read(tmp_path / "objects.json")

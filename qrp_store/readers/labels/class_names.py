@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.readers.labels.rows import LabelRows, Source, Term
-from qrp_store.readers.labels.text_tables import not_utf8
+from qrp_store.readers.labels.rows import LabelRows, Source, Term, normal
+from qrp_store.readers.labels.text_tables import encoding_of, not_utf8
 from qrp_store.samples import key_problem, shown
 
 _CODE_THEN_NAME = re.compile(r"(n\d{8}|/m/[^\s,]+)\s+(\S.*)")
@@ -22,27 +23,48 @@ def read_names(path: Path) -> dict[str, Term]:
 
     Lines are `code,name[,group]` (Open Images' class descriptions; ; and tab do, too), `n01440764 tench, Tinca tinca`
     (ImageNet's synsets: the first name), `/a/airfield 0` (Places365), or a name alone, whose code is the line's number
-    from 0. A name that several codes share gets the code in brackets. Raises NotFound and InvalidInput.
+    from 0. JSON is a list of names, `{"0": "tench"}`, or ImageNet's class index `{"0": ["n01440764", "tench"]}`, in
+    which both the number and the synset are codes. A name that several codes share gets the code in brackets. Raises
+    NotFound and InvalidInput.
     """
     try:
-        lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        text = path.read_text(encoding_of(path))
+        lines = [line for line in text.splitlines() if line.strip()]
     except FileNotFoundError as error:
         raise NotFound(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise not_utf8(Source(path)) from error
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
-    rows = _rows(lines)
+    synsets: dict[str, str] = {}
+    rows = _json_rows(path, text, synsets) if path.suffix.lower() == ".json" else _rows(lines)
     if not rows:
         raise InvalidInput(f"{path}: holds no names")
     shared = Counter(name for _, name, _ in rows)
-    found: dict[str, Term] = {}
+    names: dict[str, Term] = {}
     for code, name, group in rows:
-        problem = key_problem(name) or ("is the second of its code" if code in found else None)
+        problem = key_problem(name) or ("is the second of its code" if code in names else None)
         if problem is not None:
             raise InvalidInput(f"{path}: the name of {shown(code)} {problem}", hint="one line a concept: code,name")
-        found[code] = (f"{name} ({code})" if shared[name] > 1 else name, group)
-    return found
+        names[code] = (f"{name} ({synsets.get(code, code)})" if shared[name] > 1 else name, group)
+    return names | {synset: names[code] for code, synset in synsets.items()}
+
+
+def _json_rows(path: Path, text: str, synsets: dict[str, str]) -> list[tuple[str, str, str | None]]:
+    """Return code, name and no group for every class of a JSON document; note the synsets by code."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{path}: not JSON, or damaged ({error})") from error
+    classes = dict(enumerate(content)) if isinstance(content, list) else content
+    rows: list[tuple[str, str, str | None]] = []
+    for code, name in classes.items() if isinstance(classes, dict) else ():
+        if isinstance(name, list) and len(name) == 2 and all(isinstance(word, str) for word in name):
+            synsets[str(code)], name = name
+        if not isinstance(name, str):
+            raise InvalidInput(f"{path}: {shown(str(code))}: expected an object of names, or a list of them")
+        rows.append((str(code), normal(name), None))
+    return rows
 
 
 def _rows(lines: list[str]) -> list[tuple[str, str, str | None]]:
@@ -58,8 +80,8 @@ def _rows(lines: list[str]) -> list[tuple[str, str, str | None]]:
             heads = {"labelname", "displayname", "code", "id"}
             if fields[0][0].strip().lower() in heads:
                 fields = fields[1:]
-            return [(row[0].strip(), row[1].strip(), row[2].strip() or None if row[2:] else None) for row in fields]
-    return [(str(number), line.strip(), None) for number, line in enumerate(lines)]
+            return [(row[0].strip(), normal(row[1]), normal(row[2]) or None if row[2:] else None) for row in fields]
+    return [(str(number), normal(line), None) for number, line in enumerate(lines)]
 
 
 def renamed(batch: LabelRows, names: dict[str, Term], path: Path) -> LabelRows:

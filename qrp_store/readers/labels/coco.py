@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from qrp_store.errors import InvalidInput
@@ -35,6 +36,11 @@ def read_coco(source: Source) -> Iterator[LabelRows]:
         if batch.full:
             yield batch.take(vocabulary)
     yield batch.take(vocabulary)
+
+
+def read_inaturalist(source: Source) -> Iterator[LabelRows]:
+    """iNaturalist's JSON: COCO's layout with one species an image, which says nothing of the other species."""
+    return (replace(rows, seen=()) for rows in read_coco(source))
 
 
 def read_lvis(source: Source) -> Iterator[LabelRows]:

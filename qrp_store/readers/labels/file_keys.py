@@ -16,28 +16,49 @@ _UPLOAD = re.compile(r"(?:^|/)upload/(?:[^/]+/)?[0-9a-f]{8}-(?=.)")
 
 @dataclass
 class FileKeys:
-    """Turns a path into the key that it ends with, when the dataset has such a key; a path that is one stays.
+    """Turns the path of an image into its key in the dataset.
 
-    A path of which no end is a key is returned as it is; of a URL, what follows the last slash.
+    That is the path, else the end of it that is a key, else the one key that ends with the path. A path that is none of
+    these is returned as it is; of a URL, what follows the last slash. With `stems`, endings like .jpg are left out of
+    the comparison, and paths have none.
     """
 
     source: Source
-    _keys: frozenset[str] | None = None
+    stems: bool = False
+    _keys: dict[str, str] | None = None
+    _ends: dict[str, list[str]] = field(default_factory=dict)
     _path_of: dict[str, str] = field(default_factory=dict)
 
     def of(self, path: str) -> str:
         """Return the key for a path or URL. Raises InvalidInput for two paths that end with one key."""
-        if self._keys is None:
-            self._keys = frozenset(self.source.keys)
-        if path in self._keys:
-            return self._once(path, path)
+        keys = self._known()
+        if path in keys:
+            return self._once(keys[path], path)
         plain, is_url = _plain(path)
         parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):
-            key = "/".join(parts[start:])
-            if key in self._keys:
-                return self._once(key, path)
+            end = "/".join(parts[start:])
+            if end in keys:
+                return self._once(keys[end], path)
+        longer = (
+            [name for name in self._ends.get(parts[-1], ()) if name.endswith("/" + "/".join(parts))] if parts else []
+        )
+        if len(longer) == 1:
+            return self._once(keys[longer[0]], path)
         return parts[-1] if is_url and parts else path
+
+    def _known(self) -> dict[str, str]:
+        """Return the keys by the name that is compared. A stem that several keys share is left out."""
+        if self._keys is None:
+            self._keys, twice = {}, set()
+            for key in self.source.keys:
+                name = stem(key) if self.stems else key
+                if self._keys.setdefault(name, key) != key:
+                    twice.add(name)
+                self._ends.setdefault(name.rpartition("/")[2], []).append(name)
+            for name in twice:
+                del self._keys[name]
+        return self._keys
 
     def _once(self, key: str, path: str) -> str:
         first = self._path_of.setdefault(key, path)
@@ -47,6 +68,12 @@ class FileKeys:
                 hint="ingest the images with their folders in the keys, or leave one of the two out",
             )
         return key
+
+
+def stem(path: str) -> str:
+    """Return a path without the ending of its last part."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
 
 
 def is_elsewhere(path: str) -> bool:

@@ -14,7 +14,17 @@ from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.readers.image_folders import list_images
-from qrp_store.readers.labels import celeba, coco, lists, visual_genome
+from qrp_store.readers.labels import (
+    attribute_sets,
+    boxes,
+    celeba,
+    coco,
+    exports,
+    huggingface,
+    lists,
+    tags,
+    visual_genome,
+)
 from qrp_store.readers.labels import detect as detection
 from qrp_store.readers.labels import long_tables as tables
 from qrp_store.readers.labels import wide_tables as wide
@@ -27,14 +37,15 @@ from qrp_store.readers.labels.rows import LabelRows, Source, TableOptions, ignor
 class Format:
     """A layout of labels.
 
-    `ids`: its keys are ids of images, which may be the names of files without their ending. `table`: the options that
-    name columns and values apply to it.
+    `ids`: its keys are ids of images, which may be the names of files without their ending. `options`: those for
+    tables that apply to it. `content`: endings of the files of a folder that hold the labels.
     """
 
     read: Callable[[Source], Iterator[LabelRows]]
     about: str
     ids: bool = False
-    table: bool = False
+    options: frozenset[str] = frozenset()
+    content: tuple[str, ...] = ()
 
 
 def _read_long(source: Source) -> Iterator[LabelRows]:
@@ -55,12 +66,42 @@ def _by_ending(
 
 
 _JSON_LINES = {".jsonl": tables.read_json_lines, ".ndjson": tables.read_json_lines}
+_TABLE = frozenset({"key", "concept", "score", "group", "split", "true", "false"})
 FORMATS: Mapping[str, Format] = {
-    "long": Format(_read_long, "CSV, Parquet, JSONL: key,concept[,score][,group]", table=True),
-    "wide": Format(_read_wide, "CSV, Parquet, JSONL: key and one 0/1 column a concept", table=True),
-    "celeba": Format(celeba.read_celeba, "CelebA's list_attr_celeba.txt or .csv: -1 and 1", table=True),
+    "long": Format(_read_long, "CSV, Parquet, JSONL: key,concept[,score][,group]", options=_TABLE),
+    "wide": Format(_read_wide, "CSV, Parquet, JSONL: key and one 0/1 column a concept", options=_TABLE),
+    "celeba": Format(celeba.read_celeba, "CelebA's list_attr_celeba.txt or .csv: -1 and 1", options=_TABLE),
     "coco": Format(coco.read_coco, "COCO instances, stuff or panoptic JSON"),
     "lvis": Format(coco.read_lvis, "LVIS JSON: COCO's layout with neg_category_ids"),
+    "inaturalist": Format(coco.read_inaturalist, "iNaturalist JSON: COCO's layout with a species an image"),
+    "hf": Format(
+        huggingface.read_hugging_face,
+        "Hugging Face: Parquet with ClassLabel, or a folder of save_to_disk",
+        options=frozenset({"key", "concept", "split"}),
+        content=(".arrow", ".json"),
+    ),
+    "tags": Format(
+        tags.read_tags, "JSON or JSONL: {image, tags: [...]}", options=frozenset({"key", "concept", "score", "split"})
+    ),
+    "clip-scores": Format(
+        tags.read_clip_scores, "a score of every concept: wide table, .npz, JSON", options=frozenset({"key"})
+    ),
+    "vaw": Format(exports.read_vaw, "VAW JSON: positive_attributes, negative_attributes", ids=True),
+    "label-studio": Format(exports.read_label_studio, "Label Studio's JSON, JSON-MIN", options=frozenset({"key"})),
+    "fiftyone": Format(
+        exports.read_fiftyone,
+        "FiftyOne's samples.json or labels.json, or its folder",
+        options=frozenset({"concept"}),
+        content=("samples.json", "labels.json"),
+    ),
+    "cvat": Format(boxes.read_cvat, "CVAT for images, XML"),
+    "voc": Format(boxes.read_voc, "Pascal VOC's folder, or an image set with -1, 0 and 1", content=(".xml", ".txt")),
+    "yolo": Format(
+        boxes.read_yolo, "YOLO's folder: data.yaml and labels/", content=(".txt", ".yaml", ".yml", ".names")
+    ),
+    "cub": Format(attribute_sets.read_cub, "CUB-200's folder", content=(".txt",)),
+    "awa2": Format(attribute_sets.read_awa, "AwA2's folder", content=(".txt",)),
+    "dtd": Format(attribute_sets.read_dtd, "DTD's folder, or labels_joint_anno.txt", content=(".txt",)),
     "open-images": Format(tables.read_open_images, "Open Images CSV: ImageID,Source,LabelName,Confidence", ids=True),
     "visual-genome": Format(visual_genome.read_visual_genome, "Visual Genome objects.json, attributes.json", ids=True),
     "broden": Format(lists.read_broden, "Broden's folder, or its index.csv"),
@@ -80,6 +121,7 @@ def read_labels(
     names: Path | None = None,
     keys: Sequence[str] = (),
     table: TableOptions = TableOptions(),
+    activation: str | None = None,
     note: Callable[[str], None] = ignore,
     warn: Callable[[str], None] = ignore,
 ) -> Iterator[LabelRows]:
@@ -90,7 +132,7 @@ def read_labels(
     dataset's, for sources whose rows have none; `table` names columns and values; `note` and `warn` receive
     remarks for the user. Raises NotFound, InvalidInput (also while iterating).
     """
-    source = Source(path, group, keys, table, note=note, warn=warn)
+    source = Source(path, group, keys, table, activation, note, warn)
     form = form or detection.detect(source)
     _check_options(source, form)
     dictionary = None if names is None else read_names(names)
@@ -100,19 +142,25 @@ def read_labels(
     return _not_empty(path, batches)
 
 
-def detect(path: Path, table: TableOptions = TableOptions()) -> str:
+def detect(path: Path, table: TableOptions = TableOptions(), activation: str | None = None) -> str:
     """Return the name in `FORMATS` of what a file or folder looks like. Raises NotFound and InvalidInput."""
-    return detection.detect(Source(path, table=table))
+    return detection.detect(Source(path, table=table, activation=activation))
 
 
 def _check_options(source: Source, form: str) -> None:
     """Raise InvalidInput for options of tables on something else, for an empty separator, and for yes that is no."""
     table = source.table
-    given = sorted(table.document())
-    if given and not FORMATS[form].table:
+    unfit = sorted(set(table.document()) - FORMATS[form].options)
+    if unfit:
+        option = f"--{unfit[0]}-column" if unfit[0] in ("key", "concept", "score", "group") else f"--{unfit[0]}"
         raise InvalidInput(
-            f"{source}: has the format {form}, which is no table: it takes no option for columns and values",
-            hint="leave out --key-column, --concept-column, --score-column, --group-column, --split, --true, --false",
+            f"{source}: {option} does not apply to the format {form}",
+            hint="leave it out; --format says what SOURCE is, when it was taken for something else",
+        )
+    if source.activation is not None and form != "clip-scores":
+        raise InvalidInput(
+            f"{source}: --activation does not apply to the format {form}",
+            hint="--format clip-scores reads a table of cosines or logits",
         )
     if table.split == "":
         raise InvalidInput("--split '': the separator is empty", hint=f"--split {WHOLE} never splits a cell")
@@ -121,9 +169,19 @@ def _check_options(source: Source, form: str) -> None:
         raise InvalidInput(f"--true and --false both name {sorted(both)[0]!r}")
 
 
-def source_digest(source: Path) -> str:
-    """sha256 (hex) of a file's bytes, or of an ImageFolder's sorted relative paths (Broden: of its two tables)."""
+def source_digest(source: Path, form: str = "image-folder") -> str:
+    """Return the sha256 (hex) of a file's bytes; of an ImageFolder's sorted relative paths; of another folder's labels.
+
+    Of Broden's folder it covers the two tables.
+    """
     digest = hashlib.sha256()
+    if source.is_dir() and FORMATS[form].content:
+        for ending in FORMATS[form].content:
+            for path in boxes.files_below(Source(source), source, ending):
+                digest.update(
+                    f"{path.relative_to(source).as_posix()}\0{source_digest(path)}".encode("utf-8", "replace")
+                )
+        return digest.hexdigest()
     if source.is_dir() and lists.is_broden(source):
         digest.update("".join(source_digest(source / name) for name in ("index.csv", "label.csv")).encode())
         return digest.hexdigest()

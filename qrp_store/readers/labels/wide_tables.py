@@ -134,9 +134,14 @@ def _vocabulary(source: Source, columns: Sequence[str], key: str) -> list[Term]:
     return [(name, source.group) for name in names]
 
 
-def add_cells(batch: Batch, place: str, key: str, values: Sequence[tuple[str, float | None]]) -> None:
-    """Add one sample's cells. A cell of 1 is a label without score; without empty cells, all pairs were looked at."""
-    complete = all(value is not None for _, value in values)
+def add_cells(
+    batch: Batch, place: str, key: str, values: Sequence[tuple[str, float | None]], width: int | None = None
+) -> None:
+    """Add one sample's cells, of `width` concepts (default: as many).
+
+    A cell of 1 is a label without score. When no cell is empty or missing, every pair of the sample was looked at.
+    """
+    complete = all(value is not None for _, value in values) and width in (None, len(values))
     if complete:
         batch.seen.append(key)
     for name, value in values:
