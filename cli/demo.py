@@ -18,9 +18,11 @@ from .session import Session, command
 CLUSTERS = 32
 SEEDS = ("0", "1", "2")
 BEST_CLUSTERS = """\
-SELECT cluster, n_test, cross_entropy_nats, (SELECT group_concat(concept, ', ') FROM (SELECT concept FROM \
+SELECT cluster, n_test, cross_entropy_nats, cross_entropy_lo, cross_entropy_hi, \
+(SELECT group_concat(concept, ', ') FROM (SELECT concept FROM \
 cluster_concepts c WHERE c.result_id = s.result_id AND c.cluster = s.cluster AND n >= 5 ORDER BY rank LIMIT 4)) AS \
-concepts FROM cluster_scores s WHERE result_id = '{result}' AND n_test >= 10 ORDER BY cross_entropy_nats LIMIT 8"""
+concepts FROM cluster_scores s WHERE result_id = '{result}' AND n_test >= 10 \
+ORDER BY val_cross_entropy_nats LIMIT 8"""
 BEST_RESULT = (
     "SELECT r.id, r.backbone FROM results r WHERE NOT r.permuted AND r.clusters = {k} ORDER BY r.nmi DESC LIMIT 1"
 )
@@ -63,7 +65,10 @@ def _demo(session: Session, directory: Path, run: Callable[[list[str]], None]) -
         best = _best(session, store)
         query = BEST_CLUSTERS.format(result=best["id"])
         step(
-            f"The clusters of {best['backbone']} that a person would understand best (nats left to guess)", "sql", query
+            f"The clusters of {best['backbone']} that a person would understand best, chosen by validation "
+            "(nats left to guess on test images)",
+            "sql",
+            query,
         )
         page = str(directory / "report.html")
         step(

@@ -86,6 +86,7 @@ class Evaluation:
                 for trained in self._trained(self._problems(todo, held, leases)):
                     self._finish(held.popleft(), trained)
         self._score_extras()
+        self._warn(units)
         return units
 
     def _trained(self, problems: Iterator[Problem]) -> Iterator[ProbeFit | QrpStoreError]:
@@ -182,7 +183,6 @@ class Evaluation:
             with held.leases:
                 outcome = probe.conclude(held.ready, found, self.progress)
                 self._commit(held, outcome)
-            self._note(held, outcome.fit)
             unit.result = stored_result(self.store, held.work.claim.id, cached=False)
             self._bare.append(unit)
         except Interrupted:
@@ -190,12 +190,22 @@ class Evaluation:
         except QrpStoreError as error:
             unit.error = _without_frames(error)
 
-    def _note(self, held: _Held, fit: ProbeFit) -> None:
-        if fit.options.solver == "sgd" and fit.best_epoch == 0 and fit.epochs_run:
-            row = held.clustering.row
+    def _warn(self, units: list[Unit]) -> None:
+        """Say once which new results failed to train, and whether the data are few for their protocol."""
+        results = [unit.result for unit in units if unit.result is not None and not unit.result.cached]
+        failed = [result for result in results if result.training_failed]
+        if failed:
+            first = failed[0]
+            name = f"{first.backbone}, K {first.clusters}, seed {first.seed}, {first.concepts}"
+            more = f" (and {len(failed) - 1} more results)" if len(failed) > 1 else ""
+            what = "no epoch beat the model without concepts" if first.best_epoch == 0 else "below every control"
+            self.progress.note(f"{name}{more}: {what}; a lower learning rate or protocol tight may")
+        few = [r for r in results if r.protocol != "tight" and r.n_train < r.n_concepts * r.clusters]
+        if few:
+            first = few[0]
             self.progress.note(
-                f"{row.backbone}, K {row.clusters}, seed {row.seed}, {held.unit.item.joined.name}: no epoch beat the "
-                "model without concepts; a lower learning rate or protocol tight may"
+                f"{first.n_train:,} training images are few for {first.n_concepts:,} concepts × {first.clusters:,} "
+                "clusters: --protocol tight is the protocol for this size (docs/method.md)"
             )
 
     def _commit(self, held: _Held, outcome: probe.Outcome) -> None:

@@ -83,3 +83,21 @@ def test_what_did_not_train_is_counted_and_said_once(qrp: Any, own: Path) -> Non
     ran = qrp.run("leaderboard", store=own)
     assert ran.err.count("training failed in 6 of 18 results") == 1
     assert "--protocol tight" in ran.err
+
+
+def test_the_best_clusters_are_chosen_by_validation_and_shown_with_an_interval(qrp: Any, world: Any, sql: Any) -> None:
+    result = next(r for r in world.evaluated["results"] if r["backbone"] == "dull" and r["concepts"] == "objects")
+    best = qrp.ok("show", result["id"], store=world.store)["best_clusters"]
+    query = "SELECT * FROM cluster_scores WHERE result_id = ? AND n_test >= 5 ORDER BY val_cross_entropy_nats"
+    rows = sql(world.store, query, result["id"])
+    assert [row["cluster"] for row in best] == [row["cluster"] for row in rows]
+    for row in best:
+        assert row["cross_entropy_lo"] <= row["cross_entropy_nats"] <= row["cross_entropy_hi"]
+
+
+def test_few_images_for_the_concepts_and_clusters_name_the_protocol_for_them(qrp: Any, own: Path) -> None:
+    line = ("evaluate", "--dataset", "photos", "--backbone", "sharp", "--concepts", "objects", "--epochs", 2)
+    few = qrp.run(*line, "-k", 60, "--seed", 0, 1, store=own)
+    assert few.err.count("--protocol tight is the protocol for this size") == 1
+    assert "for this size" not in qrp.run(*line, "-k", 6, "--seed", 5, store=own).err
+    assert "for this size" not in qrp.run(*line, "-k", 60, "--protocol", "tight", store=own).err
