@@ -164,7 +164,7 @@ def _architecture(
         (),
         Preprocessing(size, round(size * 256 / 224), "bilinear"),
         identity={"kind": "file", "name": None, "sha256": digest_file(path)},
-        name=f"{request.arch.partition('/')[0]}/",
+        name=request.arch.partition("/")[0],
         outputs=outputs,
         notes=notes,
     )
