@@ -64,7 +64,10 @@ def verify(
     session: Session,
     deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and check every row.")] = False,
 ) -> None:
-    """Check every block and row that the catalog promises; exit 6 when one is missing or damaged."""
+    """Check every block and row that the catalog promises; exit 6 when one is missing or damaged.
+
+    Also counts arrays that no row of the catalog names.
+    """
     from qrp_store.maintenance.removal import verify
 
     with session.open() as store:
@@ -87,8 +90,9 @@ def repair(
 ) -> None:
     """Repair what `verify --deep` finds, block by block; retire what cannot be repaired.
 
-    Blocks are read or computed again from their source, centroids and weights are recomputed; they are restored if
-    their bytes are the recorded ones. Results made from retired artifacts stay, but leave the leaderboard.
+    Blocks are read or computed again from their source, centroids and weights are recomputed, rows of the catalog are
+    taken from the arrays; they are restored if they have the recorded checksum. Results made from retired artifacts
+    stay, but leave the leaderboard.
     """
     from qrp_store.maintenance.repair import repair
 

@@ -97,15 +97,15 @@ class Store:
         row = schema.store_row(self.catalog)
         url = self.location.arrays or row.arrays_url
         root = _root(url)
-        found = root.read_identity()
-        if found is None:
+        owner = root.read_identity()
+        if owner is None:
             raise NotFound(
                 f"the arrays of {self.name} are not at {redact(url)} (no qrp-store.json there)",
                 hint=f"mount them, name them with --arrays, or finish with: qrp-store init --store {self.name}",
             )
-        if found != row.uuid:
+        if owner != row.uuid:
             raise InvalidInput(
-                f"{redact(url)} holds the arrays of another store ({found}, not {row.uuid})",
+                f"{redact(url)} holds the arrays of another store ({owner}, not {row.uuid})",
                 hint="--arrays names another mount of the same root, never another root",
             )
         return root
@@ -240,7 +240,7 @@ def _require_free(
     if stray is not None and not adopt:
         raise InvalidInput(
             f"the arrays' root {redact(root.url)} is not empty: it holds {shown(stray)}",
-            hint="name an empty folder or a prefix of its own; --adopt takes it as it is, and what is there stays",
+            hint="name an empty folder or a prefix of its own; --adopt takes it as it is, and its files stay",
         )
     return stray is not None
 
@@ -285,7 +285,7 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _known_arrays(location: Location, known: schema.StoreRow | None) -> str | None:
-    """Where a known store's arrays are: beside its catalog when they are there (it may have been moved)."""
+    """The arrays of a known store: next to its catalog if they are there (it may have been moved), else as recorded."""
     if known is None:
         return None
     default = _default_arrays(location)

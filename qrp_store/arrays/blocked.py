@@ -78,11 +78,13 @@ def write_block(
         rows[np.array(positions) - start] = np.nan if rows.dtype.kind == "f" else 0
     data = octets(rows)
     rolling = rolling_crc32c(data, _piece_rows(spec) * _row_bytes(rows.shape, rows.dtype))
-    parts, own = encode(data, _chunk_bytes(spec), int(rolling[-1]))
-    if expect is not None and f"{own:08x}" != expect:
-        raise Corrupt(f"array {spec.path}: block {index} comes out with other bytes (crc32c {own:08x}, not {expect})")
+    parts, checksum = encode(data, _chunk_bytes(spec), int(rolling[-1]))
+    if expect is not None and f"{checksum:08x}" != expect:
+        raise Corrupt(
+            f"array {spec.path}: block {index} comes out with other bytes (crc32c {checksum:08x}, not {expect})"
+        )
     root.put(_block_path(spec, index), *parts, replace=replace, durable=durable)
-    return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{own:08x}", positions, rolling.tobytes())
+    return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{checksum:08x}", positions, rolling.tobytes())
 
 
 def write_once(
@@ -94,10 +96,10 @@ def write_once(
     try:
         return write_block(root, spec, index, rows, bad, durable=durable)
     except Corrupt:
-        there = whole_block(root, spec, index)
-        if there is None:
+        stored = whole_block(root, spec, index)
+        if stored is None:
             raise
-        return replace_fields(there, bad=tuple(sorted({int(p) for p in bad})))
+        return replace_fields(stored, bad=tuple(sorted({int(p) for p in bad})))
 
 
 def sync_block(root: Root, spec: ArraySpec, block: Block) -> None:
@@ -111,12 +113,12 @@ def read_block(root: Root, spec: ArraySpec, block: Block) -> Array:
     Corrupt, naming array and block, when the object is missing, damaged, or not the one that was recorded.
     """
     try:
-        found = _read(root, spec, block)
+        data = _read(root, spec, block)
     except NotFound as error:
         raise Corrupt(f"array {spec.path}: block {block.index} is missing", hint=_REPAIR) from error
-    if isinstance(found, str):
-        raise Corrupt(f"array {spec.path}: block {block.index} {found}", hint=_REPAIR)
-    return found.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(block.rows, spec.dim)
+    if isinstance(data, str):
+        raise Corrupt(f"array {spec.path}: block {block.index} {data}", hint=_REPAIR)
+    return data.view(np.dtype(spec.dtype).newbyteorder("<")).reshape(block.rows, spec.dim)
 
 
 def read_rows(root: Root, spec: ArraySpec, block: Block, rows: npt.NDArray[np.int64]) -> Array:
@@ -152,8 +154,8 @@ def verify_block(root: Root, spec: ArraySpec, block: Block, deep: bool) -> str |
     """What is wrong with a recorded block, or None. Shallow: it is there and has its size; `deep` reads it."""
     try:
         if deep:
-            found = _read(root, spec, block)
-            return found if isinstance(found, str) else None
+            data = _read(root, spec, block)
+            return data if isinstance(data, str) else None
         size = root.size(_block_path(spec, block.index))
     except NotFound:
         return "is missing"
@@ -171,12 +173,12 @@ def whole_block(root: Root, spec: ArraySpec, index: int) -> Block | None:
     start, count = spec.rows_of(index)
     used = count * spec.dim * np.dtype(spec.dtype).itemsize
     try:
-        found = read(root, _block_path(spec, index), used, _chunk_bytes(spec))
+        data = read(root, _block_path(spec, index), used, _chunk_bytes(spec))
     except NotFound:
         return None
-    if isinstance(found, str):
+    if isinstance(data, str):
         return None
-    return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{found[1]:08x}")
+    return Block(index, start, count, _chunk_bytes(spec) + CRC_BYTES, f"{data[1]:08x}")
 
 
 def save_array(root: Root, path: str, array: Array, *, replace: bool = False) -> str:
@@ -211,7 +213,7 @@ def load_array(root: Root, path: str, checksum: str) -> Array:
         shape, dtype = tuple(metadata["shape"]), np.dtype(metadata["data_type"])
         step = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
         out = np.empty(shape, dtype.newbyteorder("<"))
-        found = _header(shape, dtype.name)
+        computed = _header(shape, dtype.name)
         row_bytes = _row_bytes(shape, dtype)
         for place, start in _whole_chunks(path, shape, step):
             target = octets(out[start : start + step])
@@ -219,13 +221,13 @@ def load_array(root: Root, path: str, checksum: str) -> Array:
             if isinstance(piece, str):
                 raise Corrupt(f"array {path}: {place} {piece}", hint=_REPAIR)
             target[:] = piece[0]
-            found = crc32c(target, found)
+            computed = crc32c(target, computed)
     except NotFound as error:
         raise Corrupt(f"array {path}: {error.message} (missing)", hint=_REPAIR) from error
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise Corrupt(f"array {path}: its zarr.json is damaged ({error})", hint=_REPAIR) from error
-    if f"{found:08x}" != checksum:
-        raise Corrupt(f"array {path} is not the one recorded (checksum {found:08x}, not {checksum})", hint=_REPAIR)
+    if f"{computed:08x}" != checksum:
+        raise Corrupt(f"array {path} is not the one recorded (checksum {computed:08x}, not {checksum})", hint=_REPAIR)
     return out
 
 

@@ -126,8 +126,8 @@ class Bucket:
 
         with self._translated("list", prefix):
             pages = obstore.list(self._client(), checked_path(prefix) if prefix else None)
-            found = [str(meta["path"]) for page in pages for meta in page]
-        yield from sorted(found)
+            paths = [str(meta["path"]) for page in pages for meta in page]
+        yield from sorted(paths)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         import obstore

@@ -45,10 +45,10 @@ def crc32c(data: Octets, before: int = 0) -> int:
 
 def rolling_crc32c(data: Octets, step: int) -> npt.NDArray[np.uint32]:
     """The checksum of everything up to the end of each `step` bytes; the last one is that of all."""
-    extend, own = _extender(), 0
+    extend, checksum = _extender(), 0
     rolling = np.empty(-(-data.size // step), "<u4")
     for piece in range(len(rolling)):
-        rolling[piece] = own = extend(own, data[piece * step : (piece + 1) * step])
+        rolling[piece] = checksum = extend(checksum, data[piece * step : (piece + 1) * step])
     return rolling
 
 
@@ -58,12 +58,12 @@ def octets(array: npt.NDArray[Any]) -> Octets:
     return little.reshape(-1).view(np.uint8)
 
 
-def encode(data: Octets, chunk_bytes: int, own: int | None = None) -> tuple[tuple[memoryview, ...], int]:
-    """The parts to store for a chunk that begins with `data`, and the crc32c of `data` alone (`own` when known)."""
+def encode(data: Octets, chunk_bytes: int, checksum: int | None = None) -> tuple[tuple[memoryview, ...], int]:
+    """The parts to store for a chunk that begins with `data`, and the crc32c of `data` (`checksum`, when known)."""
     padding = np.zeros(chunk_bytes - data.size, np.uint8)
-    own = crc32c(data) if own is None else own
-    check = np.array([crc32c(padding, own)], "<u4").view(np.uint8)
-    return (data.data, padding.data, check.data), own
+    checksum = crc32c(data) if checksum is None else checksum
+    check = np.array([crc32c(padding, checksum)], "<u4").view(np.uint8)
+    return (data.data, padding.data, check.data), checksum
 
 
 def read(root: Root, path: str, used_bytes: int, chunk_bytes: int) -> tuple[Octets, int] | str:
@@ -72,12 +72,12 @@ def read(root: Root, path: str, used_bytes: int, chunk_bytes: int) -> tuple[Octe
     NotFound when there is no such object.
     """
     stored = np.empty(chunk_bytes + CRC_BYTES, np.uint8)
-    seen = own = 0
-    for there in root.read_into(path, stored.data):  # each piece is summed while it is still in the cache
-        own = crc32c(stored[min(seen, used_bytes) : min(there, used_bytes)], own)
-        seen = there
+    seen = checksum = 0
+    for filled in root.read_into(path, stored.data):  # each piece is summed while it is still in the cache
+        checksum = crc32c(stored[min(seen, used_bytes) : min(filled, used_bytes)], checksum)
+        seen = filled
     if seen != stored.size:
         return f"has {seen} bytes, not {stored.size}" if seen < stored.size else f"has more than {stored.size} bytes"
-    if crc32c(stored[used_bytes:chunk_bytes], own) != int(stored[chunk_bytes:].view("<u4")[0]):
+    if crc32c(stored[used_bytes:chunk_bytes], checksum) != int(stored[chunk_bytes:].view("<u4")[0]):
         return "is damaged: its bytes do not match their crc32c"
-    return stored[:used_bytes], own
+    return stored[:used_bytes], checksum

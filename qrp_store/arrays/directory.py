@@ -109,8 +109,8 @@ class Directory:
     def list(self, prefix: str) -> Iterator[str]:
         folder = self._at(prefix) if prefix else self._path
         with _translated("list", folder):
-            found = [p.relative_to(self._path).as_posix() for p in _files(folder) if not p.name.startswith(PARTIAL)]
-        yield from sorted(found)
+            paths = [p.relative_to(self._path).as_posix() for p in _files(folder) if not p.name.startswith(PARTIAL)]
+        yield from sorted(paths)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         folder = self._at(prefix) if prefix else self._path

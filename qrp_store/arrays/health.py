@@ -69,13 +69,13 @@ def _race(root: Root, path: str) -> Finding:
 
     with ThreadPoolExecutor(RACERS) as pool:
         winners = sum(pool.map(one, range(RACERS)))
-    found = f"{winners} of {RACERS} won"
+    outcome = f"{winners} of {RACERS} won"
     if winners == 1:
-        return Finding("arrays: conditional writes", "ok", found)
+        return Finding("arrays: conditional writes", "ok", outcome)
     advice = (
         "no harm: who may write is decided in SQL; do not build locks of your own on this bucket, and update its server"
     )
-    return Finding("arrays: conditional writes", "warning", found, advice)
+    return Finding("arrays: conditional writes", "warning", outcome, advice)
 
 
 def _speed(root: Root, path: str) -> Iterator[Finding]:
@@ -86,10 +86,10 @@ def _speed(root: Root, path: str) -> Iterator[Finding]:
     same = root.get(path) == data
     read = time.perf_counter()
     rates = {"written": _MEASURED_BYTES / (written - started), "read": _MEASURED_BYTES / (read - written)}
-    found = ", ".join(f"{rate / 1e6:.0f} MB/s {what}" for what, rate in rates.items()) + " (8 MiB, one at a time)"
+    measured = ", ".join(f"{rate / 1e6:.0f} MB/s {what}" for what, rate in rates.items()) + " (8 MiB, one at a time)"
     if not same:
         yield Finding("arrays: throughput", "problem", "8 MiB came back changed", "do not use this storage")
     elif min(rates.values()) < _SLOW_BYTES_PER_S:
-        yield Finding("arrays: throughput", "warning", found, "slower than 5 MB/s: work nearer to the data")
+        yield Finding("arrays: throughput", "warning", measured, "slower than 5 MB/s: work nearer to the data")
     else:
-        yield Finding("arrays: throughput", "ok", found)
+        yield Finding("arrays: throughput", "ok", measured)

@@ -36,13 +36,13 @@ def put_metadata(
     _put_group(root, group)
     fresh = _array_document(path, shape, chunk, dtype, dimension_names, attributes)
     try:
-        found = None if replace else read_metadata(root, path)
+        existing = None if replace else read_metadata(root, path)
     except NotFound:
-        found = None
-    if found is None:
+        existing = None
+    if existing is None:
         root.put(f"{path}/zarr.json", fresh, replace=replace)
         return
-    other = _other_layout(found, json.loads(fresh))
+    other = _other_layout(existing, json.loads(fresh))
     if other is not None:
         raise Corrupt(f"array {path}: already there with {other}")
 
@@ -54,12 +54,12 @@ def metadata_problem(
     if not root.exists(f"{path.rpartition('/')[0]}/zarr.json"):
         return "of its group is missing"
     try:
-        found = read_metadata(root, path)
+        existing = read_metadata(root, path)
     except NotFound:
         return "is missing"
     except Corrupt as error:
         return f"is damaged ({error.message})"
-    other = _other_layout(found, json.loads(_array_document(path, shape, chunk, dtype, dimension_names, None)))
+    other = _other_layout(existing, json.loads(_array_document(path, shape, chunk, dtype, dimension_names, None)))
     return None if other is None else f"says {other}"
 
 

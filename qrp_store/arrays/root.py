@@ -38,7 +38,7 @@ class Root(Protocol):
 
     @property
     def url(self) -> str:
-        """Where the root is, in the words a Zarr reader understands."""
+        """The root's URL or path, as a Zarr reader takes it."""
         ...
 
     def read_identity(self) -> str | None:
@@ -143,13 +143,13 @@ def write_document(root: Root, document: Mapping[str, Any]) -> None:
 
 def write_name(root: Root, uuid: str) -> None:
     """What `Root.write_identity` promises, for every kind of root."""
-    found = root.read_identity()
-    if found is None:
+    owner = root.read_identity()
+    if owner is None:
         with suppress(Corrupt):  # somebody else was faster: the check below decides
             root.put(IDENTITY, json.dumps({"format": 1, "uuid": uuid}).encode() + b"\n")
-        found = root.read_identity()
-    if found != uuid:
+        owner = root.read_identity()
+    if owner != uuid:
         raise InvalidInput(
-            f"{root.url} belongs to another store ({found}, not {uuid})",
+            f"{root.url} belongs to another store ({owner}, not {uuid})",
             hint="name another folder for this store's arrays",
         )

@@ -1,8 +1,8 @@
 """The story of copy: from one store into another, fingerprints, versions and ids kept.
 
 gather: the thing and everything it was made from; nothing is written unless all of it fits. compute: blocks are read,
-verified and written, those of an earlier try kept. commit: each artifact by itself, inputs first, so that a copy that
-was stopped goes on where it was. Beside a result, new there or not, goes what was scored later than it.
+verified and written, those of an earlier try kept. commit: one artifact after the other, inputs first, so that a
+stopped copy resumes where it was. A result, new there or not, also gets the scores that came later.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AT_ONCE = 4  # blocks under way: what hides a bucket's latency
 class CopyReport:
     """What `copy` did: `copied` now and `found` there already, inputs first. `bytes` are those of blocks written.
 
-    `scores` are rows brought beside results, new or found: forward scores, points of curves and thresholds.
+    `scores` counts rows of extra scores copied with results, new or found: forward scores, curves and thresholds.
     """
 
     schema: str
@@ -108,12 +108,12 @@ class _Copy:
             if known is not None:
                 datasets.require_same_backbone(known, self._backbone(name).spec)
         for parcel in parcels:
-            found = transfer.counterpart(self.source.catalog, self.target.catalog, parcel.artifact)
-            if found is not None:
-                self._check_same_bytes(parcel.artifact, found)
+            counterpart = transfer.counterpart(self.source.catalog, self.target.catalog, parcel.artifact)
+            if counterpart is not None:
+                self._check_same_bytes(parcel.artifact, counterpart)
 
     def take(self, parcel: Parcel) -> None:
-        """Copy one artifact, unless it is there, and what is scored beside it."""
+        """Copy one artifact, unless the target has it, and its extra scores."""
         original, catalogs = parcel.artifact, (self.source.catalog, self.target.catalog)
         try:
             with ExitStack() as stack:
@@ -150,9 +150,9 @@ class _Copy:
         spec = Spec(original.kind, original.name, original.series, original.spec)
         force = False
         while True:
-            found = transfer.counterpart(self.source.catalog, self.target.catalog, original)
-            if found is not None:
-                return found
+            counterpart = transfer.counterpart(self.source.catalog, self.target.catalog, original)
+            if counterpart is not None:
+                return counterpart
             work = stack.enter_context(
                 lease.find_or_hold(
                     self.target.catalog,
@@ -198,8 +198,10 @@ class _Copy:
         ours, theirs = datasets.keys(self.source.catalog, here), datasets.keys(self.target.catalog, there)
         pairs = enumerate(zip(ours, theirs, strict=False))
         at = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
-        said = [shown(keys[at]) if at < len(keys) else "nothing" for keys in (theirs, ours)]
-        return f"the first difference is at position {at}: {said[0]} there, {said[1]} here"
+        keys_there_and_here = [shown(keys[at]) if at < len(keys) else "nothing" for keys in (theirs, ours)]
+        return (
+            f"the first difference is at position {at}: {keys_there_and_here[0]} there, {keys_there_and_here[1]} here"
+        )
 
     def _check_same_bytes(self, here: Artifact, there: Artifact) -> None:
         """The same fingerprint computed on two machines need not be the same bytes, and then is not the same thing."""
@@ -216,9 +218,9 @@ class _Copy:
             )
 
     def _backbone(self, name: str) -> Backbone:
-        found = datasets.find_backbone(self.source.catalog, name)
-        assert found is not None, f"an embedding of backbone {name!r} is ready"
-        return found
+        backbone = datasets.find_backbone(self.source.catalog, name)
+        assert backbone is not None, f"an embedding of backbone {name!r} is ready"
+        return backbone
 
     def _dataset(self, here: Dataset) -> Dataset:
         there = datasets.find_dataset(self.target.catalog, here.name)
@@ -267,8 +269,8 @@ class _Copy:
         transfer.commit_embedding(*catalogs, claimed, parcel.artifact, dataset, backbone)
 
     def _expect(self, stored: StoredEmbedding, block: Block) -> None:
-        own = next((b for b in stored.blocks if (b.start, b.rows) == (block.start, block.rows)), None)
-        if own is not None and own.checksum != block.checksum:
+        recorded = next((b for b in stored.blocks if (b.start, b.rows) == (block.start, block.rows)), None)
+        if recorded is not None and recorded.checksum != block.checksum:
             raise Corrupt(f"block {block.index} of {stored.artifact.id} changed on its way", hint="copy again")
 
     def _arrays(self, original: Artifact, claimed: lease.Claim) -> None:

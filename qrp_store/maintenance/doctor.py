@@ -40,23 +40,23 @@ class DoctorReport:
 
 def doctor(store: str | None = None, arrays: str | None = None, *, progress: Progress = silent) -> DoctorReport:
     """Probe machine, catalog and arrays. Writes only objects of its own, and removes them."""
-    found = list(_machine())
+    findings = list(_machine())
     error: QrpStoreError | None = None
     with progress.task("doctor", None, "findings") as task:
-        task.advance(len(found))
+        task.advance(len(findings))
         try:
             with open_store(store, arrays) as opened:
-                found.append(Finding("store", "ok", f"{opened.name}: {catalog_checkup.contents(opened.catalog)}"))
-                found += catalog_checkup.examine(opened.catalog)
-                task.advance(len(found))
-                found += _arrays(opened)
+                findings.append(Finding("store", "ok", f"{opened.name}: {catalog_checkup.contents(opened.catalog)}"))
+                findings += catalog_checkup.examine(opened.catalog)
+                task.advance(len(findings))
+                findings += _arrays(opened)
         except QrpStoreError as failure:
             error = failure
-            found.append(Finding("store", "problem", failure.message, failure.hint))
-    ok = all(finding.status != "problem" for finding in found)
-    said = None if error is None else {"kind": error.kind, "message": error.message, "hint": error.hint}
+            findings.append(Finding("store", "problem", failure.message, failure.hint))
+    ok = all(finding.status != "problem" for finding in findings)
+    document = None if error is None else {"kind": error.kind, "message": error.message, "hint": error.hint}
     kind = error.kind if error is not None else None if ok else QrpStoreError.kind
-    return DoctorReport(SCHEMA, ok, tuple(found), said, kind)
+    return DoctorReport(SCHEMA, ok, tuple(findings), document, kind)
 
 
 def _arrays(store: Store) -> Iterator[Finding]:
@@ -77,8 +77,8 @@ def _machine() -> Iterator[Finding]:
     where = f"{platform.system()} {platform.machine()}, {available_cores()} cores, {memory:.0f} GB of memory"
     yield Finding("machine", "ok", where)
     installed = {name: _version(name) for name in _LIBRARIES}
-    said = ", ".join(f"{name} {version or 'missing'}" for name, version in installed.items())
-    yield Finding("versions", "ok", f"qrp-store {__version__}, Python {platform.python_version()}, {said}")
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in installed.items())
+    yield Finding("versions", "ok", f"qrp-store {__version__}, Python {platform.python_version()}, {versions}")
     yield _faiss()
     yield _cuda()
 
@@ -94,14 +94,14 @@ def _faiss() -> Finding:
     from qrp_store.kmeans.nearest import faiss_builds
 
     builds = faiss_builds()
-    said = " and ".join(builds)
+    installed = " and ".join(builds)
     if len(builds) > 1:
         names = " ".join(build.split(" ")[0] for build in builds)
         advice = f"they overwrite each other: pip uninstall {names}, then install one of them"
-        return Finding("faiss", "problem", said, advice)
+        return Finding("faiss", "problem", installed, advice)
     if not builds:
         return Finding("faiss", "warning", "not installed", "pip install 'qrp-store[cpu]'; looking needs none")
-    return Finding("faiss", "ok", said)
+    return Finding("faiss", "ok", installed)
 
 
 def _cuda() -> Finding:
@@ -113,10 +113,12 @@ def _cuda() -> Finding:
         for distribution in metadata.distributions()
         if (name := distribution.name or "").startswith("nvidia-cuda-runtime")
     )
-    said = f"{len(devices)} NVIDIA devices, torch {torch or 'missing'}, CUDA runtimes: {', '.join(runtimes) or 'none'}"
+    devices_text = (
+        f"{len(devices)} NVIDIA devices, torch {torch or 'missing'}, CUDA runtimes: {', '.join(runtimes) or 'none'}"
+    )
     if len(runtimes) > 1:
         advice = "two CUDA runtimes in one process are untested: prefer faiss-cpu beside torch, --engine torch on GPUs"
-        return Finding("cuda", "warning", said, advice)
+        return Finding("cuda", "warning", devices_text, advice)
     if devices and torch is None:
-        return Finding("cuda", "warning", said, "pip install 'qrp-store[gpu]' to use the GPU")
-    return Finding("cuda", "ok", said)
+        return Finding("cuda", "warning", devices_text, "pip install 'qrp-store[gpu]' to use the GPU")
+    return Finding("cuda", "ok", devices_text)

@@ -57,9 +57,9 @@ class Checked:
 
 def examine(store: Store, deep: bool, progress: Progress) -> tuple[Checked, list[Damage]]:
     """How much was looked at, and what is wrong. `deep` reads every byte of every block and every row."""
-    checked, found = Checked({}), []
+    checked, damages = Checked({}), []
     if deep:
-        found += _whole_catalog(store)
+        damages += _whole_catalog(store)
     ready = list(retire.ready(store.catalog))
     with progress.task("verify", len(ready), "artifacts") as task:
         for row in ready:
@@ -67,9 +67,9 @@ def examine(store: Store, deep: bool, progress: Progress) -> tuple[Checked, list
             problems = _artifact(store, row, deep, checked)
             if problems and not retire.is_ready(store.catalog, row["pk"]):
                 problems = []  # retired meanwhile, and collected
-            found += [Damage(row["id"], row["kind"], row["name"], part, problem) for part, problem in problems]
+            damages += [Damage(row["id"], row["kind"], row["name"], part, problem) for part, problem in problems]
             task.advance()
-    return checked, found
+    return checked, damages
 
 
 def _artifact(store: Store, row: dict[str, Any], deep: bool, checked: Checked) -> list[Problem]:
@@ -85,32 +85,32 @@ def _artifact(store: Store, row: dict[str, Any], deep: bool, checked: Checked) -
 
 def _guarded(part: str, look: Callable[[], Iterable[Problem]]) -> list[Problem]:
     """The problems of a part; one that breaks its reader, in whatever way, is a problem, not an end."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     try:
-        found.extend(look())
+        problems.extend(look())
     except (Unavailable, Busy, Interrupted):
         raise
     except Exception as error:
         message = error.message if isinstance(error, QrpStoreError) else f"{type(error).__name__}: {error}"
-        found.append((part, f"cannot be read: {' '.join(message.split())[:300]}"))
-    return found
+        problems.append((part, f"cannot be read: {' '.join(message.split())[:300]}"))
+    return problems
 
 
 def _whole_catalog(store: Store) -> list[Damage]:
     """Damage of the database file, of the datasets' keys and of the backbones' specifications."""
-    catalog, found = store.catalog, []
+    catalog, damages = store.catalog, []
     for part, problem in _guarded("database", lambda: (("database", p) for p in checksums.database_problems(catalog))):
-        found.append(Damage("catalog", "catalog", catalog.name, part, problem))
+        damages.append(Damage("catalog", "catalog", catalog.name, part, problem))
     try:
         held = datasets.every(catalog)
         known = datasets.every_backbone(catalog)
     except QrpStoreError as error:
-        return [*found, Damage("catalog", "catalog", catalog.name, "rows", error.message)]
+        return [*damages, Damage("catalog", "catalog", catalog.name, "rows", error.message)]
     for dataset in held:
         for part, problem in _guarded("keys", partial(_keys, store, dataset)):
-            found.append(Damage(dataset.id, "dataset", dataset.name, part, problem))
-    found += [Damage(of, "backbone", name, "spec", problem) for of, name, problem in known if problem is not None]
-    return found
+            damages.append(Damage(dataset.id, "dataset", dataset.name, part, problem))
+    damages += [Damage(of, "backbone", name, "spec", problem) for of, name, problem in known if problem is not None]
+    return damages
 
 
 def _keys(store: Store, dataset: Any) -> Iterator[Problem]:

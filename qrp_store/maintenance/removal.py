@@ -51,12 +51,12 @@ class RetireReport:
 def verify(store: Store, *, deep: bool = False, progress: Progress = silent) -> VerifyReport:
     """Check every ready artifact: its blocks and arrays are there with their size (`deep`: every byte is read and
     its checksum compared), its rows are as many as promised (`deep`: and those that were written)."""
-    checked, found = examine(store, deep, progress)
+    checked, damages = examine(store, deep, progress)
     if checked.unsealed:
         progress.note(
             f"{checked.unsealed} artifacts have no checksums of their rows yet: qrp-store migrate records them"
         )
-    problems = tuple({"id": d.id, "kind": d.kind, "name": d.name, "problem": d.problem} for d in found)
+    problems = tuple({"id": d.id, "kind": d.kind, "name": d.name, "problem": d.problem} for d in damages)
     present = list_objects(store)
     unnamed = present.unnamed(store)
     objects = [entry for entries in unnamed.values() for entry in entries]
@@ -69,17 +69,17 @@ def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = F
 
     A retired dataset's keys are deleted by `gc`; a dataset or backbone of that name can be made anew.
     """
-    found = references.resolve(store.catalog, reference)
-    if found.state != "ready":
-        raise InvalidInput(f"{found.id} is retired already")
-    users = promises.dependants(store.catalog, found)
+    thing = references.resolve(store.catalog, reference)
+    if thing.state != "ready":
+        raise InvalidInput(f"{thing.id} is retired already")
+    users = promises.dependants(store.catalog, thing)
     if users and not cascade:
         shown = ", ".join(f"{identifier} ({name})" for identifier, _, name in users[:8])
-        raise InvalidInput(f"{len(users)} things were made from {found.id}: {shown}", hint="--cascade retires them too")
-    wanted = [*(identifier for identifier, _, _ in users), found.id]
+        raise InvalidInput(f"{len(users)} things were made from {thing.id}: {shown}", hint="--cascade retires them too")
+    wanted = [*(identifier for identifier, _, _ in users), thing.id]
     if not yes:
         raise InvalidInput(f"this would retire {', '.join(wanted)}", hint="--yes does it")
-    promises.retire(store.catalog, wanted, found)
+    promises.retire(store.catalog, wanted, thing)
     return RetireReport(tuple(wanted))
 
 

@@ -57,9 +57,9 @@ def repair(store: Store, *, keep: bool = False, progress: Progress = silent) -> 
     it stays as it is.
     """
     started = time.perf_counter()
-    checked, found = examine(store, True, progress)
+    checked, damages = examine(store, True, progress)
     job = _Repair(store, progress)
-    for _, parts in groupby(found, key=lambda damage: damage.id):
+    for _, parts in groupby(damages, key=lambda damage: damage.id):
         job.mend(list(parts))
     failed = tuple(job.failed)
     lost = [row for row in failed if row["kind"] in KINDS]  # a dataset or the database itself is not retired
@@ -151,11 +151,17 @@ class _Repair:
 
     def _source(self, stored: StoredEmbedding) -> tuple[str, RowSource]:
         """What the embedding was ingested from, opened again, when it is still the same."""
-        told = stored.artifact.provenance
+        provenance = stored.artifact.provenance
         # an embedding of 0.1.0 tells no more than the field of its array
-        plain = {"arch": None, "keys": None, "key_root": None, "field": told.get("field"), "dtype": stored.array.dtype}
-        source = str(told.get("source"))
-        rows = open_rows(self.store, source, stored.dataset, told.get("asked", plain), None, self.progress)
+        plain = {
+            "arch": None,
+            "keys": None,
+            "key_root": None,
+            "field": provenance.get("field"),
+            "dtype": stored.array.dtype,
+        }
+        source = str(provenance.get("source"))
+        rows = open_rows(self.store, source, stored.dataset, provenance.get("asked", plain), None, self.progress)
         datasets.require_same_backbone(stored.backbone, rows.outputs[0].backbone)
         if rows.content != stored.artifact.spec["content"]:
             raise InvalidInput(f"{source} holds other numbers now")
@@ -164,25 +170,27 @@ class _Repair:
     def _centroids(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
         (damage,) = damages
         made = clusterings.by_id(self.store.catalog, damage.id)
-        row, told = made.row, made.artifact.provenance
+        row, provenance = made.row, made.artifact.provenance
         assert row.centroids_path is not None
         assert row.centroids_checksum is not None
-        if "centroids_of" in told:
-            other = clusterings.by_id(self.store.catalog, str(told["centroids_of"])).row
+        if "centroids_of" in provenance:
+            other = clusterings.by_id(self.store.catalog, str(provenance["centroids_of"])).row
             centroids = arrays.load_array(self.store.arrays, str(other.centroids_path), row.centroids_checksum)
-            how = f"copied from {told['centroids_of']}"
+            how = f"copied from {provenance['centroids_of']}"
         else:
-            centroids, how = self._clustered(made.artifact.spec["options"], damage.id, told), "clustered again"
+            centroids, how = self._clustered(made.artifact.spec["options"], damage.id, provenance), "clustered again"
         self._save(row.centroids_path, centroids, row.centroids_checksum)
         yield damage, how
 
-    def _clustered(self, options: dict[str, Any], identifier: str, told: Any) -> np.ndarray:
+    def _clustered(self, options: dict[str, Any], identifier: str, provenance: Any) -> np.ndarray:
         of = clusterings.embedding_id(self.store.catalog, identifier)
         assert of is not None, "an imported clustering has no centroids"
         stored = embeddings.by_id(self.store.catalog, of)
-        own = {name: options[name] for name in ("niter", "sample", "init", "nredo", "normalize", "spherical")}
+        training = {name: options[name] for name in ("niter", "sample", "init", "nredo", "normalize", "spherical")}
         seed = clusterings.by_id(self.store.catalog, identifier).row.seed
-        asked = ClusterOptions(k=options["clusters"], seed=seed, engine=told["engine"], device=told["device"], **own)
+        asked = ClusterOptions(
+            k=options["clusters"], seed=seed, engine=provenance["engine"], device=provenance["device"], **training
+        )
         keys = datasets.keys(self.store.catalog, stored.dataset)
         blocks = UsableBlocks(Embedding(self.store.arrays, stored))
         with place_for(asked) as place:
@@ -201,7 +209,7 @@ class _Repair:
         yield damage, "trained again"
 
     def _save(self, path: str, array: np.ndarray, checksum: str) -> None:
-        found = arrays.whole_checksum(array)
-        if found != checksum:
-            raise Corrupt(f"it comes out with other bytes on this machine (checksum {found}, not {checksum})")
+        computed = arrays.whole_checksum(array)
+        if computed != checksum:
+            raise Corrupt(f"it comes out with other bytes on this machine (checksum {computed}, not {checksum})")
         arrays.save_array(self.store.arrays, path, array, replace=True)

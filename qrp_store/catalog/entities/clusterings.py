@@ -25,7 +25,7 @@ _a, _k, _g = t.artifact.c, t.clustering.c, t.assignment.c
 
 @dataclass(frozen=True)
 class ClusteringRow:
-    """What a clustering is, beside its assignments. `objective` is over all usable rows.
+    """What a clustering is, without its assignments. `objective` is over all usable rows.
 
     `groups_path`: an array with the group of each assigned sample, int64 (n,), where the split keeps groups together.
     `centroids_of` is the id of the clustering whose centroids it has, when they are not its own.
@@ -120,11 +120,11 @@ def by_id(catalog: Catalog, identifier: str) -> StoredClustering:
             raise NotFound(f"no clustering {identifier!r}", hint="qrp-store ls clusterings")
         of = t.cluster.c
         sizes = sa.select(of.size).where(of.clustering_pk == row["pk"]).order_by(of.number)
-        found = tuple(connection.execute(sizes).scalars())
+        cluster_sizes = tuple(connection.execute(sizes).scalars())
     per_iteration = row["objective_per_iteration"]
     fields = {name: row[name] for name in ClusteringRow.__dataclass_fields__}
     fields["objective_per_iteration"] = None if per_iteration is None else tuple(per_iteration)
-    return StoredClustering(lease.artifact_of(row), ClusteringRow(**fields), found)
+    return StoredClustering(lease.artifact_of(row), ClusteringRow(**fields), cluster_sizes)
 
 
 def newest_named(catalog: Catalog, dataset: str, name: str, version: int | None = None) -> str | None:
@@ -140,8 +140,8 @@ def newest_named(catalog: Catalog, dataset: str, name: str, version: int | None 
     if version is not None:
         query = query.where(_a.version == version)
     with catalog.read() as connection:
-        found: str | None = connection.execute(query).scalar()
-    return found
+        identifier: str | None = connection.execute(query).scalar()
+    return identifier
 
 
 def assignments(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -165,11 +165,15 @@ def assignments(catalog: Catalog, identifier: str) -> tuple[np.ndarray, np.ndarr
 
 def embedding_id(catalog: Catalog, identifier: str) -> str | None:
     """The embedding that a clustering is of; None for an imported one."""
-    own = t.artifact.alias("own")
-    query = sa.select(_a.id).join(t.clustering, _k.embedding_pk == _a.pk).join(own, own.c.pk == _k.artifact_pk)
+    clustering = t.artifact.alias("own")
+    query = (
+        sa.select(_a.id)
+        .join(t.clustering, _k.embedding_pk == _a.pk)
+        .join(clustering, clustering.c.pk == _k.artifact_pk)
+    )
     with catalog.read() as connection:
-        found: str | None = connection.execute(query.where(own.c.id == identifier)).scalar()
-    return found
+        embedding: str | None = connection.execute(query.where(clustering.c.id == identifier)).scalar()
+    return embedding
 
 
 def dataset_of(catalog: Catalog, identifier: str) -> Dataset:

@@ -178,8 +178,10 @@ def scores(catalog: Catalog, dataset: str, mark: str) -> list[Mapping[str, Any]]
     query = sa.select(_a.provenance).join(t.concept_set, _s.artifact_pk == _a.pk)
     query = query.join(t.dataset, t.dataset.c.pk == _s.dataset_pk).where(_a.state == "ready")
     with catalog.read() as connection:
-        found = connection.execute(query.where(t.dataset.c.name == dataset).order_by(_a.pk.desc())).scalars().all()
-    return [known["scores"] for known in found if known.get("scores", {}).get("mark") == mark]
+        provenances = (
+            connection.execute(query.where(t.dataset.c.name == dataset).order_by(_a.pk.desc())).scalars().all()
+        )
+    return [known["scores"] for known in provenances if known.get("scores", {}).get("mark") == mark]
 
 
 def _pk(connection: sa.Connection, identifier: str) -> int:
@@ -229,8 +231,8 @@ def label_scores(catalog: Catalog, identifier: str) -> np.ndarray:
 
     with catalog.read() as connection:
         query = sa.select(_l.score).where(_l.concept_set_pk == _pk(connection, identifier))
-        (found,) = bulk.fetch(connection, query.order_by(_l.position, _l.concept), (np.float32,))
-    return found
+        (values,) = bulk.fetch(connection, query.order_by(_l.position, _l.concept), (np.float32,))
+    return values
 
 
 def scores_by_pair(catalog: Catalog, identifier: str) -> dict[tuple[int, int], float | None]:

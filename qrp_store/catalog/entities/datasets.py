@@ -40,13 +40,13 @@ def find_dataset(catalog: Catalog, name: str) -> Dataset | None:
 
 def get_dataset(catalog: Catalog, name: str) -> Dataset:
     """The ready dataset of that name. Raises NotFound with the names there are."""
-    found = find_dataset(catalog, name)
-    if found is None:
+    dataset = find_dataset(catalog, name)
+    if dataset is None:
         raise NotFound(
             f"no dataset {name!r} in this store",
             hint=near_names(name, _names(catalog), "none yet; qrp-store ingest makes one"),
         )
-    return found
+    return dataset
 
 
 def _names(catalog: Catalog) -> list[str]:
@@ -108,13 +108,13 @@ def keys(catalog: Catalog, dataset: Dataset) -> list[str]:
     with catalog.read() as connection:
         pk = dataset_pk(connection, dataset.id)
         query = sa.select(t.sample.c.key).where(t.sample.c.dataset_pk == pk).order_by(t.sample.c.position)
-        found = list(connection.execute(query).scalars())
-    if not all(isinstance(key, str) for key in found) or keys_fingerprint(found) != dataset.fingerprint:
+        values = list(connection.execute(query).scalars())
+    if not all(isinstance(key, str) for key in values) or keys_fingerprint(values) != dataset.fingerprint:
         raise Corrupt(
             f"the keys of dataset {dataset.name!r} ({dataset.id}) are not those that were written",
             hint="restore the catalog from a backup",
         )
-    return found
+    return values
 
 
 def every(catalog: Catalog) -> list[Dataset]:
@@ -142,14 +142,14 @@ def _spec_problem(text: str, mark: str) -> str | None:
 
 def keys_at(catalog: Catalog, dataset: Dataset, positions: Sequence[int]) -> dict[int, str]:
     """The keys of these samples, by position."""
-    found: dict[int, str] = {}
+    keys_by_position: dict[int, str] = {}
     k = t.sample.c
     with catalog.read() as connection:
         query = sa.select(k.position, k.key).where(k.dataset_pk == dataset_pk(connection, dataset.id))
         for start in range(0, len(positions), 500):
             rows = connection.execute(query.where(k.position.in_(positions[start : start + 500])))
-            found.update((row[0], row[1]) for row in rows)
-    return found
+            keys_by_position.update((row[0], row[1]) for row in rows)
+    return keys_by_position
 
 
 def position_of(catalog: Catalog, dataset: Dataset, key: str) -> int:

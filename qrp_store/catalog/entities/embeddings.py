@@ -155,13 +155,13 @@ def get(catalog: Catalog, dataset: str, backbone: str, version: int | None = Non
         query = query.where(_a.version == version)
     with catalog.read() as connection:
         row = connection.execute(query.order_by(_a.version.desc()).limit(1)).mappings().first()
-        found = _stored(connection, row) if row else None
-    if found is None:
+        stored = _stored(connection, row) if row else None
+    if stored is None:
         datasets.get_dataset(catalog, dataset)
         which = f"{backbone}@{version}" if version else backbone
         hint = near_names(backbone, backbones(catalog, dataset))
         raise NotFound(f"no embedding of dataset {dataset!r} by backbone {which!r}", hint=hint)
-    return found
+    return stored
 
 
 def by_id(catalog: Catalog, identifier: str) -> StoredEmbedding:

@@ -1,6 +1,6 @@
-"""What is scored beside a result, maybe later than it: forward probes, learning curves, thresholds.
+"""Extra scores of a result, computed with it or later: forward probes, learning curves, thresholds.
 
-Rows are put in whole, for one result, in one transaction; whoever asks the same at once writes the same.
+All rows of one result are written in one transaction; two processes that compute them at once write the same.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ def points(catalog: Catalog, what: str, result: str) -> list[dict[str, Any]]:
 def put_points(catalog: Catalog, what: str, result: str, rows: Rows) -> None:
     """Store points of a result's `curve` or `thresholds`; those that are there are replaced. Raises NotFound."""
     table = _TABLES[what]
-    own = [c.name for c in table.primary_key if c.name != "result_pk"]
+    key_columns = [c.name for c in table.primary_key if c.name != "result_pk"]
     with catalog.write() as connection:
         pk = _ready(connection, result)
         for row in rows:
-            same = [table.c[name] == row[name] for name in own]
+            same = [table.c[name] == row[name] for name in key_columns]
             connection.execute(table.delete().where(table.c.result_pk == pk, *same))
             connection.execute(table.insert().values(result_pk=pk, **row, created_at=now_text()))
         checksums.seal_later(connection, pk, table)
 
 
 def bring(source: Catalog, target: Catalog, here: str, there: str) -> int:
-    """Put what is scored beside a result in one catalog beside the same result in another; returns how many rows.
+    """Copy the extra scores of a result to the same result in another catalog; return the number of rows.
 
     Rows stay as they are, with date and author. What the target has of its own stays, unless it is older: forward
     scores as a whole (they answer one question), points one by one. Raises NotFound when the result was removed.
@@ -93,8 +93,8 @@ def bring(source: Catalog, target: Catalog, here: str, there: str) -> int:
                 wanted = [r for r in ours if r["created_at"] > dates.get(tuple(r[name] for name in same), "")]
                 drop = wanted
             for row in drop:
-                own = [table.c[name] == row[name] for name in same]
-                connection.execute(table.delete().where(table.c.result_pk == pk, *own))
+                same_row = [table.c[name] == row[name] for name in same]
+                connection.execute(table.delete().where(table.c.result_pk == pk, *same_row))
             if wanted:
                 connection.execute(table.insert(), [{**row, "result_pk": pk} for row in wanted])
             checksums.seal_later(connection, pk, table)

@@ -86,7 +86,7 @@ def of_rows(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def record(connection: sa.Connection, pk: int, values: Mapping[str, str]) -> None:
-    """Write checksums down with an artifact, beside those of its other tables."""
+    """Record checksums with an artifact, and keep those of its other tables."""
     known = connection.execute(sa.select(_a.checksums).where(_a.pk == pk)).scalar() or {}
     connection.execute(t.artifact.update().where(_a.pk == pk).values(checksums={**known, **values}))
 
@@ -244,7 +244,7 @@ def differences(catalog: Catalog, pk: int) -> dict[str, str] | None:
         changed = _unsealed_spec(connection, pk)
     if known is None:
         return {ARTIFACT: changed} if changed else None
-    found = {ARTIFACT: changed} if changed else {}
+    problems = {ARTIFACT: changed} if changed else {}
     for name, calculate in _every(kind, pk):
         problem = _compared(catalog, pk, name, calculate, known)
         if problem is not None and name in {rows.table.name for rows in kind.rows if rows.later}:
@@ -252,8 +252,8 @@ def differences(catalog: Catalog, pk: int) -> dict[str, str] | None:
                 known = recorded(connection, pk) or known
             problem = _compared(catalog, pk, name, calculate, known)
         if problem is not None:
-            found.setdefault(name, problem)
-    return found
+            problems.setdefault(name, problem)
+    return problems
 
 
 def _unsealed_spec(connection: sa.Connection, pk: int) -> str | None:

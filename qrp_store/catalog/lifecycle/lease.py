@@ -1,8 +1,8 @@
 """The life of an artifact: claim it, keep the claim alive, commit it. `writing → ready → retired`, or `failed`.
 
-A claim is a lease on the database's clock, renewed by a heartbeat thread. Whoever takes over an expired lease goes
-on under a new epoch (and array path), since a sleeper could still wake and write; a dead owner's path is kept. The
-commit asks whether the lease is still ours, so that a worker which slept past it is refused.
+A claim is a lease on the database's clock, renewed by a heartbeat thread. A process that takes over an expired lease
+continues under a new epoch and array path, because a paused owner could resume and write; a dead owner's path is kept.
+The commit checks that the lease is still held, so that a worker that was paused past its expiry is refused.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def newest(connection: sa.Connection, series: str) -> Artifact | None:
 def find(catalog: Catalog, spec: Spec) -> Artifact | None:
     """The newest of the series when it is exactly what the spec asks for: the same work is not done twice."""
     with catalog.read() as connection:
-        found = newest(connection, spec.series)
-    return found if found is not None and found.fingerprint == spec.fingerprint else None
+        artifact = newest(connection, spec.series)
+    return artifact if artifact is not None and artifact.fingerprint == spec.fingerprint else None
 
 
 def claim(
@@ -105,7 +105,7 @@ def claim(
     While somebody else's lease is alive: waits and says for whom, or raises Busy when `wait` is False.
     """
     token = uuid.uuid4().hex
-    told = False
+    announced = False
     while True:
         # Looking first keeps those who wait out of the way of those who write.
         with catalog.read() as connection:
@@ -116,12 +116,12 @@ def claim(
             answer = _try(connection, spec, token, force, identifier)
         if not isinstance(answer, Found):
             return answer
-        whom = f"{spec.kind} {spec.name!r} is being made by {answer.owner} since {answer.since}"
+        busy = f"{spec.kind} {spec.name!r} is being made by {answer.owner} since {answer.since}"
         if not wait:
-            raise Busy(f"{whom} (lease: {max(answer.left, 0):.0f} s left)", hint="wait for it, or qrp-store ls jobs")
-        if not told:
-            progress.note(f"{whom}; waiting for its result (lease: {max(answer.left, 0):.0f} s left)")
-            told, force = True, False
+            raise Busy(f"{busy} (lease: {max(answer.left, 0):.0f} s left)", hint="wait for it, or qrp-store ls jobs")
+        if not announced:
+            progress.note(f"{busy}; waiting for its result (lease: {max(answer.left, 0):.0f} s left)")
+            announced, force = True, False
         time.sleep(_POLL_SECONDS)
 
 
@@ -130,9 +130,9 @@ def _look(connection: sa.Connection, spec: Spec, force: bool, lock: bool = False
     # not ready before and is not unfinished afterwards would not be there at all.
     unfinished = _unfinished(connection, spec, lock)
     if not force:
-        found = newest(connection, spec.series)
-        if found is not None and found.fingerprint == spec.fingerprint:
-            return found
+        artifact = newest(connection, spec.series)
+        if artifact is not None and artifact.fingerprint == spec.fingerprint:
+            return artifact
     return unfinished
 
 
@@ -250,7 +250,7 @@ def held(catalog: Catalog, claimed: Claim) -> Iterator[Heartbeat]:
         try:
             _let_go(catalog, claimed, None if interrupted else str(error))
         except QrpStoreError:
-            pass  # the database is what failed; the lease runs out by itself
+            pass  # the database is what failed; the lease expires
         raise
     finally:
         heartbeat.stop()
@@ -351,9 +351,11 @@ def fence(connection: sa.Connection, claimed: Claim) -> None:
 def require_inputs(connection: sa.Connection, pks: Iterable[int]) -> None:
     """Inside a write transaction: raise NotFound when something that this is made from was retired meanwhile."""
     gone = sa.select(_a.kind, _a.name, _a.id).where(_a.pk.in_(list(pks)), _a.state != "ready").limit(1)
-    found = connection.execute(gone).first()
-    if found is not None:
-        raise NotFound(f"{found.kind} {found.name!r} ({found.id}), which this is made from, was retired meanwhile")
+    retired = connection.execute(gone).first()
+    if retired is not None:
+        raise NotFound(
+            f"{retired.kind} {retired.name!r} ({retired.id}), which this is made from, was retired meanwhile"
+        )
 
 
 def commit(connection: sa.Connection, claimed: Claim, provenance: Mapping[str, Any]) -> int:

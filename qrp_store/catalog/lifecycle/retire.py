@@ -67,9 +67,9 @@ def _fate(row: sa.RowMapping) -> str:
 
 
 def condemn(catalog: Catalog, kept: Kept) -> bool:
-    """Take what is to be forgotten out of everybody's reach; False when somebody has taken it up since the survey.
+    """Mark an abandoned artifact so that no one resumes it; False when somebody has resumed it since the survey.
 
-    Whoever asks for the same from now on makes an artifact of its own, and a sleeper that wakes is refused.
+    The same work then makes another artifact, and a paused writer that resumes is refused.
     """
     seen = _a.lease_token.is_(None) if kept.token is None else _a.lease_token == kept.token
     mine = sa.and_(_a.pk == kept.pk, _a.state.in_(("writing", "failed")), seen)
@@ -108,7 +108,7 @@ def clear(catalog: Catalog, rows: Rows, pk: int, claimed: Claim | None = None) -
 def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
     """Delete what was staged long ago and never came to anything, and the samples of retired datasets; returns how
     many datasets and backbones that were. A retired one's own row stays, as what results are a tombstone of."""
-    found = 0
+    removed = 0
     owners = sa.union_all(*(sa.select(kind.table.c.dataset_pk) for kind in KINDS.values()))
     for table, users in ((t.dataset, owners), (t.backbone, sa.select(t.embedding.c.backbone_pk))):
         c = table.c
@@ -118,7 +118,7 @@ def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
         gone = sa.or_(stale, sa.and_(c.retired_at.is_not(None), emptied)) if table is t.dataset else stale
         with catalog.read() as connection:
             pks = list(connection.execute(sa.select(c.pk).where(gone)).scalars())
-        found += len(pks)
+        removed += len(pks)
         for pk in [] if dry_run else pks:
             if table is t.dataset:
                 with catalog.write() as connection:  # nobody takes it up again from here on
@@ -129,7 +129,7 @@ def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
                 bulk.clear(catalog, t.image_file, "dataset_pk", pk)
             with catalog.write() as connection:
                 connection.execute(table.delete().where(c.pk == pk, stale))
-    return found
+    return removed
 
 
 def _count(connection: sa.Connection, rows: Rows, pk: int) -> int:
@@ -172,21 +172,21 @@ def counts(catalog: Catalog, pk: int, kind: str) -> list[Count]:
 
 def saved_arrays(catalog: Catalog, pk: int, kind: str) -> list[tuple[str, str]]:
     """(path, checksum) of the whole arrays that an artifact promises: centroids, groups, weights."""
-    table, found = KINDS[kind].table, []
+    table, paths = KINDS[kind].table, []
     with catalog.read() as connection:
         for path, checksum in KINDS[kind].arrays:
             query = sa.select(table.c[path], table.c[checksum]).where(table.c.artifact_pk == pk)
-            found += [(row[0], row[1]) for row in connection.execute(query) if row[0] is not None]
-    return found
+            paths += [(row[0], row[1]) for row in connection.execute(query) if row[0] is not None]
+    return paths
 
 
 def edges(connection: sa.Connection) -> dict[int, set[int]]:
     """Which artifacts each was made from, directly."""
-    found: dict[int, set[int]] = {}
+    inputs: dict[int, set[int]] = {}
     for table, made, source in (edge for kind in KINDS.values() for edge in kind.inputs):
         for pk, of in connection.execute(sa.select(table.c[made], table.c[source]).where(table.c[source].is_not(None))):
-            found.setdefault(pk, set()).add(of)
-    return found
+            inputs.setdefault(pk, set()).add(of)
+    return inputs
 
 
 def closure(chosen: Iterable[int], links: Mapping[int, set[int]]) -> set[int]:
@@ -206,7 +206,7 @@ def belonging(connection: sa.Connection, of: Reference) -> set[int]:
         table, column = (t.dataset, "dataset_pk") if of.kind == "dataset" else (t.backbone, "backbone_pk")
         key = sa.select(table.c.pk).where(table.c.id == of.id).scalar_subquery()
         owned = [kind.table for kind in KINDS.values() if column in kind.table.c]
-        queries = [sa.select(own.c.artifact_pk).where(own.c[column] == key) for own in owned]
+        queries = [sa.select(table.c.artifact_pk).where(table.c[column] == key) for table in owned]
     else:
         queries = [sa.select(_a.pk).where(_a.id == of.id)]
     return {pk for query in queries for pk in connection.execute(query).scalars()}
@@ -244,7 +244,9 @@ def retire(catalog: Catalog, identifiers: list[str], owner: Reference | None = N
         column = f"{owner.kind}_pk"
         key = sa.select(table.c.pk).where(table.c.id == owner.id).scalar_subquery()
         owned = [kind.table for kind in KINDS.values() if column in kind.table.c]
-        begun = sa.union_all(*(sa.select(own.c.artifact_pk).where(own.c[column] == key) for own in owned))
+        begun = sa.union_all(
+            *(sa.select(kind_table.c.artifact_pk).where(kind_table.c[column] == key) for kind_table in owned)
+        )
         error = f"{owner.kind} {owner.name!r} was retired meanwhile"
         connection.execute(
             t.artifact.update().where(_a.pk.in_(begun), _a.state == "writing").values(state="failed", error=error)

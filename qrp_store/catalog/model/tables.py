@@ -2,7 +2,7 @@
 
 Every versioned thing is a row of `artifact`, which holds its whole life; a table of its own kind holds the rest.
 Large tables (`sample`, `label`, `assignment`) are keyed by integers and written in bulk. A result and all that is
-scored in and beside it stand in `score_tables.py`.
+scored in it or later are in `result_tables.py`.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ artifact = Table(
     Column("created_by", Text, nullable=False),
     Column("ready_at", Text),
     Column("retired_at", Text),
-    # Who is writing it. The token stays after the commit, so that a commit whose reply was lost is recognised.
+    # The process that writes it. The token stays after the commit, so that a commit whose reply was lost is recognised.
     Column("lease_token", Text),
     Column("lease_host", Text),
     Column("lease_boot", Text),

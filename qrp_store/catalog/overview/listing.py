@@ -55,13 +55,13 @@ def _jobs(catalog: Catalog) -> Table:
     query = sa.select(t.artifact, blocks.label("done"), (a.lease_expires - now_seconds()).label("left"))
     query = query.where(a.state.in_(("writing", "failed"))).order_by(a.pk)
     columns = ("id", "name", "kind", "state", "owner", "since", "lease_left_s", "blocks_done", "blocks_total", "error")
-    found = []
+    jobs = []
     with catalog.read() as connection:
         for row in connection.execute(query).mappings().all():
             size = connection.execute(rows.where(t.embedding.c.artifact_pk == row["pk"])).first()
             total = -(-size[0] // size[1]) if size else None
-            found.append(_job(row, total))
-    return Table(columns, found)
+            jobs.append(_job(row, total))
+    return Table(columns, jobs)
 
 
 def _job(row: sa.RowMapping, total: int | None) -> tuple[object, ...]:

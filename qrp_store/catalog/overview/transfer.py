@@ -1,4 +1,4 @@
-"""From one catalog to another: what belongs together, what is there already, and the rows themselves.
+"""Copying between catalogs: what belongs together, what the target has already, and the rows themselves.
 
 The tables are the same on both sides, so that rows travel as they are; only keys and paths are new.
 """
@@ -62,15 +62,15 @@ def parcels(catalog: Catalog, wanted: Reference) -> list[Parcel]:
 
 def _chosen(connection: sa.Connection, wanted: Reference) -> set[int]:
     """The ready artifacts that copying a thing is about; of a backbone also what was made from its embeddings."""
-    found = retire.belonging(connection, wanted)
+    chosen = retire.belonging(connection, wanted)
     if wanted.kind == "backbone":
         users: dict[int, set[int]] = {}
         for made, sources in retire.edges(connection).items():
             for source in sources:
                 users.setdefault(source, set()).add(made)
-        found = retire.closure(found, users)
+        chosen = retire.closure(chosen, users)
     ready = sa.select(_a.pk).where(_a.state == "ready")
-    return found & set(connection.execute(ready).scalars())
+    return chosen & set(connection.execute(ready).scalars())
 
 
 def _parcel(
@@ -79,8 +79,8 @@ def _parcel(
     artifact = artifact_of(known[pk])
     own, d = KINDS[artifact.kind].table, t.dataset.c
     row = connection.execute(sa.select(t.dataset).join(own, own.c.dataset_pk == d.pk).where(own.c.artifact_pk == pk))
-    found = row.mappings().one()
-    dataset = Dataset(found["id"], found["name"], found["n"], found["fingerprint"])
+    row_of_dataset = row.mappings().one()
+    dataset = Dataset(row_of_dataset["id"], row_of_dataset["name"], row_of_dataset["n"], row_of_dataset["fingerprint"])
     query = sa.select(t.backbone.c.name).join(t.embedding, t.embedding.c.backbone_pk == t.backbone.c.pk)
     backbone = connection.execute(query.where(t.embedding.c.artifact_pk == pk)).scalar()
     return Parcel(artifact, dataset, backbone, tuple(known[i]["id"] for i in sorted(edges.get(pk, ()))))
@@ -97,21 +97,21 @@ def counterpart(source: Catalog, target: Catalog, original: Artifact) -> Artifac
         row = connection.execute(sa.select(t.artifact).where(same)).mappings().first()
     if row is None:
         return None
-    found = artifact_of(row)
-    if found.state != "ready":
+    same_version = artifact_of(row)
+    if same_version.state != "ready":
         other = _same_rows(source, target, original)
         if other is not None:
             return other
     called = f"{original.kind} {original.name!r} version {original.version}"
-    if found.fingerprint != original.fingerprint:
-        differences = "; ".join(_differences(found.spec, original.spec))
+    if same_version.fingerprint != original.fingerprint:
+        differences = "; ".join(_differences(same_version.spec, original.spec))
         raise InvalidInput(
-            f"{called} is something else in {target.name} ({found.id}): {differences}",
+            f"{called} is something else in {target.name} ({same_version.id}): {differences}",
             hint="make it there under another name, or --force it here into a version that is free there",
         )
-    if found.state != "ready":
-        raise InvalidInput(f"{called} was retired in {target.name} ({found.id})", hint="make it there again")
-    return found
+    if same_version.state != "ready":
+        raise InvalidInput(f"{called} was retired in {target.name} ({same_version.id})", hint="make it there again")
+    return same_version
 
 
 def _same_rows(source: Catalog, target: Catalog, original: Artifact) -> Artifact | None:
