@@ -29,7 +29,7 @@ from qrp_store.cli.main import build
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ("README", "backbones", "extending", "method", "operations", "reliability", "scale", "sql")
-ELSEWHERE = {"tour", "python", "concepts", "architecture", "interface"}
+ELSEWHERE = {"tour", "python", "concepts", "architecture", "interface", "options", "serve"}
 # what stands here is not run by these tests, for the reason given; a beginning of the line is enough
 NOT_RUN = {
     "make demo": "minutes; test_demo.py runs the demo on fewer drawings",
