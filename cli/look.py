@@ -30,8 +30,11 @@ def ls(
     form: FormatOption = None,
 ) -> None:
     """List what the store holds, or who is writing (jobs)."""
-    from qrp_store.look import listing
+    from qrp_store.look import listing, recipes
 
+    if what == "recipes":  # needs no store
+        session.list(recipes(), form, "qrp-store/ls/1")
+        return
     with session.open() as store:
         if what is not None:
             table = listing(store, what)

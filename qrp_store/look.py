@@ -22,24 +22,27 @@ _SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
 
 
 def listing(store: Store, what: str) -> Table:
-    """The ready things of a kind (`datasets`, `results`, …), the `jobs` under way, or the checkpoint `recipes`."""
-    if what == "recipes":
-        from qrp_store.models.recipes import RECIPES
-
-        rows: list[tuple[Any, ...]] = [
-            (
-                r.name,
-                r.name,
-                r.about,
-                r.source,
-                ", ".join(c or "the file" for c in r.containers),
-                ", ".join(r.prefixes),
-                r.auto,
-            )
-            for r in RECIPES.values()
-        ]
-        return Table(("id", "name", "about", "source", "container", "prefix", "auto"), rows)
+    """The ready things of a kind (`datasets`, `results`, …), or the `jobs` that run."""
     return lists.listing(store.catalog, what)
+
+
+def recipes() -> Table:
+    """The checkpoint layouts that `ingest --recipe` knows. Needs no store."""
+    from qrp_store.models.recipes import RECIPES
+
+    rows: list[tuple[Any, ...]] = [
+        (
+            r.name,
+            r.name,
+            r.about,
+            r.source,
+            ", ".join(c or "the file" for c in r.containers),
+            ", ".join(r.prefixes),
+            r.auto,
+        )
+        for r in RECIPES.values()
+    ]
+    return Table(("id", "name", "about", "source", "container", "prefix", "auto"), rows)
 
 
 def leaderboard(

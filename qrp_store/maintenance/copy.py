@@ -267,6 +267,9 @@ class _Copy:
         self.target.arrays.sync(layout.path)  # data first: the catalog's word follows
         catalogs = self.source.catalog, self.target.catalog
         transfer.commit_embedding(*catalogs, claimed, parcel.artifact, dataset, backbone)
+        places = datasets.places_in_series(self.source.catalog, [backbone.name])
+        if places:
+            datasets.place_in_series(self.target.catalog, places)
 
     def _expect(self, stored: StoredEmbedding, block: Block) -> None:
         recorded = next((b for b in stored.blocks if (b.start, b.rows) == (block.start, block.rows)), None)

@@ -46,6 +46,10 @@ def test_checkpoints_become_a_series_in_natural_order(qrp: Any, tmp_path: Path, 
     assert [(r["dataset"], r["backbone"], r["series"], r["position"]) for r in rows] == [
         ("d", name, "b", place) for place, name in enumerate(names)
     ]
+    other = ("--store", str(tmp_path / "other"))
+    qrp.ok("init", *other)
+    qrp.ok("copy", "d", "--to", str(tmp_path / "other"), *store)
+    assert qrp.rows("sql", "SELECT * FROM series ORDER BY position", *other) == rows
     alone = qrp.ok(
         "ingest", str(photos), "--dataset", "d", "--backbone", "two", *ARCH,
         "--weights", str(run / "epoch_2.ckpt"), *store,

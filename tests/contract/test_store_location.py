@@ -102,6 +102,12 @@ def test_looking_creates_nothing_in_a_store(qrp: Any, own: Path) -> None:
     assert names() == before
 
 
+def test_recipes_are_listed_without_a_store(qrp: Any, tmp_path: Path) -> None:
+    names = {row["name"] for row in qrp.rows("ls", "recipes", store=tmp_path / "nowhere")}
+    assert {"torchvision", "dino"} <= names
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_directory_store_may_be_moved(qrp: Any, world: Any, own: Path, tmp_path: Path) -> None:
     moved = tmp_path / "some where" / "else? #1 is 100%41"
     moved.parent.mkdir()

@@ -255,6 +255,15 @@ def place_in_series(catalog: Catalog, places: Mapping[str, tuple[str, int]]) -> 
             connection.execute(ready.values(series=series, position=position))
 
 
+def places_in_series(catalog: Catalog, names: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """The series and the position of those ready backbones that are part of one, by name."""
+    query = sa.select(_b.name, _b.series, _b.position).where(
+        _b.name.in_(names), _b.state == "ready", _b.series.is_not(None)
+    )
+    with catalog.read() as connection:
+        return {name: (series, position) for name, series, position in connection.execute(query)}
+
+
 def require_same_backbone(known: Backbone, spec: Mapping[str, Any]) -> None:
     """Raise InvalidInput with the difference unless the specification is the known one."""
     if known.fingerprint == fingerprint(spec):
