@@ -14,7 +14,8 @@ from qrp_store.samples import shown
 
 WHOLE = "none"
 """`--split none`: a cell is one concept, whatever it looks like."""
-LIST_LIKE = r"[|;]|^\s*(\[.*\]|\(.*,.*\)|\{.*\})\s*$"
+_PART = r"""[^|;<>"'=]+"""  # of a list; code and markup are one odd concept
+LIST_LIKE = rf"^{_PART}([|;]{_PART})+[|;]?\s*$|^\s*(\[[^\[\]]*\]|\([^()]*,[^()]*\)|\{{[^{{}}]*\}})\s*$"
 _LIST_LIKE = re.compile(LIST_LIKE, re.S)
 _BRACKETED = re.compile(r"\s*[\[({](.*)[\])}]\s*", re.S)
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
