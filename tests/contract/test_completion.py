@@ -28,7 +28,8 @@ def test_names_are_offered(qrp: Any, world: Any, line: str, offered: list[str]) 
 def test_ids_are_offered_once_there_is_a_start(qrp: Any, world: Any) -> None:
     env = {"QRP_STORE": str(world.store)}
     ids = {row["id"] for row in qrp.rows("ls", "results", store=world.store)}
-    assert set(complete(qrp, "compare ", env)) == set(complete(qrp, "show res-", env)) == ids
+    assert set(complete(qrp, "compare res-", env)) == set(complete(qrp, "show res-", env)) == ids
+    assert {"sharp", "objects"} <= set(complete(qrp, "compare ", env))  # it takes backbones and concept sets, too
 
 
 def test_the_store_of_the_line_is_asked(qrp: Any, world: Any, tmp_path: Path) -> None:
