@@ -32,6 +32,7 @@ HERE = ("README", "backbones", "extending", "method", "operations", "reliability
 ELSEWHERE = {"tour", "python", "concepts", "architecture", "interface", "options", "serve"}
 # what stands here is not run by these tests, for the reason given; a beginning of the line is enough
 NOT_RUN = {
+    "qrp-store serve": "runs until it is stopped: test_serve_line.py",
     "make demo": "minutes; test_demo.py runs the demo on fewer drawings",
     "qrp-store leaderboard --dataset openmoji": "a line of the demo: test_demo.py",
     "qrp-store sql SELECT cluster, n_test": "a line of the demo: test_demo.py",

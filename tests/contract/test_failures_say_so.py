@@ -128,7 +128,7 @@ def test_a_store_that_one_may_only_read_can_be_looked_at(qrp: Any, own: Path, tm
         path.chmod(path.stat().st_mode & ~0o222)
     try:
         page = ("report", "--dataset", "photos", "--no-images", "--quiet", "-o", tmp_path / "page.html")
-        for words in (("leaderboard",), ("verify", "--deep"), ("sql", "SELECT count(*) FROM labels"), page):
+        for words in (("ls", "results"), ("verify", "--deep"), ("sql", "SELECT count(*) FROM labels"), page):
             ran = unprivileged(qrp, *words, "--store", own)
             assert (ran.returncode, ran.stderr) == (0, ""), words
         ran = unprivileged(qrp, "cluster", *WHERE, "-k", 4, "--store", own)

@@ -101,11 +101,13 @@ def test_hostile_arrays_are_refused_in_bounded_memory(qrp: Any, store: Path, fil
 
     name, write, word = HOSTILE[kind]
     write(files.folder / name)
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     told = qrp.fails(4, "ingest", files.folder / name, *WHERE, store=store)
     assert name in told
     assert word in told
     assert qrp.rows("ls", "embeddings", store=store) == []
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 2 << 20, "KiB, of all children so far"
+    # KiB, the largest of all children so far: other tests may have had larger ones in this process
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss <= max(largest, 2 << 20)
 
 
 def test_a_sharded_zarr_array_is_read(qrp: Any, store: Path, files: Any) -> None:

@@ -186,8 +186,9 @@ def test_preprocessing_is_that_of_timm(mode: str) -> None:
     from dataclasses import replace
 
     from qrp_store.models import architectures
+    from qrp_store.models.network import Request
 
-    built = architectures.build("timm/resnet18", False, 96)
+    built = architectures.build(Request("timm/resnet18", "random", 96))
     built = replace(built, preprocessing=replace(built.preprocessing, crop_mode=mode))
     p = built.preprocessing
     theirs = create_transform(
