@@ -51,6 +51,7 @@ NOT_RUN = {
 }
 NAMES_ONLY = {"qrp-store evaluate", "qrp-store sql", "qrp-store verify", 'qrp-store sql "SELECT …"'}
 SMALLER = {
+    "compare r50 vit": "compare r50 mine",
     "-k 1000": "-k 3",
     "torchvision/resnet50": "torchvision/resnet18",
     "timm/resnet50": "timm/resnet18",
@@ -328,7 +329,7 @@ def test_the_lines_of_extending_run(qrp: Any, files: Any, monkeypatch: pytest.Mo
 
     monkeypatch.chdir(files.folder)
     paths = ["a.jpg", "b.jpg"]
-    vectors, recipe, _ = blocks("extending", "python")  # test_tour.py runs the engine
+    vectors, recipe, *_ = blocks("extending", "python")  # test_tour.py runs the engine
     exec(compile(vectors, "extending.md", "exec"), {"my_model": lambda path: np.ones(3), "paths": paths})
     (layout,) = eval(compile(recipe, "extending.md", "eval"), {"Recipe": Recipe})
     with monkeypatch.context() as patch:
