@@ -17,14 +17,13 @@ _LATEST = 20
 
 
 def datasets(reader: Reader, names: Names, query: Query) -> str:
-    rows = reader.rows(
-        "SELECT d.name, d.n, d.created_at, d.created_by, "
-        "(SELECT count(*) FROM embeddings e WHERE e.dataset = d.name AND e.is_newest) AS n_embeddings, "
-        "(SELECT count(*) FROM results r WHERE r.dataset = d.name) AS n_results "
-        "FROM dataset d WHERE d.state = 'ready' ORDER BY d.name"
-    )
+    rows = lists.listing(reader.store.catalog, "datasets").named()
+    counted = reader.rows("SELECT dataset, count(*) AS n FROM results GROUP BY dataset")
+    results = {row["dataset"]: row["n"] for row in counted}
     sets = [c["dataset"] for c in lists.listing(reader.store.catalog, "concepts").named() if c["is_newest"]]
-    named = [{**row, "n_concept_sets": sets.count(row["name"])} for row in rows]
+    named = [
+        {**row, "n_concept_sets": sets.count(row["name"]), "n_results": results.get(row["name"], 0)} for row in rows
+    ]
     return shown(reader, "datasets", datasets=named, jobs=jobs_now(reader))
 
 

@@ -184,7 +184,7 @@ class Reader:
         return datasets.keys_at(self.store.catalog, dataset, positions)
 
     def position(self, dataset: Dataset, key: str) -> int:
-        """The position of a key. Raises NotFound with keys that begin alike."""
+        """The position of a key. Raises NotFound."""
         return datasets.position_of(self.store.catalog, dataset, key)
 
 
