@@ -168,8 +168,7 @@ def _digest(files: dict[int, ImageFile]) -> str:
 
 
 def _load(expert: str, weights: str, activation: Activation, names: str | None, device: str, seed: int) -> Expert:
-    from qrp_store.models import checkpoints
-    from qrp_store.models.experts import Checkpoints, ExpertOptions, load_expert
+    from qrp_store.models.experts import ExpertOptions, load_expert
 
     classes = None
     if names is not None:
@@ -179,8 +178,4 @@ def _load(expert: str, weights: str, activation: Activation, names: str | None, 
                 f"{names}: the classes of an expert are numbered from 0", hint="one name a line, in order"
             )
         classes = tuple(known[str(i)][0] for i in range(len(known)))
-    options = ExpertOptions(expert, weights, activation, classes, device, seed)
-    whole = Checkpoints(
-        lambda path, model: checkpoints.load_state(path, model, whole=True).statistics, checkpoints.digest_state
-    )
-    return load_expert(options, whole)
+    return load_expert(ExpertOptions(expert, weights, activation, classes, device, seed))

@@ -46,18 +46,9 @@ def _torchvision(request: Request) -> Architecture:
     known = models.list_models(module=models)
     if name not in known:
         raise unknown(f"torchvision/{name}", [f"torchvision/{k}" for k in known])
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3") and not pretrained:
-        options = {"aux_logits": False, "init_weights": True}
-    if name.startswith("vit_") and image_size is not None:
-        options = {"image_size": image_size}
+    options = {"image_size": image_size} if name.startswith("vit_") and image_size is not None else {}
     weights = models.get_model_weights(name).DEFAULT if pretrained else None
-    try:
-        model = models.get_model(name, weights=weights, progress=False, **options)
-    except (ValueError, AssertionError) as error:
-        raise InvalidInput(f"torchvision/{name}: cannot be built ({first_line(error)})") from error
-    except (OSError, RuntimeError) as error:
-        raise not_downloaded(f"torchvision/{name}", error) from error
+    model = torchvision_network(name, weights, **options)
     preprocessing = Preprocessing(image_size or 224, round((image_size or 224) * 256 / 224), "bilinear")
     if weights is not None:
         own = weights.transforms()
@@ -70,6 +61,24 @@ def _torchvision(request: Request) -> Architecture:
     return Architecture(
         model, (classifier,), preprocessing, weights.name if weights is not None else None, name.startswith("swin")
     )
+
+
+def torchvision_network(name: str, weights: Any, **options: Any) -> torch.nn.Module:
+    """Build a torchvision model of any kind, with its classifier. `weights` is torchvision's enum member or None.
+
+    Raises InvalidInput when it cannot be built so, Unavailable when the weights cannot be downloaded.
+    """
+    from torchvision import models
+
+    if weights is None and name in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    try:
+        model: torch.nn.Module = models.get_model(name, weights=weights, progress=False, **options)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise InvalidInput(f"torchvision/{name}: cannot be built ({first_line(error)})") from error
+    except (OSError, RuntimeError) as error:
+        raise not_downloaded(f"torchvision/{name}", error) from error
+    return model
 
 
 def _remove_classifier(model: torch.nn.Module) -> str:
@@ -88,13 +97,7 @@ def _remove_classifier(model: torch.nn.Module) -> str:
 
 def _timm(request: Request) -> Architecture:
     name, pretrained, image_size = request.name, request.published, request.image_size
-    try:
-        import timm
-        from timm.data.config import resolve_model_data_config
-    except ImportError as error:
-        raise Unavailable(f"timm/{name} needs timm", hint="pip install 'qrp-store[cpu]'") from error
-    if ":" in name or not timm.is_model(name):
-        raise unknown(f"timm/{name}", [f"timm/{k}" for k in timm.list_models()])
+    timm = timm_package(name)
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
@@ -106,20 +109,39 @@ def _timm(request: Request) -> Architecture:
         raise NotFound(f"timm/{name} has no published weights", hint="--weights FILE or random")
     options: dict[str, Any] = {"img_size": image_size} if image_size and config.fixed_input_size else {}
     options |= request.options
-    try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-    except Exception as error:  # the download goes through several libraries with errors of their own
-        if not pretrained:
-            raise InvalidInput(f"timm/{name} cannot be built ({first_line(error)})") from error
-        raise not_downloaded(f"timm/{name}", error) from error
+    model = timm_network(name, pretrained=pretrained, num_classes=0, **options)
     classifier = config.classifier or ()
     return Architecture(
         model,
         (classifier,) if isinstance(classifier, str) else tuple(classifier),
-        _of_timm(name, resolve_model_data_config(model), image_size),  # type: ignore[no-untyped-call]
+        _of_timm(name, timm.data.config.resolve_model_data_config(model), image_size),
         config.tag or None,
         getattr(model, "output_fmt", "NCHW") == "NHWC",
     )
+
+
+def timm_package(name: str) -> Any:
+    """Import timm. Raises Unavailable without it, and NotFound with near names when it has no model of that name."""
+    try:
+        import timm
+        import timm.data.config
+    except ImportError as error:
+        raise Unavailable(f"timm/{name} needs timm", hint="pip install 'qrp-store[cpu]'") from error
+    if ":" in name or not timm.is_model(name):
+        raise unknown(f"timm/{name}", [f"timm/{k}" for k in timm.list_models()])
+    return timm
+
+
+def timm_network(name: str, *, pretrained: bool, **options: Any) -> Any:
+    """Build a timm model. Raises InvalidInput when it cannot be built, Unavailable when it cannot be downloaded."""
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:  # the download goes through several libraries with errors of their own
+        if not pretrained:
+            raise InvalidInput(f"timm/{name} cannot be built ({first_line(error)})") from error
+        raise not_downloaded(f"timm/{name}", error) from error
 
 
 def _of_timm(name: str, config: Mapping[str, Any], image_size: int | None) -> Preprocessing:

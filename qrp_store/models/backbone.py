@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from qrp_store.models.network import (
     NoVectorError,
     Preprocessing,
     Request,
+    seeded,
     vectors_of,
     with_outputs_of,
 )
@@ -218,7 +218,7 @@ def _built(options: BackboneOptions) -> tuple[Architecture, _Weights]:
 
 
 def _architecture(options: BackboneOptions, side: int | None, **more: Any) -> Architecture:
-    with _own_randomness(options.seed), warnings.catch_warnings():
+    with seeded(options.seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         weights = options.weights if options.weights in ("default", "random") else "file"
         statistics = options.mean is not None and options.std is not None
@@ -345,16 +345,6 @@ def _with_layers(built: Architecture, options: BackboneOptions) -> torch.nn.Modu
             raise InvalidInput(f"layer {layer!r}", hint=f"after the colon: {', '.join(POOLINGS)}")
         wanted.append((name, pooling or "mean"))
     return with_outputs_of(built, wanted)
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Initial weights from `seed`, with the process' own random stream left as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def _torch() -> Any:

@@ -7,11 +7,9 @@ categories are torchvision's and timm's; nothing touches the network unless `wei
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,14 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.device import resolve_device
-from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
+from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.models import checkpoints
+from qrp_store.models.architectures import timm_network, timm_package, torchvision_network
+from qrp_store.models.network import seeded, unknown
+from qrp_store.models.recipes import Statistics
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
 Kind = Literal["classifier", "detector", "segmenter"]
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 _WITHOUT_EPSILON = frozenset(
     ["fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn", "retinanet_resnet50_fpn"]
 )
@@ -48,15 +49,6 @@ class ExpertOptions:
     names: tuple[str, ...] | None = None
     device: str = "auto"
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """How weights on disk are read: `load(path, model)` gives the inputs' mean and std where the file decides them;
-    `digest` is a model's identity."""
-
-    load: Callable[[Path, torch.nn.Module], Statistics | None]
-    digest: Callable[[torch.nn.Module], str]
 
 
 @dataclass(frozen=True)
@@ -133,14 +125,14 @@ class _Built:
     names: tuple[str, ...] | None
 
 
-def load_expert(options: ExpertOptions, checkpoints: Checkpoints) -> Expert:
+def load_expert(options: ExpertOptions) -> Expert:
     """Build an expert and load its weights.
 
     Raises NotFound (unknown model; with near names), InvalidInput (a checkpoint that does not match, names that are
     not as many as the classes) and Unavailable (a package, a device or a download that is not there).
     """
     device = str(resolve_device(options.device))
-    built, statistics = _with_weights(options, checkpoints)
+    built, statistics = _with_weights(options)
     width = len(options.names or built.names or ())
     if not width:
         raise InvalidInput(f"{options.arch}: the names of its classes are not known", hint="--names FILE, one a line")
@@ -150,7 +142,7 @@ def load_expert(options: ExpertOptions, checkpoints: Checkpoints) -> Expert:
     spec = {
         "arch": options.arch,
         "kind": built.kind,
-        "weights": checkpoints.digest(built.model),
+        "weights": checkpoints.digest_state(built.model),
         "activation": options.activation if built.kind == "classifier" else None,
         "names": list(names),
         "preprocessing": " ".join(repr(transform).split()),
@@ -160,7 +152,7 @@ def load_expert(options: ExpertOptions, checkpoints: Checkpoints) -> Expert:
     return Expert(built.kind, kept, str(device), spec, model, transform, columns, width)
 
 
-def _with_weights(options: ExpertOptions, checkpoints: Checkpoints) -> tuple[_Built, Statistics | None]:
+def _with_weights(options: ExpertOptions) -> tuple[_Built, Statistics | None]:
     if options.weights in ("default", "random"):
         return _build(options, aux=False), None
     path = Path(options.weights)
@@ -168,12 +160,12 @@ def _with_weights(options: ExpertOptions, checkpoints: Checkpoints) -> tuple[_Bu
     if built.kind == "detector" and path.is_file():
         _as_published(options.arch, built.model, path)
     try:
-        return built, checkpoints.load(path, built.model)
+        return built, checkpoints.load_state(path, built.model, whole=True).statistics
     except InvalidInput:
         if built.kind != "segmenter" or options.arch.endswith("raspp_mobilenet_v3_large"):
             raise
         built = _build(options, aux=True)  # published segmenters keep a second head from their training
-        return built, checkpoints.load(path, built.model)
+        return built, checkpoints.load_state(path, built.model, whole=True).statistics
 
 
 def _as_published(arch: str, model: torch.nn.Module, path: Path) -> None:
@@ -199,7 +191,7 @@ def _build(options: ExpertOptions, *, aux: bool) -> _Built:
     builder = {"torchvision": _torchvision, "timm": _timm}.get(library)
     if builder is None or not slash or not name:
         raise InvalidInput(f"expert {options.arch!r}", hint="expected torchvision/NAME or timm/NAME")
-    with _own_randomness(options.seed), warnings.catch_warnings():
+    with seeded(options.seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return builder(name, options, aux)
 
@@ -213,54 +205,34 @@ def _torchvision(name: str, options: ExpertOptions, aux: bool) -> _Built:
     kinds |= dict.fromkeys(models.list_models(module=models.detection), "detector")
     kinds |= dict.fromkeys(models.list_models(module=models.segmentation), "segmenter")
     if name not in kinds:
-        raise _unknown(f"torchvision/{name}", [f"torchvision/{known}" for known in kinds])
+        raise unknown(f"torchvision/{name}", [f"torchvision/{known}" for known in kinds])
     kind, published = kinds[name], models.get_model_weights(name).DEFAULT
     more: dict[str, Any] = {} if options.names is None else {"num_classes": len(options.names)}
     if options.weights != "default" and kind != "classifier":
         more["weights_backbone"] = None
     if aux and kind == "segmenter":
         more["aux_loss"] = True
-    if options.weights != "default" and name in ("googlenet", "inception_v3"):
-        more |= {"aux_logits": False, "init_weights": True}
-    try:
-        model = models.get_model(
-            name, weights=published if options.weights == "default" else None, progress=False, **more
-        )
-    except (ValueError, TypeError, AssertionError) as error:
-        raise InvalidInput(f"torchvision/{name}: cannot be built ({first_line(error)})") from error
-    except (OSError, RuntimeError) as error:
-        raise _not_downloaded(f"torchvision/{name}", error) from error
+    model = torchvision_network(name, published if options.weights == "default" else None, **more)
 
     def transform(statistics: Statistics | None) -> Callable[[Image], torch.Tensor]:
-        own = {} if statistics is None else {"mean": statistics[0], "std": statistics[1]}
-        made: Callable[[Image], torch.Tensor] = published.transforms(**own)
+        given = {} if statistics is None else {"mean": statistics[0], "std": statistics[1]}
+        made: Callable[[Image], torch.Tensor] = published.transforms(**given)
         return made
 
     return _Built(kind, model, transform, tuple(published.meta["categories"]))
 
 
 def _timm(name: str, options: ExpertOptions, aux: bool) -> _Built:
-    try:
-        import timm
-        from timm.data.config import resolve_model_data_config
-        from timm.data.transforms_factory import create_transform
-        from torchvision.models import ResNet50_Weights
-    except ImportError as error:
-        raise Unavailable(f"timm/{name} needs timm", hint="pip install 'qrp-store[cpu]'") from error
-    if ":" in name or not timm.is_model(name):
-        raise _unknown(f"timm/{name}", [f"timm/{known}" for known in timm.list_models()])
+    timm = timm_package(name)
+    from torchvision.models import ResNet50_Weights
+
     more: dict[str, Any] = {} if options.names is None else {"num_classes": len(options.names)}
-    try:
-        model = timm.create_model(name, pretrained=options.weights == "default", **more)
-    except Exception as error:  # the download goes through several libraries with errors of their own
-        if options.weights != "default":
-            raise InvalidInput(f"timm/{name} cannot be built ({first_line(error)})") from error
-        raise _not_downloaded(f"timm/{name}", error) from error
+    model = timm_network(name, pretrained=options.weights == "default", **more)
 
     def transform(statistics: Statistics | None) -> Callable[[Image], torch.Tensor]:
-        own = {} if statistics is None else {"mean": statistics[0], "std": statistics[1]}
-        config = {**resolve_model_data_config(model), **own}  # type: ignore[no-untyped-call]
-        made: Callable[[Image], torch.Tensor] = create_transform(**config, is_training=False)
+        given = {} if statistics is None else {"mean": statistics[0], "std": statistics[1]}
+        config = {**timm.data.config.resolve_model_data_config(model), **given}
+        made: Callable[[Image], torch.Tensor] = timm.data.create_transform(**config, is_training=False)
         return made
 
     # A thousand classes are ImageNet's, in its order, in timm as in torchvision.
@@ -273,28 +245,4 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     shared = Counter(names)
     return tuple(
         f"{name} ({i})" if shared[name] > 1 and name not in _NO_CATEGORY else name for i, name in enumerate(names)
-    )
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Initial weights from `seed`, with the process' own random stream left as it was."""
-    try:
-        import torch
-    except ImportError as error:
-        raise Unavailable(f"an expert needs torch ({error})", hint="pip install 'qrp-store[cpu]'") from error
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-def _unknown(arch: str, known: list[str]) -> NotFound:
-    close = difflib.get_close_matches(arch, known, 5, 0.5)
-    return NotFound(f"unknown expert {arch!r}", hint="near: " + ", ".join(close) if close else None)
-
-
-def _not_downloaded(arch: str, error: BaseException) -> Unavailable:
-    return Unavailable(
-        f"the published weights of {arch} cannot be downloaded ({first_line(error)})",
-        hint="fetch the file elsewhere and name it with --weights FILE",
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -205,12 +206,24 @@ def pooled(built: Architecture, seen: object, layer: str, pooling: str) -> torch
     return seen.mean(1) if seen.ndim == 3 else seen
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw initial weights from `seed`, and leave the process' random stream as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 def unknown(arch: str, known: list[str]) -> NotFound:
+    """Return the error for a model that no library has, with near names."""
     close = difflib.get_close_matches(arch, known, 5, 0.5)
     return NotFound(f"unknown architecture {arch!r}", hint="near: " + ", ".join(close) if close else None)
 
 
 def not_downloaded(arch: str, error: BaseException) -> Unavailable:
+    """Return the error for published weights that cannot be downloaded."""
     return Unavailable(
         f"the published weights of {arch} cannot be downloaded ({first_line(error)})",
         hint="fetch the file elsewhere and name it with --weights FILE, or take --weights random",
