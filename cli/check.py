@@ -7,12 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from qrp_store.options import DeviceOptions
+from qrp_store.options import (
+    CompareOptions,
+    Format,
+    FormatOptions,
+    PairOptions,
+    RerunCheckOptions,
+    RerunOptions,
+    SelfcheckOptions,
+)
 from qrp_store.records import Table
 
 from . import output
 from .completion import anything, results
-from .options import DatasetFilter, FormatOption, declared
 from .session import Session, command
 
 Result = Annotated[
@@ -41,24 +48,9 @@ def compare(
     second: Annotated[
         str, typer.Argument(metavar="B", autocompletion=anything, help="The result or backbone to subtract.")
     ],
-    dataset: DatasetFilter = None,
-    concepts: Annotated[
-        str | None, typer.Option("--concepts", metavar="C", help="Concept set of two backbones.")
-    ] = None,
-    clusters: Annotated[int | None, typer.Option("-k", "--clusters", metavar="K", help="K of two backbones.")] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", metavar="P", help="Protocol of two backbones.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", metavar="B", help="Backbone under which to compare two concept sets.")
-    ] = None,
-    width: Annotated[
-        float | None, typer.Option("--width", metavar="W", help="Say how many seeds an interval this narrow takes.")
-    ] = None,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Also when dataset, concepts or protocol differ; says what does.")
-    ] = False,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", metavar="N", help="Replicates of the interval.")] = 1000,
-    seed: Annotated[int, typer.Option("--seed", help="Drives the bootstrap.")] = 0,
-    form: FormatOption = None,
+    selection: CompareOptions,
+    how: PairOptions,
+    output_format: FormatOptions,
 ) -> None:
     """Compare two backbones over all common seeds (--dataset), two concept sets, or two single results.
 
@@ -66,13 +58,14 @@ def compare(
     images, with Student's t interval. Results: the difference on their common test images with its paired bootstrap
     interval, which is conditional on one clustering.
     """
-    if dataset is not None:
-        _compare_backbones(session, first, second, dataset, concepts, clusters, protocol, backbone, width, form)
+    form = output_format.form
+    if selection.dataset is not None:
+        _compare_backbones(session, first, second, selection.dataset, selection, form)
         return
     from qrp_store.evaluate.compare import compare
 
     with session.open() as store:
-        report = compare(store, first, second, anyway=anyway, bootstrap=bootstrap, seed=seed)
+        report = compare(store, first, second, **how.values())
     if form not in (None, "table", "json"):
         session.list(_one_row(report), form, report.schema)
         return
@@ -87,31 +80,12 @@ def compare(
 
 
 def _compare_backbones(
-    session: Session,
-    first: str,
-    second: str,
-    dataset: str,
-    concepts: str | None,
-    clusters: int | None,
-    protocol: str | None,
-    backbone: str | None,
-    width: float | None,
-    form: output.Format | None,
+    session: Session, first: str, second: str, dataset: str, selection: CompareOptions, form: Format | None
 ) -> None:
     from qrp_store.evaluate.compare_backbones import compare_backbones
 
     with session.open() as store:
-        report = compare_backbones(
-            store,
-            first,
-            second,
-            dataset=dataset,
-            concepts=concepts,
-            k=clusters,
-            protocol=protocol,
-            backbone=backbone,
-            width=width,
-        )
+        report = compare_backbones(store, first, second, **{**selection.values(), "dataset": dataset})
     lo, hi = report.ci or (None, None)
     row = {"a": first, "b": second, "difference": report.difference, "ci_lo": lo, "ci_hi": hi}
     row |= {"p_value": report.p_value, "n_seeds": report.n_seeds, "sd_seeds": report.sd_seeds}
@@ -139,15 +113,8 @@ def _one_row(report: Any) -> Table:
 def rerun(
     session: Session,
     reference: Result,
-    check: Annotated[bool, typer.Option("--check", help="Exit 1 unless the numbers agree.")] = False,
-    device: Annotated[
-        str | None,
-        declared(
-            DeviceOptions,
-            "device",
-            default_text="the device that computed it",
-        ),
-    ] = None,
+    options: RerunOptions,
+    result: RerunCheckOptions,
 ) -> None:
     """Recompute a result from its row alone and compare; nothing is written.
 
@@ -156,7 +123,7 @@ def rerun(
     from qrp_store.evaluate.rerun import rerun
 
     with session.open() as store:
-        report = rerun(store, reference, device=device, progress=session.progress)
+        report = rerun(store, reference, device=options.device, progress=session.progress)
     nmi = "none" if report.nmi is None else f"{report.nmi:.4f}"  # all test images in one cluster
     if report.equal:
         text = f"{report.id}  NMI {nmi}: all {report.n_compared} numbers and tables are equal"
@@ -166,17 +133,14 @@ def rerun(
         text = f"{report.id}  NMI {nmi}: {within}\n{rows}"
     message = f"{report.id} does not come out the same: {len(report.differences)} differences"
     other = {"kind": "failed", "message": message, "hint": "compare device and versions: qrp-store show ID"}
-    session.show(report, text, other if check and not report.agrees else None)
+    session.show(report, text, other if result.check and not report.agrees else None)
 
 
-def selfcheck(
-    session: Session,
-    device: Annotated[str, declared(DeviceOptions, "device", default_text="cpu")] = "cpu",
-) -> None:
+def selfcheck(session: Session, options: SelfcheckOptions) -> None:
     """Check cases with known answers on this machine; exit 1 if one is wrong. Needs no store."""
     from qrp_store.evaluate.selfcheck import selfcheck
 
-    report = selfcheck(device=device, progress=session.progress)
+    report = selfcheck(device=options.device, progress=session.progress)
     rows = output.listing(output.table(output.document(report.cases)), "table", "")
     where = f"{report.device}, {report.threads} threads, {report.instructions}, torch {report.versions['torch']}"
     wrong = {"kind": "failed", "message": "a known answer does not come out on this machine", "hint": None}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any
 
 import typer
 
 from qrp_store.errors import InvalidInput, near_names
+from qrp_store.options import ColumnOptions, Format, FormatOptions, LeaderboardOptions
 from qrp_store.records import Table
 
 from . import output
-from .completion import names_of
-from .options import DatasetFilter, FormatOption
 from .session import Session, command
 
 SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
@@ -34,24 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def leaderboard(
-    session: Session,
-    dataset: DatasetFilter = None,
-    concepts: Annotated[
-        str | None,
-        typer.Option("--concepts", metavar="C", autocompletion=names_of("concepts"), help="Only this concept set."),
-    ] = None,
-    clusters: Annotated[int | None, typer.Option("-k", "--clusters", metavar="K", help="Only this K.")] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", metavar="P", help="Only this protocol.")] = None,
-    setting: Annotated[str | None, typer.Option("--setting", metavar="HASH", help="Only this setting.")] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            "--columns",
-            metavar="NAME,NAME…",
-            help="Only these columns of the view; also nmi (mean ± std) and ranks (the rank with its interval).",
-        ),
-    ] = None,
-    form: FormatOption = None,
+    session: Session, selection: LeaderboardOptions, layout: ColumnOptions, output_format: FormatOptions
 ) -> None:
     """Rank backbones by normalised score, over seeds, each setting alone.
 
@@ -61,7 +44,8 @@ def leaderboard(
     from qrp_store.look import leaderboard, rank_correlations
 
     with session.open() as store:
-        board = leaderboard(store, dataset, concepts=concepts, clusters=clusters, protocol=protocol, setting=setting)
+        board = leaderboard(store, **selection.values())
+    columns, form = layout.columns, output_format.form
     correlations = rank_correlations(board)
     for_reading = form in ("table", "md", "latex") or (form is None and not session.as_json)
     chosen = _chosen(board, columns, for_reading)
@@ -98,11 +82,11 @@ def _warn(session: Session, board: Table) -> None:
         )
 
 
-def _chosen(board: Table, columns: str | None, for_reading: bool) -> Table:
+def _chosen(board: Table, columns: Sequence[str], for_reading: bool) -> Table:
     """The columns that are asked for: those named, for reading a few, otherwise those of the view."""
     rows = [{**row, "nmi": _nmi(row), "ranks": _ranks(row)} for row in board.named()]
-    if columns is not None:
-        names = [name.strip() for name in columns.split(",") if name.strip()]
+    if columns:
+        names = [name for name in columns if name]
         known = [*board.columns, "nmi", "ranks"]
         unknown = [name for name in names if name not in known]
         if unknown or not names:
@@ -148,7 +132,7 @@ def _joined(chosen: Table, board: Table) -> list[dict[str, Any]]:
     ]
 
 
-def _write(session: Session, about: str, rows: Table, form: output.Format | None) -> None:
+def _write(session: Session, about: str, rows: Table, form: Format | None) -> None:
     """One setting's table with its heading."""
     text = output.listing(rows, form or "table", "")
     if form == "latex":

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from qrp_store.options import FormatOptions, SqlOptions
 from qrp_store.records import Table
 
 from . import output
 from .completion import anything
-from .options import FormatOption
 from .session import Session, command
 
 What = Literal["datasets", "backbones", "embeddings", "concepts", "clusterings", "results", "jobs", "recipes"]
@@ -27,20 +27,21 @@ def register(app: typer.Typer) -> None:
 def ls(
     session: Session,
     what: Annotated[What | None, typer.Argument(help="What to list.  [default: everything, in short]")] = None,
-    form: FormatOption = None,
+    *,
+    output_format: FormatOptions,
 ) -> None:
     """List what the store holds, or who is writing (jobs)."""
     from qrp_store.look import listing, recipes
 
     if what == "recipes":  # needs no store
-        session.list(recipes(), form, "qrp-store/ls/1")
+        session.list(recipes(), output_format.form, "qrp-store/ls/1")
         return
     with session.open() as store:
         if what is not None:
             table = listing(store, what)
         else:
             table = _overview({kind: listing(store, kind) for kind in OVERVIEW})
-    session.list(table, form, "qrp-store/ls/1")
+    session.list(table, output_format.form, "qrp-store/ls/1")
 
 
 def show(
@@ -49,17 +50,18 @@ def show(
         str,
         typer.Argument(metavar="ID|NAME", autocompletion=anything, help="An id, a unique prefix of one, or a name."),
     ],
-    form: FormatOption = None,
+    output_format: FormatOptions,
 ) -> None:
     """Show everything known about one thing."""
     from qrp_store.look import show
 
     with session.open() as store:
-        found = show(store, reference)
+        values = show(store, reference)
+    form = output_format.form
     if form not in (None, "table", "json"):
-        session.list(Table(("name", "value"), list(found.items())), form, "qrp-store/show/1")
+        session.list(Table(("name", "value"), list(values.items())), form, "qrp-store/show/1")
         return
-    replace(session, as_json=session.as_json or form == "json").show(found, output.details(found))
+    replace(session, as_json=session.as_json or form == "json").show(values, output.details(values))
 
 
 def sql(
@@ -67,18 +69,15 @@ def sql(
     query: Annotated[
         str, typer.Argument(metavar="SELECT", help="One query that returns rows; the database refuses everything else.")
     ],
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Print at most N rows.")] = 100_000,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="S", help="Stop after S seconds (exit 8).  [default: never]")
-    ] = None,
-    form: FormatOption = None,
+    options: SqlOptions,
+    output_format: FormatOptions,
 ) -> None:
     """Query the catalog in SQL, read-only. docs/sql.md describes the views."""
     with session.open() as store:
-        rows = store.sql(query, limit=limit, timeout=timeout)
+        rows = store.sql(query, limit=options.limit, timeout=options.timeout)
     if rows.truncated:
-        session.progress.warn(f"only the first {limit:,} rows are printed; the query has more (--limit N)")
-    session.list(rows.table, form, "qrp-store/sql/1", {"truncated": True} if rows.truncated else None)
+        session.progress.warn(f"only the first {options.limit:,} rows are printed; the query has more (--limit N)")
+    session.list(rows.table, output_format.form, "qrp-store/sql/1", {"truncated": True} if rows.truncated else None)
 
 
 def _overview(tables: dict[What, Table]) -> Table:

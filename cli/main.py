@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -34,6 +35,8 @@ from .boundary import EXIT_CODES, run
 
 GROUPS = (store, ingest, label, cluster, evaluate, check, look, leaderboard, export, report, serve, doctor, demo)
 
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
 
 def build() -> typer.Typer:
     """Return the app with every command."""
@@ -42,20 +45,14 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback(help="Rank frozen backbones by how much human-nameable information they encode.")
-    def before(
-        ctx: typer.Context,
-        store: session.StoreOption = None,
-        arrays: session.ArraysOption = None,
-        as_json: session.JsonOption = False,
-        quiet: session.QuietOption = False,
-        verbose: session.VerboseOption = False,
-        version: Annotated[
-            bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
-        ] = False,
-    ) -> None:
-        ctx.obj = {"store": store, "arrays": arrays, "as_json": as_json, "quiet": quiet, "verbose": verbose}
+    def before(ctx: typer.Context, version: bool = False, **shared: Any) -> None:
+        ctx.obj = shared
 
+    eager = typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    version = inspect.Parameter("version", KEYWORD, annotation=Annotated[bool, eager], default=False)
+    context = inspect.Parameter("ctx", KEYWORD, annotation=typer.Context)
+    session.declare(before, [context, *session.SHARED.values(), version])
+    app.callback(help="Rank frozen backbones by how much human-nameable information they encode.")(before)
     for group in GROUPS:
         group.register(app)
     return app

@@ -1,26 +1,18 @@
-"""Options of the command line, made from the records of `qrp_store.options`, and those of commands without a record."""
+"""Options of the command line, made from the records of `qrp_store.options`."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 
 from qrp_store.errors import InvalidInput
-from qrp_store.options import (
-    Described,
-    EvaluateSelection,
-    Options,
-    RunOptions,
-    described,
-)
+from qrp_store.options import Described, Options, described
 
 from .completion import names_of
-from .output import Format
 
 R = TypeVar("R", bound=Options)
 
@@ -40,12 +32,6 @@ def made(record: type[R], values: dict[str, Any]) -> R:
             if value is not None and value != []
         }
     )
-
-
-def declared(record: type[Options], name: str, **changes: Any) -> Any:
-    """Return the declaration of one option of a record, with changes, for a command that takes no more of it."""
-    (each,) = (each for each in described(record) if each.name == name)
-    return _info(replace(each, declaration=replace(each.declaration, **changes)))
 
 
 def _parameter(each: Described) -> inspect.Parameter:
@@ -82,6 +68,7 @@ def _info(each: Described) -> Any:
         metavar=each.declaration.metavar,
         help=text,
         show_default=False,
+        envvar=each.declaration.variable,
         parser=_parser(each) if _words(each) else None,
         autocompletion=names_of(completes) if completes else None,
     )
@@ -98,8 +85,3 @@ def _parser(each: Described) -> Callable[[str], Any]:
         return values if separator else values[0]
 
     return parse
-
-
-FormatOption = Annotated[Format | None, typer.Option("--format", help="Output format.  [default: table]")]
-DatasetFilter = Annotated[str | None, declared(EvaluateSelection, "dataset", help="Only this dataset.")]
-NoWait = Annotated[bool, declared(RunOptions, "wait")]

@@ -10,15 +10,15 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
 from qrp_store.errors import Unavailable
+from qrp_store.options import Format
 from qrp_store.records import Table
 from qrp_store.samples import width
 
-Format = Literal["table", "json", "jsonl", "csv", "md", "latex"]
 _NARROW = 12  # minimum width of a folded name
 READER_GONE = 141  # 128 + SIGPIPE: the reader of stdout has gone
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {

@@ -9,12 +9,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
-from qrp_store.options import Options
+from qrp_store.options import Format, Options, SharedOptions
 from qrp_store.records import Table
 
 from . import options, output
@@ -24,28 +24,7 @@ from .boundary import exit_code, interruption
 if TYPE_CHECKING:
     from qrp_store.store import Store
 
-StoreOption = Annotated[
-    str | None,
-    typer.Option(
-        "--store", metavar="DIR|URL", help="Store: a directory or postgresql://…  [$QRP_STORE; default: qrp-data]"
-    ),
-]
-ArraysOption = Annotated[
-    str | None,
-    typer.Option(
-        "--arrays", metavar="DIR|URL", help="Location of its arrays: a directory or s3://…  [$QRP_STORE_ARRAYS]"
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, also for errors.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Hide progress bars and notes; keep warnings.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Log more to stderr, with tracebacks.")]
-SHARED: Mapping[str, Any] = {
-    "store": StoreOption,
-    "arrays": ArraysOption,
-    "as_json": JsonOption,
-    "quiet": QuietOption,
-    "verbose": VerboseOption,
-}
+SHARED = {each.name: each for each in options.parameters_of(SharedOptions)}
 
 
 @dataclass(frozen=True)
@@ -79,11 +58,9 @@ class Session:
         if error is not None:
             raise typer.Exit(exit_code(str(error["kind"])))
 
-    def list(
-        self, table: Table, form: output.Format | None, schema: str, more: Mapping[str, Any] | None = None
-    ) -> None:
+    def list(self, table: Table, form: Format | None, schema: str, more: Mapping[str, Any] | None = None) -> None:
         """Print a listing in a format; --json means the format json, which also contains `more`."""
-        chosen: output.Format = form or ("json" if self.as_json else "table")
+        chosen: Format = form or ("json" if self.as_json else "table")
         output.write(output.listing(table, chosen, schema, more))
 
 
@@ -125,13 +102,9 @@ def command(
                     else [p.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
                 )
             ),
-            *(
-                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=_default(key))
-                for key, kind in SHARED.items()
-            ),
+            *SHARED.values(),
         ]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        declare(run, parameters)
         shown = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.splitlines())
         help_text = inspect.getdoc(function) or ""
         # the list of commands has one line for each
@@ -142,12 +115,14 @@ def command(
     return register
 
 
-def _default(key: str) -> object:
-    return None if key in ("store", "arrays") else False
+def declare(function: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
+    """Make typer see these parameters of a function that takes any."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {each.name: each.annotation for each in parameters}
 
 
 def _merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> Session:
-    values = {key: after[key] or before.get(key, _default(key)) for key in SHARED}
+    values = {key: after[key] or before.get(key, SHARED[key].default) for key in SHARED}
     return Session(**values, progress=Bars(quiet=bool(values["quiet"])))
 
 

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options, output
+from qrp_store.options import (
+    CopyOptions,
+    GcOptions,
+    InitOptions,
+    MigrateOptions,
+    RepairOptions,
+    RetireOptions,
+    VerifyOptions,
+    WaitOptions,
+)
+
+from . import output
 from .completion import anything
 from .session import Session, command
 
@@ -28,12 +39,7 @@ def register(app: typer.Typer) -> None:
     command(app, "gc", example="qrp-store gc --dry-run")(collect)
 
 
-def init(
-    session: Session,
-    adopt: Annotated[
-        bool, typer.Option("--adopt", help="Use an arrays folder that is not empty; its files are never deleted.")
-    ] = False,
-) -> None:
+def init(session: Session, options: InitOptions) -> None:
     """Create the store, or the schema in an empty database; harmless if repeated.
 
     An arrays folder or prefix that holds files already is refused (exit 4) unless --adopt says that it is meant. In a
@@ -41,29 +47,20 @@ def init(
     """
     from qrp_store.store import create_store
 
-    report = create_store(session.store, session.arrays, adopt=adopt)
+    report = create_store(session.store, session.arrays, adopt=options.adopt)
     did = "made" if report.created else "already there:"
     session.show(report, f"{did} store {report.store}\narrays in {report.arrays}\nschema {report.schema}")
 
 
-def migrate(
-    session: Session,
-    check: Annotated[bool, typer.Option("--check", help="Only check; exit 7 if the schema is not up to date.")] = False,
-    new_identity: Annotated[
-        bool, typer.Option("--new-identity", help="Make a copied catalog with its copied arrays a store of its own.")
-    ] = False,
-) -> None:
+def migrate(session: Session, options: MigrateOptions) -> None:
     """Bring a store's schema up to date."""
     from qrp_store.maintenance.removal import migrate
 
-    report = migrate(session.store, session.arrays, check=check, new_identity=new_identity)
+    report = migrate(session.store, session.arrays, check=options.check, new_identity=options.new_identity)
     session.show(report, output.details(report))
 
 
-def verify(
-    session: Session,
-    deep: Annotated[bool, typer.Option("--deep", help="Also read every byte and check every row.")] = False,
-) -> None:
+def verify(session: Session, options: VerifyOptions) -> None:
     """Check every block and row that the catalog promises; exit 6 when one is missing or damaged.
 
     Also counts arrays that no row of the catalog names.
@@ -71,7 +68,7 @@ def verify(
     from qrp_store.maintenance.removal import verify
 
     with session.open() as store:
-        report = verify(store, deep=deep, progress=session.progress)
+        report = verify(store, deep=options.deep, progress=session.progress)
     problems = [": ".join(map(output.cell, p.values())) for p in output.document(report.problems)]
     counts = ", ".join(f"{kind} {n:,}" for kind, n in report.checked.items()) or "nothing"
     said = f"checked {counts}; " + (f"{len(problems)} problems" if problems else "all well")
@@ -82,12 +79,7 @@ def verify(
     session.show(report, "\n".join([said, *problems, *unnamed]), error)
 
 
-def repair(
-    session: Session,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep what cannot be repaired instead of retiring it; exit 6.")
-    ] = False,
-) -> None:
+def repair(session: Session, options: RepairOptions) -> None:
     """Repair what `verify --deep` finds, block by block; retire what cannot be repaired.
 
     Blocks are read or computed again from their source, centroids and weights are recomputed, rows of the catalog are
@@ -97,7 +89,7 @@ def repair(
     from qrp_store.maintenance.repair import repair
 
     with session.open() as store:
-        report = repair(store, keep=keep, progress=session.progress)
+        report = repair(store, keep=options.keep, progress=session.progress)
     lines = [f"mended   {d['id']} ({d['name']}) {d['part']}: {d['how']}" for d in report.mended]
     lines += [f"not made again: {d['id']} ({d['name']}) {d['problem']}: {d['why']}" for d in report.failed]
     lines += [f"retired  {d['id']} ({d['name']})" for d in report.dropped]
@@ -114,11 +106,8 @@ def copy(
             metavar="NAME|ID", autocompletion=anything, help="Artifact to copy, with everything it was made from."
         ),
     ],
-    to: Annotated[str, typer.Option("--to", metavar="DIR|URL", help="The store to copy into.")],
-    to_arrays: Annotated[
-        str | None, typer.Option("--to-arrays", metavar="DIR|URL", help="Another mount of that store's arrays.")
-    ] = None,
-    no_wait: options.NoWait = False,
+    options: CopyOptions,
+    run: WaitOptions,
 ) -> None:
     """Copy an artifact and everything it was made from into another store; ids, versions and fingerprints stay.
 
@@ -129,8 +118,8 @@ def copy(
     from qrp_store.store import open_store
 
     # $QRP_STORE_ARRAYS belongs to the source store
-    with session.open() as source, open_store(to, to_arrays, env={}) as target:
-        report = copy(source, target, reference, wait=not no_wait, progress=session.progress)
+    with session.open() as source, open_store(options.to, options.to_arrays, env={}) as target:
+        report = copy(source, target, reference, wait=run.wait, progress=session.progress)
     session.show(report, "\n".join(_copied(report)))
 
 
@@ -151,24 +140,20 @@ def remove(
         str,
         typer.Argument(metavar="NAME|ID", autocompletion=anything, help="Artifact, dataset or backbone to retire."),
     ],
-    cascade: Annotated[bool, typer.Option("--cascade", help="Also retire everything made from it.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Retire; without --yes, only list what would be retired.")] = False,
+    options: RetireOptions,
 ) -> None:
     """Retire an artifact: it is hidden, and `gc` deletes what nothing needs; results leave a tombstone."""
     from qrp_store.maintenance.removal import retire
 
     with session.open() as store:
-        report = retire(store, reference, cascade=cascade, yes=yes)
+        report = retire(store, reference, cascade=options.cascade, yes=options.yes)
     session.show(report, output.details(report))
 
 
-def collect(
-    session: Session,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
-) -> None:
+def collect(session: Session, options: GcOptions) -> None:
     """Delete everything that no ready artifact needs."""
     from qrp_store.maintenance.gc import gc
 
     with session.open() as store:
-        report = gc(store, dry_run=dry_run)
+        report = gc(store, dry_run=options.dry_run)
     session.show(report, output.details(report))

@@ -7,23 +7,43 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from qrp_store.options import (
+    BrowserOptions,
     ClusterOptions,
     ClusterSource,
+    ColumnOptions,
+    CompareOptions,
+    CopyOptions,
     Described,
     EvaluateRun,
     EvaluateSelection,
     ExportOptions,
     ExtraOptions,
+    FormatOptions,
+    GcOptions,
     IngestOptions,
+    InitOptions,
     KMeansTraining,
     LabelExpertOptions,
     LabelFileOptions,
     LabelOptions,
+    LeaderboardOptions,
+    MigrateOptions,
     Options,
+    PairOptions,
     ProbeOptions,
+    RepairOptions,
     ReportOptions,
+    RerunCheckOptions,
+    RerunOptions,
+    RetireOptions,
     RunOptions,
     ScoreOptions,
+    SelfcheckOptions,
+    ServeOptions,
+    SharedOptions,
+    SqlOptions,
+    VerifyOptions,
+    WaitOptions,
     described,
 )
 
@@ -47,24 +67,49 @@ TABLES: dict[str, list[tuple[str, type[Options]]]] = {
     ],
     "report": [("", ReportOptions)],
     "export": [("", ExportOptions)],
+    "compare": [("Over seeds", CompareOptions), ("Two results", PairOptions), ("Output", FormatOptions)],
+    "leaderboard": [("Selection", LeaderboardOptions), ("Columns", ColumnOptions), ("Output", FormatOptions)],
+    "rerun": [("Computing", RerunOptions), ("Exit code", RerunCheckOptions)],
+    "selfcheck": [("", SelfcheckOptions)],
+    "ls": [("", FormatOptions)],
+    "show": [("", FormatOptions)],
+    "sql": [("The query", SqlOptions), ("Output", FormatOptions)],
+    "serve": [("Address", ServeOptions), ("Browser", BrowserOptions)],
+    "init": [("", InitOptions)],
+    "migrate": [("", MigrateOptions)],
+    "verify": [("", VerifyOptions)],
+    "repair": [("", RepairOptions)],
+    "copy": [("Where to", CopyOptions), ("What exists", WaitOptions)],
+    "rm": [("", RetireOptions)],
+    "gc": [("", GcOptions)],
+    "doctor": [("", FormatOptions)],
 }
 INTRODUCTION = """\
 # Options
 This page is written by `make options` from the records in `qrp_store/options/`, which also make the command line, the
-checks of the Python functions and the fingerprints. The Python functions `ingest`, `label`, `label_by_expert`,
-`cluster`, `cluster_by`, `import_clustering`, `evaluate`, `report` and `export` take the same options as keyword
-arguments, by the name in the second column. Where several values may be given, one alone will do. An unknown argument
-is refused with the nearest one.
+checks of the Python functions and the fingerprints. The Python functions (`ingest`, `label`, `label_by_expert`,
+`cluster`, `cluster_by`, `import_clustering`, `evaluate`, `report`, `export`, `compare` …) take the same options
+as keyword arguments, by the name in the second column; options without one exist on the command line alone. An option
+that takes several values also accepts one. An unknown argument is refused, and the error names the nearest one.
 
-*Identity* says whether the option is part of what an artifact is: it then goes into the fingerprint, so another value
-makes another artifact. The other options are recorded as provenance, or change no number.
+*Identity*: the fingerprint of an artifact contains the option, so another value makes another artifact. The other
+options are recorded as provenance, or change no number.
 """
+COMMAND_LINE_ONLY = {
+    BrowserOptions,
+    ColumnOptions,
+    CopyOptions,
+    FormatOptions,
+    RerunCheckOptions,
+    SharedOptions,
+    SqlOptions,
+}
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "switch"}
 
 
 def page() -> str:
     """Return the text of docs/options.md."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, "## Every command\n", _table(SharedOptions)]
     for command, tables in TABLES.items():
         parts.append(f"## {command}\n")
         for title, record in tables:
@@ -76,13 +121,14 @@ def page() -> str:
 def _table(record: type[Options]) -> str:
     rows = ["| option | Python | value | default | identity | meaning |", "|---|---|---|---|---|---|"]
     required_first = sorted(described(record), key=lambda each: not each.required)
-    rows += ["| " + " | ".join(_cells(each)) + " |" for each in required_first]
+    in_python = record not in COMMAND_LINE_ONLY
+    rows += ["| " + " | ".join(_cells(each, in_python)) + " |" for each in required_first]
     return "\n".join(rows) + "\n"
 
 
-def _cells(each: Described) -> list[str]:
+def _cells(each: Described, in_python: bool) -> list[str]:
     flags = ", ".join(f"`{flag}`" for flag in each.flags)
-    python = f"`{each.name}=False`" if each.negated else f"`{each.name}`"
+    python = (f"`{each.name}=False`" if each.negated else f"`{each.name}`") if in_python else ""
     default = "required" if each.required else each.default_text or ""
     bounds = each.declaration.bounds()
     words = f"`{each.declaration.metavar}`" if each.declaration.choice else _value(each.element)

@@ -11,6 +11,7 @@ from qrp_store.catalog.model.kinds import KINDS
 from qrp_store.catalog.overview import listing as lists
 from qrp_store.catalog.overview import references
 from qrp_store.errors import NotFound, near_names
+from qrp_store.options import LeaderboardOptions, takes
 from qrp_store.records import Table
 from qrp_store.rendering.ranks import spearman
 from qrp_store.store import Store
@@ -45,6 +46,7 @@ def recipes() -> Table:
     return Table(("id", "name", "about", "source", "container", "prefix", "auto"), rows)
 
 
+@takes(LeaderboardOptions)
 def leaderboard(
     store: Store,
     dataset: str | None = None,

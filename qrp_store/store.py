@@ -20,6 +20,7 @@ from qrp_store.catalog.lifecycle import identity
 from qrp_store.catalog.model.column_types import arrow_table
 from qrp_store.catalog.overview import references
 from qrp_store.errors import InvalidInput, NotFound, QrpStoreError, Unavailable
+from qrp_store.options import InitOptions, takes
 from qrp_store.records import Table
 from qrp_store.samples import shown
 from qrp_store.settings import Location, redact, resolve
@@ -185,6 +186,7 @@ def belongs_here(location: Location, url: str) -> bool:
     return default is not None and not url.startswith("s3://") and Path(url).resolve() == Path(default).resolve()
 
 
+@takes(InitOptions)
 def create_store(store: str | None = None, arrays: str | None = None, *, adopt: bool = False) -> InitReport:
     """Make a store, or bring an empty database to the schema. Harmless when repeated.
 

@@ -12,7 +12,7 @@ from qrp_store.catalog.entities import datasets
 from qrp_store.errors import Corrupt, InvalidInput
 from qrp_store.evaluate.data import load
 from qrp_store.evaluate.rerun import TOLERANCE, Asked, asked
-from qrp_store.options import takes
+from qrp_store.options import PairOptions, takes
 from qrp_store.probing.paired import difference_interval, nmi, plug_in
 from qrp_store.records import TEST
 from qrp_store.store import Store
@@ -74,7 +74,7 @@ class _Tested:
     log_q: np.ndarray
 
 
-@takes()
+@takes(PairOptions)
 def compare(
     store: Store, first: str, second: str, *, anyway: bool = False, bootstrap: int = 1000, seed: int = 0
 ) -> CompareReport:
@@ -84,11 +84,10 @@ def compare(
     Corrupt when stored weights do not give the stored score.
     """
     started = time.perf_counter()
-    if bootstrap < 0:
-        raise InvalidInput(f"--bootstrap {bootstrap} must be at least 0")
+    how = PairOptions(anyway=anyway, bootstrap=bootstrap, seed=seed)
     a, b = (asked(store, reference, "cpu") for reference in (first, second))
     differs = _differs(a, b)
-    if differs and not anyway:
+    if differs and not how.anyway:
         raise InvalidInput(
             f"{a.result.artifact.id} and {b.result.artifact.id} answer different questions: {'; '.join(differs)}",
             hint="--anyway compares them all the same",
@@ -100,7 +99,7 @@ def compare(
         a=_side(a, scores[0]),
         b=_side(b, scores[1]),
         difference=scores[0] - scores[1],
-        ci=difference_interval(pairs[0], pairs[1], bootstrap, seed) if bootstrap else None,
+        ci=difference_interval(pairs[0], pairs[1], how.bootstrap, how.seed) if how.bootstrap else None,
         n_common=len(pairs[0]),
         differs=differs,
         conditional=True,

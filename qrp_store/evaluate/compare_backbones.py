@@ -19,6 +19,7 @@ from qrp_store.catalog.entities import concept_sets, datasets
 from qrp_store.errors import InvalidInput, NotFound, near_names
 from qrp_store.evaluate.compare import paired_scores
 from qrp_store.evaluate.rerun import asked
+from qrp_store.options import CompareOptions, takes
 from qrp_store.probing.student import quantile, two_sided
 from qrp_store.store import Store
 
@@ -85,6 +86,7 @@ class BackbonesReport:
     timings: dict[str, float]
 
 
+@takes(CompareOptions)
 def compare_backbones(
     store: Store,
     first: str,
@@ -103,11 +105,11 @@ def compare_backbones(
     InvalidInput when the options leave several questions.
     """
     started = time.perf_counter()
-    if width is not None and not (math.isfinite(width) and width > 0):
-        raise InvalidInput(f"--width {width:g} must be above 0")
+    options = CompareOptions(dataset=dataset, concepts=concepts, k=k, protocol=protocol, backbone=backbone, width=width)
+    width = options.width
     datasets.get_dataset(store.catalog, dataset)
-    rows = _rows(store, dataset, concepts, k, protocol)
-    pairs = _pairs(store, dataset, rows, first, second, backbone)
+    rows = _rows(store, dataset, options.concepts, options.k, options.protocol)
+    pairs = _pairs(store, dataset, rows, first, second, options.backbone)
     seeds = tuple(_difference(store, one, other) for one, other in pairs)
     one, other = pairs[0]
     differences = [seed.difference for seed in seeds]

@@ -20,7 +20,7 @@ from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import probe
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest
 from qrp_store.evaluate.probe import Outcome
-from qrp_store.options import takes
+from qrp_store.options import RerunOptions, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.store import Store
 
@@ -87,7 +87,7 @@ def asked(store: Store, reference: str, device: str | None = None) -> Asked:
     )
 
 
-@takes()
+@takes(RerunOptions)
 def rerun(store: Store, reference: str, *, device: str | None = None, progress: Progress = silent) -> RerunReport:
     """Train and score a result's probe again, from its stored clustering, split, concepts, options and seed.
 

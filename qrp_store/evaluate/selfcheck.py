@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrp_store.evaluate.probe import surroundings
-from qrp_store.options import takes
+from qrp_store.options import SelfcheckOptions, takes
 from qrp_store.probing.known import Known, log_linear, one_concept_each
 from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
@@ -51,7 +51,7 @@ class SelfcheckReport:
     timings: dict[str, float]
 
 
-@takes()
+@takes(SelfcheckOptions)
 def selfcheck(*, device: str = "cpu", progress: Progress = silent) -> SelfcheckReport:
     """Compute the known answers, on one thread: at these sizes a second one mostly waits. Takes seconds."""
     from qrp_store.probing.device import resolve_device, using_threads

@@ -21,6 +21,7 @@ from qrp_store.catalog.overview.transfer import Parcel
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Busy, Corrupt, InvalidInput, NotFound
 from qrp_store.ingest.resume import standing_blocks
+from qrp_store.options import WaitOptions, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.records import Artifact, Backbone, Block, Dataset, Spec, StoredEmbedding
 from qrp_store.samples import shown
@@ -50,6 +51,7 @@ class CopyReport:
     timings: dict[str, float]
 
 
+@takes(WaitOptions)
 def copy(source: Store, target: Store, reference: str, *, wait: bool = True, progress: Progress = silent) -> CopyReport:
     """Copy what a name or id means, with everything it was made from, into another store.
 

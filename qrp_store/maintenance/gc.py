@@ -20,6 +20,7 @@ from qrp_store.catalog.database import schema
 from qrp_store.catalog.lifecycle import identity
 from qrp_store.catalog.lifecycle import retire as promises
 from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.options import GcOptions, takes
 from qrp_store.store import Store, belongs_here
 
 
@@ -64,6 +65,7 @@ def list_objects(store: Store) -> Listed:
     return Listed(artifacts, probes, foreign)
 
 
+@takes(GcOptions)
 def gc(store: Store, *, dry_run: bool = False) -> GcReport:
     """Delete what no ready artifact needs: the content of retired artifacts (results leave a tombstone), what failed
     or was abandoned more than a day ago, and objects of that age that no row names. What a live lease writes stays.

@@ -11,6 +11,7 @@ from qrp_store.catalog.overview import references
 from qrp_store.errors import InvalidInput
 from qrp_store.maintenance.gc import list_objects
 from qrp_store.maintenance.integrity import examine
+from qrp_store.options import MigrateOptions, RetireOptions, VerifyOptions, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.settings import Location, resolve
 from qrp_store.store import Store, give_new_identity
@@ -48,6 +49,7 @@ class RetireReport:
     retired: tuple[str, ...]
 
 
+@takes(VerifyOptions)
 def verify(store: Store, *, deep: bool = False, progress: Progress = silent) -> VerifyReport:
     """Check every ready artifact: its blocks and arrays are there with their size (`deep`: every byte is read and
     its checksum compared), its rows are as many as promised (`deep`: and those that were written)."""
@@ -64,6 +66,7 @@ def verify(store: Store, *, deep: bool = False, progress: Progress = silent) -> 
     return VerifyReport(checked.counts, problems, deep, counts, present.foreign)
 
 
+@takes(RetireOptions)
 def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = False) -> RetireReport:
     """Make a thing (`cascade`: and everything made from it) show no more. Nothing happens without `yes`.
 
@@ -83,6 +86,7 @@ def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = F
     return RetireReport(tuple(wanted))
 
 
+@takes(MigrateOptions)
 def migrate(
     store: str | None = None, arrays: str | None = None, *, check: bool = False, new_identity: bool = False
 ) -> MigrateReport:

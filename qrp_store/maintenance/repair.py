@@ -28,7 +28,7 @@ from qrp_store.ingest.rows import RowSource
 from qrp_store.ingest.story import open_rows
 from qrp_store.maintenance.integrity import METADATA, ROWS, Damage, examine
 from qrp_store.maintenance.rows import mend_table
-from qrp_store.options import ClusterOptions, parse_memory
+from qrp_store.options import ClusterOptions, RepairOptions, parse_memory, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.records import StoredEmbedding
 from qrp_store.store import Store
@@ -50,6 +50,7 @@ class RepairReport:
     timings: dict[str, float]
 
 
+@takes(RepairOptions)
 def repair(store: Store, *, keep: bool = False, progress: Progress = silent) -> RepairReport:
     """Read everything as `verify --deep` does, and mend what is missing or damaged.
 

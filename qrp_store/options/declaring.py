@@ -28,8 +28,9 @@ class Declaration:
 
     `default_text` describes a default that is not a plain value. `separator` splits one word of the command line into
     a list. `identity`: a fingerprint contains the value, as `recorded` if that is set, and if `younger` (than the first
-    stored results) only when it is not the default. `check` returns the value or raises InvalidInput;
-    `choice`: it stands for a list of choices, so that the command line calls a wrong value a usage error.
+    stored results) only when it is not the default. `check` returns the value or raises InvalidInput; with `choice`
+    a wrong value is a usage error on the command line, as for a list of choices. `variable` names the environment
+    variable that replaces the option.
     """
 
     help: str
@@ -47,6 +48,7 @@ class Declaration:
     check: Callable[[Any], Any] | None = None
     choice: bool = False
     completes: Names | None = None
+    variable: str | None = None
 
     def bounds(self) -> str:
         """The bounds in words: `at least 1, below 2`; empty without any."""
@@ -67,6 +69,11 @@ class Declaration:
 def option(default: T, help: str, **declared: Any) -> T:
     """Declare a field of an options record; `declared` are the fields of `Declaration`."""
     return field(default=default, metadata={"option": Declaration(help, **declared)})
+
+
+def plain_option(default: T, help: str, **declared: Any) -> T:
+    """Declare a field that no fingerprint contains."""
+    return option(default, help, identity=False, **declared)
 
 
 def required(help: str, **declared: Any) -> Any:
@@ -138,7 +145,7 @@ class Described:
                 except ValueError:
                     pass
         value = _converted(value, self.element, self.flag)
-        return self.declaration.check(value) if self.declaration.choice and self.declaration.check else value
+        return self._checked(value) if self.declaration.choice else value
 
     def _checked(self, value: Any) -> Any:
         value = _converted(value, self.element, self.flag)
@@ -193,6 +200,10 @@ class Options:
     def __post_init__(self) -> None:
         for each in described(type(self)):
             object.__setattr__(self, each.name, each.checked(getattr(self, each.name)))
+
+    def values(self) -> dict[str, Any]:
+        """Return every option by its Python name, as keyword arguments of a function that takes them."""
+        return {each.name: getattr(self, each.name) for each in described(type(self))}
 
     def identity(self) -> dict[str, Any]:
         """Return the values that a fingerprint contains, by the name that it knows them by."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qrp_store.options.declaring import Options, option, required
+from qrp_store.options.declaring import Options, plain_option, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,20 +13,19 @@ class ReportOptions(Options):
 
     dataset: str = required("Name of the dataset.", metavar="D", completes="datasets", identity=False)
     output: str = required("File to write.", flags=("-o", "--output"), metavar="FILE.html", identity=False)
-    backbones: tuple[str, ...] = option(
-        (), "Only this backbone; repeatable.", flags=("--backbone",), metavar="B", completes="backbones", identity=False
+    backbones: tuple[str, ...] = plain_option(
+        (), "Only this backbone; repeatable.", flags=("--backbone",), metavar="B", completes="backbones"
     )
-    concepts: str | None = option(None, "Only this concept set.", metavar="C", completes="concepts", identity=False)
-    k: int | None = option(None, "Only this K.", flags=("-k", "--clusters"), metavar="K", identity=False)
-    images: str | None = option(
-        None, "Folder of the images.", metavar="FOLDER", default_text="where they were ingested", identity=False
+    concepts: str | None = plain_option(None, "Only this concept set.", metavar="C", completes="concepts")
+    k: int | None = plain_option(None, "Only this K.", flags=("-k", "--clusters"), metavar="K")
+    images: str | None = plain_option(
+        None, "Folder of the images.", metavar="FOLDER", default_text="where they were ingested"
     )
-    no_images: bool = option(False, "Write a page without pictures.", identity=False)
-    published: str | None = option(
+    no_images: bool = plain_option(False, "Write a page without pictures.")
+    published: str | None = plain_option(
         None,
         "Also show published ImageNet top-1 accuracies: a CSV of backbone,top1[,source].",
         metavar="FILE",
-        identity=False,
     )
 
 
@@ -35,8 +34,8 @@ class ExportOptions(Options):
     """What is exported where."""
 
     output: str = required("File to write.", flags=("-o", "--output"), metavar="FILE", identity=False)
-    dataset: str | None = option(None, "Only this dataset.", metavar="D", completes="datasets", identity=False)
-    backbone: str | None = option(None, "Only this backbone.", metavar="B", completes="backbones", identity=False)
-    concepts: str | None = option(None, "Only this concept set.", metavar="C", completes="concepts", identity=False)
-    k: int | None = option(None, "Only this K.", flags=("-k", "--clusters"), metavar="K", identity=False)
-    seed: int | None = option(None, "Only this seed.", metavar="SEED", identity=False)
+    dataset: str | None = plain_option(None, "Only this dataset.", metavar="D", completes="datasets")
+    backbone: str | None = plain_option(None, "Only this backbone.", metavar="B", completes="backbones")
+    concepts: str | None = plain_option(None, "Only this concept set.", metavar="C", completes="concepts")
+    k: int | None = plain_option(None, "Only this K.", flags=("-k", "--clusters"), metavar="K")
+    seed: int | None = plain_option(None, "Only this seed.", metavar="SEED")

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from qrp_store import settings
 from qrp_store.catalog.entities import datasets
 from qrp_store.errors import Busy, InvalidInput, NotFound, QrpStoreError, SchemaMismatch, Unavailable
+from qrp_store.options import ServeOptions, takes
 from qrp_store.records import Table
 from qrp_store.rendering import site
 from qrp_store.serve import cluster_pages, concept_pages, dataset_pages, pages
@@ -96,6 +97,7 @@ def create_app(store: Store, *, images: str | None = None, token: str | None = N
     return Starlette(routes=routes, middleware=[Middleware(_Guard, token=token)], lifespan=lifespan)
 
 
+@takes(ServeOptions)
 def serve(
     store: str | None = None,
     arrays: str | None = None,

@@ -22,34 +22,65 @@ from qrp_store.cluster.centroids import cluster_by
 from qrp_store.cluster.imported import import_clustering
 from qrp_store.cluster.story import cluster
 from qrp_store.errors import InvalidInput
+from qrp_store.evaluate.compare import compare
+from qrp_store.evaluate.compare_backbones import compare_backbones
+from qrp_store.evaluate.rerun import rerun
+from qrp_store.evaluate.selfcheck import selfcheck
 from qrp_store.evaluate.story import evaluate
 from qrp_store.export.story import export
 from qrp_store.ingest.story import ingest
 from qrp_store.kmeans.engines import ENGINES
 from qrp_store.label.expert import label_by_expert
 from qrp_store.label.story import label
+from qrp_store.look import leaderboard
+from qrp_store.maintenance.copy import copy
+from qrp_store.maintenance.gc import gc
+from qrp_store.maintenance.removal import migrate, retire, verify
+from qrp_store.maintenance.repair import repair
 from qrp_store.options import (
+    BrowserOptions,
     ClusterOptions,
     ClusterSource,
+    ColumnOptions,
+    CompareOptions,
+    CopyOptions,
     EvaluateRun,
     EvaluateSelection,
     ExportOptions,
     ExtraOptions,
+    FormatOptions,
+    GcOptions,
     IngestOptions,
+    InitOptions,
     KMeansTraining,
     LabelExpertOptions,
     LabelFileOptions,
     LabelOptions,
+    LeaderboardOptions,
+    MigrateOptions,
     Options,
+    PairOptions,
     PlaceOptions,
     ProbeOptions,
+    RepairOptions,
     ReportOptions,
+    RerunCheckOptions,
+    RerunOptions,
+    RetireOptions,
     RunOptions,
     ScoreOptions,
+    SelfcheckOptions,
+    ServeOptions,
     Several,
+    SharedOptions,
+    SqlOptions,
+    VerifyOptions,
+    WaitOptions,
     described,
 )
 from qrp_store.report.story import report
+from qrp_store.serve.app import serve
+from qrp_store.store import create_store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOT: Any = get_command(build())
@@ -59,6 +90,23 @@ COMMANDS: dict[str, tuple[type[Options], ...]] = {
     "cluster": (ClusterSource, ClusterOptions, RunOptions),
     "report": (ReportOptions,),
     "export": (ExportOptions,),
+    "compare": (CompareOptions, PairOptions, FormatOptions),
+    "leaderboard": (LeaderboardOptions, ColumnOptions, FormatOptions),
+    "rerun": (RerunOptions, RerunCheckOptions),
+    "selfcheck": (SelfcheckOptions,),
+    "ls": (FormatOptions,),
+    "show": (FormatOptions,),
+    "sql": (SqlOptions, FormatOptions),
+    "serve": (ServeOptions, BrowserOptions),
+    "init": (InitOptions,),
+    "migrate": (MigrateOptions,),
+    "verify": (VerifyOptions,),
+    "repair": (RepairOptions,),
+    "copy": (CopyOptions, WaitOptions),
+    "rm": (RetireOptions,),
+    "gc": (GcOptions,),
+    "doctor": (FormatOptions,),
+    "demo": (),
     "evaluate": (EvaluateSelection, ProbeOptions, ScoreOptions, ExtraOptions, KMeansTraining, EvaluateRun),
 }
 # a function, and options of its records that are another function's, are its positional argument, or are required
@@ -72,8 +120,21 @@ FUNCTIONS: list[tuple[Callable[..., Any], set[str], set[str]]] = [
     (import_clustering, {"source", "backbone", "centroids_of"}, {"dataset", "name"}),
     (report, set(), {"dataset", "output"}),
     (export, set(), {"output"}),
+    (compare, set(), set()),
+    (compare_backbones, set(), {"dataset"}),
+    (rerun, set(), set()),
+    (selfcheck, set(), set()),
+    (leaderboard, {"dataset"}, set()),
+    (serve, set(), set()),
+    (create_store, set(), set()),
+    (migrate, set(), set()),
+    (verify, set(), set()),
+    (repair, set(), set()),
+    (copy, set(), set()),
+    (retire, set(), set()),
+    (gc, set(), set()),
 ]
-RECORDS = sorted({record for records in COMMANDS.values() for record in records}, key=lambda r: r.__name__)
+RECORDS = sorted({SharedOptions, *(r for records in COMMANDS.values() for r in records)}, key=lambda r: r.__name__)
 
 
 @pytest.mark.parametrize(("function", "elsewhere", "needed"), FUNCTIONS, ids=lambda x: getattr(x, "__name__", ""))
@@ -83,7 +144,7 @@ def test_a_function_takes_the_options_of_its_records(
     parameters = inspect.signature(function).parameters
     types = get_type_hints(function)
     fields = {each.name: each for record in function.records for each in described(record)}  # type: ignore[attr-defined]
-    keywords = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY} - {"progress", "reference"}
+    keywords = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY} - {"progress", "reference", "started"}
     shared = {"k", "seed"} & keywords - set(fields)  # of cluster_by and import_clustering
     fields |= {each.name: each for each in described(ClusterOptions) if each.name in shared}
     assert keywords == set(fields) - elsewhere
@@ -105,11 +166,18 @@ def test_no_function_takes_options_that_it_does_not_name() -> None:
         assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 
+def test_every_command_takes_its_options_from_records() -> None:
+    assert set(ROOT.commands) == set(COMMANDS)
+    shared = {each.name for each in described(SharedOptions)}
+    for command in (ROOT, *ROOT.commands.values()):
+        assert {p.name for p in command.params} >= shared
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_the_options_of_its_records(name: str) -> None:
     parameters = {p.name: p for p in ROOT.commands[name].params}
     declared = [each for record in COMMANDS[name] for each in described(record)]
-    shared = {"store", "arrays", "as_json", "quiet", "verbose"}
+    shared = {each.name for each in described(SharedOptions)}
     assert {n for n, p in parameters.items() if p.param_type_name == "option"} - shared == {d.name for d in declared}
     for each in declared:
         option = parameters[each.name]
@@ -214,6 +282,12 @@ def test_every_device_is_accepted(device: str) -> None:
         (ProbeOptions, {"protocol": "laina"}, "--protocol 'laina': known are laina2022, tight"),
         (ScoreOptions, {"min_count": -1}, "--min-count -1: at least 0"),
         (ExtraOptions, {"thresholds": (0.5, 1.5)}, "--thresholds 1.5: at least 0, below 1"),
+        (CompareOptions, {"width": 0}, "--width 0: above 0"),
+        (PairOptions, {"bootstrap": -1}, "--bootstrap -1: at least 0"),
+        (RerunOptions, {"device": "gpu"}, "--device 'gpu': known are auto, cpu, cuda, cuda:N"),
+        (ServeOptions, {"port": 65536}, "--port 65536: at least 0, at most 65,535"),
+        (SqlOptions, {"limit": 0}, "--limit 0: at least 1"),
+        (FormatOptions, {"form": "xml"}, "--format 'xml': known are table"),
     ],
 )
 def test_one_check_serves_the_command_line_and_python(record: Any, values: dict[str, Any], message: str) -> None:
@@ -240,7 +314,7 @@ def test_a_fingerprint_holds_what_it_held_before_the_records() -> None:
 
 def test_the_page_of_options_is_written_from_the_records() -> None:
     assert option_tables.PAGE.read_text(encoding="utf-8") == option_tables.page(), "run: make options"
-    assert set(option_tables.TABLES) == set(COMMANDS)
+    assert {*option_tables.TABLES, "demo"} == set(COMMANDS)
     for name, tables in option_tables.TABLES.items():
         assert {each for _, record in tables for each in described(record)} == {
             each for record in COMMANDS[name] for each in described(record)
