@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
 
 from qrp_store.cli.main import call
 
@@ -20,8 +21,32 @@ NASTY = '<img src=x onerror=alert(1)> "q" 🦊 شبكة'
 CONCEPTS = ("apple", "<script>alert('pear')</script>", "red & round " + "very " * 2000, "🍇 grape")
 
 
+class Browser(webdriver.Chrome):
+    """Chromium whose navigations end when the new document is complete, its scripts included.
+
+    The driver promises that for `get` and `refresh`. On a busy machine it sometimes returns earlier, while a new
+    renderer process is still parsing the document. For a click it promises nothing.
+    """
+
+    def get(self, url: str) -> None:
+        with self.leaving():
+            super().get(url)
+
+    def refresh(self) -> None:
+        with self.leaving():
+            super().refresh()
+
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Wait at the end until another document than the present one is complete."""
+        self.execute_script("window.isLeft = true")
+        yield
+        arrived = "return window.isLeft !== true && document.readyState === 'complete'"
+        WebDriverWait(self, 60, 0.02).until(lambda driver: driver.execute_script(arrived))
+
+
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def browser() -> Iterator[Browser]:
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
@@ -29,7 +54,7 @@ def browser() -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = shutil.which("chromedriver")
     assert driver, "no chromedriver: apt-get install chromium chromium-driver"
-    running = webdriver.Chrome(options, Service(driver))
+    running = Browser(options, Service(driver))
     yield running
     running.quit()
 

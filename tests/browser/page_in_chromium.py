@@ -18,6 +18,7 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 
 from qrp_store.rendering.content import (
     ClusterConcept,
@@ -80,7 +81,7 @@ def test_names_with_markup_stand_there_as_text(opened: Any) -> None:
 
 def test_every_picture_is_drawn_and_has_its_key_beside_it(opened: Any) -> None:
     drawn = "return [...document.images].every(i => i.complete && i.naturalWidth === 96 && i.alt.includes('<b>'))"
-    assert opened.execute_script(drawn)
+    assert WebDriverWait(opened, 20).until(lambda driver: driver.execute_script(drawn))
     assert opened.execute_script("return document.images.length") > 50
 
 
@@ -228,7 +229,6 @@ def test_ten_backbones_of_a_thousand_clusters_open_and_page(browser: Any, tmp_pa
     path = tmp_path / "large.html"
     path.write_text(render(large()), "utf-8")
     assert path.stat().st_size < 30_000_000
-    browser.get("about:blank")
     browser.get(path.as_uri())
     assert len(cards(browser)) == 60
     browser.find_element(By.ID, "search").send_keys("concept 7")

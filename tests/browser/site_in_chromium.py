@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 
 DATASET = "fruit & more"
 
@@ -63,25 +63,34 @@ def at(path: str = "") -> str:
     return f"/dataset/{urllib.parse.quote(DATASET, safe='')}{path}"
 
 
-def follow(tab: Any, selector: str) -> None:
-    tab.execute_script("arguments[0].click()", tab.find_elements(By.CSS_SELECTOR, selector)[0])
+def follow(tab: Any, selector: str, by: str = By.CSS_SELECTOR) -> None:
+    """Click on the first element that matches, and wait for the page that it leads to."""
+    with tab.leaving():
+        tab.execute_script("arguments[0].click()", tab.find_elements(by, selector)[0])
+
+
+def shown_pictures(tab: Any) -> int:
+    """Scroll to the thumbnails. The number of pictures in view once all of these have loaded; the others are lazy."""
+    script = """
+      document.querySelector('.thumbnails').scrollIntoView();
+      const seen = (e) => { const r = e.getBoundingClientRect(); return r.top < innerHeight && r.bottom > 0; };
+      const images = [...document.images].filter(seen);
+      return images.every((i) => i.complete && i.naturalWidth > 0) ? images.length : 0"""
+    return int(WebDriverWait(tab, 20, 0.05).until(lambda driver: driver.execute_script(script)))
 
 
 def test_from_the_datasets_to_one_image(tab: Any, site: str) -> None:
     assert DATASET in look(tab, site, "/", "datasets")
-    tab.find_element(By.LINK_TEXT, DATASET).click()
+    follow(tab, DATASET, By.LINK_TEXT)
     assert "240 images" in tab.find_element(By.TAG_NAME, "main").text
-    tab.find_element(By.LINK_TEXT, "Leaderboard").click()
+    follow(tab, "Leaderboard", By.LINK_TEXT)
     assert "leads with NMI" in tab.find_element(By.TAG_NAME, "main").text
     follow(tab, "tbody td a[href^='/result/']")
     assert len(tab.find_elements(By.CSS_SELECTOR, "#cards .card")) in (6, 12)
     follow(tab, "#cards .card h3 a")
     pictures = tab.find_elements(By.CSS_SELECTOR, ".thumbnails img")
     assert pictures
-    loaded = (
-        "return [...document.images].filter((i) => i.loading !== 'lazy' || i.complete).every((i) => i.naturalWidth > 0)"
-    )
-    assert tab.execute_script(loaded)
+    assert shown_pictures(tab)
     follow(tab, ".thumbnails a")
     assert "Nearest images" in tab.find_element(By.TAG_NAME, "main").text
 
@@ -91,10 +100,11 @@ def test_clusters_are_searched_sorted_and_compared(tab: Any, site: str) -> None:
     follow(tab, "tbody td a[href^='/result/']")
     everything = len(tab.find_elements(By.CSS_SELECTOR, "#cards .card"))
     tab.find_element(By.NAME, "q").send_keys("apple")
-    tab.find_element(By.NAME, "q").submit()
+    with tab.leaving():
+        tab.find_element(By.NAME, "q").submit()
     assert 0 < len(tab.find_elements(By.CSS_SELECTOR, "#cards .card")) <= everything
-    Select(tab.find_element(By.NAME, "with")).select_by_index(1)
-    time.sleep(1)  # the form submits itself
+    with tab.leaving():  # the form submits itself
+        Select(tab.find_element(By.NAME, "with")).select_by_index(1)
     assert tab.find_elements(By.CSS_SELECTOR, "#cards .pair")
 
 
