@@ -111,7 +111,7 @@ def agreement(small: bool) -> dict[str, Any]:
 
     from qrp_store.kmeans import MemoryPoints, torch_transfer
     from qrp_store.kmeans.torch_points import TorchPoints
-    from qrp_store.probing.reverse import ProbeOptions
+    from qrp_store.options import ProbeOptions
     from qrp_store.probing.train import fit
 
     x = np.random.default_rng(0).standard_normal((8_000 if small else 40_000, 256)).astype(np.float32)
@@ -187,7 +187,7 @@ def probe(small: bool) -> dict[str, Any]:
     import torch
     from probe import MultiHot, generated, ours
 
-    from qrp_store.probing.reverse import ProbeOptions
+    from qrp_store.options import ProbeOptions
 
     n, concepts, clusters, epochs = (4096, 100, 20, 1) if small else (819_947, 2000, 1000, 5)
     x, c = generated(n, concepts, clusters, 13)
@@ -220,16 +220,16 @@ def probe(small: bool) -> dict[str, Any]:
 def stack(small: bool) -> dict[str, Any]:
     from probe import generated
 
-    from qrp_store.probing.reverse import ProbeOptions
-    from qrp_store.probing.stack import Problem
-    from qrp_store.probing.train import fit_all
+    from qrp_store.options import ProbeOptions
+    from qrp_store.probing.stack import fit_all
+    from qrp_store.probing.train import Problem
 
     n, many, epochs = (1280, 3, 2) if small else (12_800, 30, 20)
     x, c = generated(n + 512, 300, 50, 13)
     train, val = np.arange(n), np.arange(n, n + 512)
     problem = Problem(x.take(train), c[train], x.take(val), c[val], 50, ProbeOptions(epochs=epochs), 0, "cuda")
-    one = seconds(lambda: list(fit_all([problem])), 1)
-    together = seconds(lambda: list(fit_all([problem] * many)), 1)
+    one = seconds(lambda: list(fit_all([(0, problem)])), 1)
+    together = seconds(lambda: list(fit_all([(0, problem)] * many)), 1)
     return {"one probe, s": one, f"{many} together, s": together, "gain": one * many / together}
 
 

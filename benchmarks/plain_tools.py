@@ -77,7 +77,7 @@ def script_trained(n: int, n_concepts: int, k: int) -> float:
     """Seconds of one epoch of the plain DataLoader script on so many samples."""
     from probe import generated, plain
 
-    from qrp_store.probing.reverse import ProbeOptions
+    from qrp_store.options import ProbeOptions
 
     x, clusters = generated(n, n_concepts, k, 15)
     seconds, _ = plain(x, clusters, k, ProbeOptions(epochs=1))

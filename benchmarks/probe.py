@@ -28,14 +28,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from qrp_store.probing.descent import CpuDescent
+from qrp_store.options import ProbeOptions
+from qrp_store.probing.descent import CpuDescent, Objective, with_bias
 from qrp_store.probing.forward import ForwardData, forward
 from qrp_store.probing.metrics import score
-from qrp_store.probing.objective import Objective, with_bias
-from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, block_diagonal
-from qrp_store.probing.stack import Problem
-from qrp_store.probing.train import fit, fit_all
+from qrp_store.probing.stack import fit_all
+from qrp_store.probing.train import ProbeFit, Problem, fit
 from qrp_store.progress import silent
 
 SEED = 0
@@ -252,9 +251,9 @@ def stacked(device: str) -> None:
         if device == "cpu":
             shown = [(f"{some} thread(s)", _epochs_by_turns(problem, probes, some)) for some in (1, 2)]
         else:
-            list(fit_all([problem]))  # warms up
-            each = _timed(lambda p=problem, m=probes: [list(fit_all([p])) for _ in range(m)])
-            shown = [("", (each / 100, _timed(lambda p=problem, m=probes: list(fit_all([p] * m))) / 100))]
+            list(fit_all([(0, problem)]))  # warms up
+            each = _timed(lambda p=problem, m=probes: [list(fit_all([(0, p)])) for _ in range(m)])
+            shown = [("", (each / 100, _timed(lambda p=problem, m=probes: list(fit_all([(0, p)] * m))) / 100))]
         for how, (one, all_) in shown:
             told = f"{1e3 * one:8.2f} {1e3 * all_:8.2f}   ratio {one / all_:.2f}   {how}"
             print(f"  {probes:2} x {n:6,} samples x {n_concepts} x {n_clusters}: {told}")

@@ -14,7 +14,7 @@ from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate.data import JoinedConcepts, ProbeData, ProbeRequest, load
 from qrp_store.evaluate.result import Result
-from qrp_store.probing.trial import Trial, scores
+from qrp_store.probing.controls import Trial, scores
 from qrp_store.progress import Progress
 from qrp_store.records import TRAIN, derive_seed
 from qrp_store.store import Store

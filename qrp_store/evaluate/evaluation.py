@@ -1,4 +1,4 @@
-"""Execute a plan: each result is loaded, or claimed, trained and committed; several at once on a GPU."""
+"""Execute a plan: load each result, or claim, train and commit it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from qrp_store.catalog.entities import clusterings, results
@@ -20,13 +19,13 @@ from qrp_store.evaluate import probe
 from qrp_store.evaluate.extras import Question, check, score_beside
 from qrp_store.evaluate.plan import Item, Plan, Turn, result_spec
 from qrp_store.evaluate.result import Result, stored_result
+from qrp_store.probing.stack import fit_all
 from qrp_store.progress import Progress
 from qrp_store.records import Artifact, Spec
 from qrp_store.store import Store
 
 if TYPE_CHECKING:
-    from qrp_store.probing.reverse import ProbeFit
-    from qrp_store.probing.stack import Problem
+    from qrp_store.probing.train import ProbeFit, Problem
 
 
 @dataclass(eq=False)
@@ -41,7 +40,7 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class _Held:
-    """A result that is ours to make, until `leases` is left."""
+    """A claimed result; its lease is released when `leases` closes."""
 
     unit: Unit
     clustering: StoredClustering
@@ -64,6 +63,8 @@ class Evaluation:
     """How long making a turn's clustering took."""
     _bare: list[Unit] = field(default_factory=list, init=False)
     """Units whose results still lack their extras."""
+    _n_held: int = field(default=0, init=False)
+    """Number of results that are claimed and not yet committed."""
 
     def __post_init__(self) -> None:
         self.failed = dict(self.plan.failed)
@@ -75,51 +76,41 @@ class Evaluation:
     def run(self) -> list[Unit]:
         """Do what the plan says. What fails keeps an error and leaves the others.
 
-        Where probes are trained together (`probing.stack`), their results are all claimed before, and committed as
-        soon as they are trained; elsewhere one is claimed when the previous one is committed.
+        A result is claimed when its training is about to begin, and committed when it has ended.
         """
         units = [Unit(item, error=item.error) for item in self.plan.items]
         todo = deque(unit for unit in units if unit.error is None)
         while todo:
-            held: deque[_Held] = deque()
             with ExitStack() as leases:
-                for trained in self._trained(self._problems(todo, held, leases)):
-                    self._finish(held.popleft(), trained)
+                for held, fit in fit_all(self._claims(todo, leases), self.progress):
+                    self._finish(held, fit)
+                    del held, fit  # before the next one is prepared
         self._score_extras()
         self._warn(units)
         return units
 
-    def _trained(self, problems: Iterator[Problem]) -> Iterator[ProbeFit | QrpStoreError]:
-        first = next(problems, None)
-        if first is None:  # every result is there: torch need not be
-            return iter(())
-        from qrp_store.probing.train import fit_all
+    def _claims(self, todo: deque[Unit], leases: ExitStack) -> Iterator[tuple[_Held, Problem]]:
+        """Claim each missing result when it is drawn, and prepare its training. End early instead of waiting.
 
-        # an iterator, which lets go of what it has given
-        return fit_all(chain(iter([first]), problems), self.progress)
-
-    def _problems(self, todo: deque[Unit], held: deque[_Held], leases: ExitStack) -> Iterator[Problem]:
-        """What is to be trained, each claimed when it is asked for. Ends early where it would have to wait.
-
-        Nobody waits while others may wait for what he holds: two who hold what the other waits for would never end.
+        Never wait while holding leases: two evaluators could deadlock.
         """
         while todo:
-            if not held:
+            if not self._n_held:
                 self._score_extras()
             unit, claimed = todo[0], None
             try:
-                claimed = self._claimed(unit, wait=self.wait and not held)
+                claimed = self._claimed(unit, wait=self.wait and not self._n_held)
             except Interrupted:
                 raise
             except QrpStoreError as error:
-                if isinstance(error, Busy) and held:  # perhaps what is asked for twice is held here
+                if isinstance(error, Busy) and self._n_held:  # perhaps this process holds it, for a repeated request
                     return
                 unit.error = _without_frames(error)
             todo.popleft()
             if claimed is not None:
                 leases.enter_context(claimed.leases)
-                held.append(claimed)
-                yield claimed.ready.problem
+                self._n_held += 1
+                yield claimed, claimed.ready.problem
 
     def _claimed(self, unit: Unit, *, wait: bool) -> _Held | None:
         """The right to make a result, with all it needs; None when the result exists."""
@@ -176,12 +167,13 @@ class Evaluation:
             return clustering
         return split_by(self.store, clustering, groups, wait=wait, progress=self.progress)
 
-    def _finish(self, held: _Held, found: ProbeFit | QrpStoreError) -> None:
-        """Score what was trained and commit it; its lease ends with it, well or not."""
+    def _finish(self, held: _Held, fit: ProbeFit | QrpStoreError) -> None:
+        """Score a fit, commit its result, and release its lease in any case."""
         unit = held.unit
+        self._n_held -= 1
         try:
             with held.leases:
-                outcome = probe.conclude(held.ready, found, self.progress)
+                outcome = probe.conclude(held.ready, fit, self.progress)
                 self._commit(held, outcome)
             unit.result = stored_result(self.store, held.work.claim.id, cached=False)
             self._bare.append(unit)

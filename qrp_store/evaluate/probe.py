@@ -18,9 +18,8 @@ from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.catalog.model.values import ClusterConcept, ClusterScore, ConceptScore, GroupScore
 from qrp_store.errors import QrpStoreError
 from qrp_store.evaluate.data import Concepts, JoinedConcepts, ProbeData, ProbeRequest, load
-from qrp_store.probing.reverse import ProbeFit
+from qrp_store.probing.controls import Trial
 from qrp_store.probing.student import quantile
-from qrp_store.probing.trial import Trial
 from qrp_store.progress import Progress
 from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from qrp_store.probing.alone import Alone
     from qrp_store.probing.explain import Explanation
     from qrp_store.probing.metrics import Score
-    from qrp_store.probing.stack import Problem
+    from qrp_store.probing.train import ProbeFit, Problem
 
 MOST_CONCEPTS = 1000
 """How many concepts' scores alone are kept of a result, the best ones."""
@@ -229,11 +228,11 @@ def run(
     store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, progress: Progress
 ) -> Outcome:
     """Train on the stored split and score on its test part. Raises InvalidInput for an empty part."""
-    from qrp_store.probing.train import fit_all
+    from qrp_store.probing.train import fit_together
 
     ready = prepare(store, clustering, joined, request)
-    (found,) = fit_all([ready.problem], progress)
-    return conclude(ready, found, progress)
+    (fit,) = fit_together([ready.problem], progress)
+    return conclude(ready, fit, progress)
 
 
 def prepare(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> Prepared:
@@ -249,7 +248,7 @@ def prepare(store: Store, clustering: StoredClustering, joined: JoinedConcepts, 
 def conclude(ready: Prepared, found: ProbeFit | QrpStoreError, progress: Progress) -> Outcome:
     """The last part of `run`: what the trained probe scores, its explanation and its controls.
 
-    `found` is what training made of it (`train.fit_all`); raises it when that is an error.
+    `found` is what training made of it (`train.fit_together`); raises it when that is an error.
     """
     from qrp_store.probing.alone import alone
     from qrp_store.probing.explain import explain

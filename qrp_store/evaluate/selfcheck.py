@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrp_store.evaluate.probe import surroundings
-from qrp_store.options import SelfcheckOptions, takes
+from qrp_store.options import ProbeOptions, SelfcheckOptions, takes
+from qrp_store.probing.controls import Trial
 from qrp_store.probing.known import Known, log_linear, one_concept_each
-from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
-from qrp_store.probing.trial import Trial
 from qrp_store.progress import Progress, silent
 from qrp_store.records import TEST, TRAIN, VAL
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qrp_store.errors import InvalidInput
-from qrp_store.probing.reverse import ProbeFit
 from qrp_store.probing.sparse import ConceptMatrix
+
+if TYPE_CHECKING:
+    from qrp_store.probing.train import ProbeFit
 
 TOP = 10
 """How many concepts of each cluster are kept."""

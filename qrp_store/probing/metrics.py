@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qrp_store.errors import InvalidInput
+from qrp_store.probing.descent import batches, chunk_rows, log_probabilities, with_bias
 from qrp_store.probing.device import resolve_device, torch
-from qrp_store.probing.objective import batches, chunk_rows, log_probabilities, with_bias
-from qrp_store.probing.reverse import ProbeFit
 from qrp_store.probing.sparse import ConceptMatrix
+from qrp_store.probing.train import ProbeFit
 
 _BOOTSTRAP_DRAWS = 1 << 18
 _TOP = 5

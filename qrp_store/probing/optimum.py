@@ -1,4 +1,4 @@
-"""The minimum of the probe's objective: full-batch L-BFGS that stops by a certificate, and a path of weight decays."""
+"""Minimise the probe's objective: full-batch L-BFGS that stops by a certificate, and a path of weight decays."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from qrp_store.errors import QrpStoreError
+from qrp_store.probing.descent import CrossEntropy, Epoch, Objective, Trained, square
 from qrp_store.probing.device import torch
-from qrp_store.probing.objective import CrossEntropy, Objective, square
-from qrp_store.probing.reverse import CERTIFICATE, Epoch
 from qrp_store.progress import Progress
 
+CERTIFICATE = 1e-3
+"""A fit counts as converged when its training loss is provably at most this many nats above the minimum."""
 PATH = tuple(10 ** (-step / 2) for step in range(15))
-"""Weight decays that protocol tight walks down: 1, 0.32, 0.1, … 1e-7."""
+"""Weight decays of protocol tight, in this order: 1, 0.32, 0.1, … 1e-7."""
 _AIM = CERTIFICATE / 10
 _CLOSE = CERTIFICATE / 100
-"""What one minimum is taken to; on a path those that are not chosen need no such care."""
+"""The bound at which the search for a single minimum stops; on a path `_AIM` suffices."""
 _BURST = 10
-"""Steps of L-BFGS between two looks at the validation part."""
+"""Steps of L-BFGS between two evaluations of the validation part."""
 _MEMORY = 10
 _LIMIT = 20_000
 _PATIENCE = 2
@@ -30,22 +31,9 @@ _FLOOR = 1e-9
 """Nats: no aim is closer, since float32 shows nothing below."""
 
 
-@dataclass(frozen=True, eq=False)
-class Optimum:
-    """What a search ends with: the table (M + 1, K) of weights and bias on its device, and how it got there."""
-
-    table: torch.Tensor
-    weight_decay: float
-    epochs_run: int
-    best_epoch: int
-    history: tuple[Epoch, ...] = field(repr=False)
-    train_s: float
-    val_s: float
-
-
 @dataclass
 class _Walk:
-    """Where a search stands: the table, how many passes it took, what it saw, how long it worked."""
+    """The state of a search: table, number of passes, seconds and history."""
 
     table: torch.Tensor
     passes: int = 0
@@ -55,14 +43,14 @@ class _Walk:
 
     def validate(self, validation: CrossEntropy, loss: float | None, weight_decay: float) -> Epoch:
         began = time.perf_counter()
-        seen = Epoch(self.passes, loss, validation(self.table), weight_decay)
+        epoch = Epoch(self.passes, loss, validation(self.table), weight_decay)
         self.val_s += time.perf_counter() - began
-        self.history.append(seen)
-        return seen
+        self.history.append(epoch)
+        return epoch
 
-    def done(self, table: torch.Tensor, best: Epoch) -> Optimum:
+    def done(self, table: torch.Tensor, best: Epoch) -> Trained:
         history = tuple(self.history)
-        return Optimum(table, best.weight_decay, self.passes, best.epoch, history, self.train_s, self.val_s)
+        return Trained(table, best.weight_decay, self.passes, best.epoch, history, self.train_s, self.val_s)
 
 
 def optimum(
@@ -71,10 +59,10 @@ def optimum(
     start: torch.Tensor,
     weight_decay: float,
     progress: Progress,
-) -> Optimum:
-    """The minimum at one weight decay, from the table `start` (M + 1, K), which is changed.
+) -> Trained:
+    """Return the minimum at one weight decay, searched from the table `start` (M + 1, K), which is overwritten.
 
-    The validation part is only recorded; it decides nothing.
+    The validation cross-entropy is recorded and decides nothing.
     """
     walk = _Walk(start)
     walk.validate(validation, None, weight_decay)
@@ -91,46 +79,46 @@ def tightest(
     start: torch.Tensor,
     weight_decay: float,
     progress: Progress,
-) -> Optimum:
-    """The minimum at the weight decay of PATH with the least validation cross-entropy; `weight_decay` is not used.
+) -> Trained:
+    """Return the minimum at the weight decay of PATH with the least validation cross-entropy. Ignore `weight_decay`.
 
-    Walks down from the strongest, from the table `start` (M + 1, K), each minimum started from the last. Ends once
-    validation has risen twice running: at two minima, or at two looks on the way to one. The weakest weight decays
-    take longest, and past its minimum validation only rises.
+    The path starts with the strongest weight decay from the table `start` (M + 1, K); each search starts from the last
+    minimum. It ends when validation has risen twice in a row: at two minima, or at two evaluations on the way to one.
+    Weak weight decays take longest, and after its minimum validation only rises.
 
-    The minimum at the strongest weight decay, which is nearly the model without concepts, stays the choice unless the
-    best one validates better by _CLEAR standard errors (paired by sample): among a dozen probes that know nothing, the
-    one of least validation cross-entropy is worse on held-out samples.
+    The minimum at the strongest weight decay is nearly the model without concepts. It stays the choice unless the best
+    one validates better by _CLEAR standard errors (paired by sample). Otherwise, among a dozen probes without signal,
+    the one of least validation cross-entropy would be worse on held-out samples.
     """
     walk = _Walk(start)
-    best, kept, left, risen = walk.validate(validation, None, PATH[0]), walk.table, 0.0, 0
-    plainest = best, kept, left
+    best, table, gap, risen = walk.validate(validation, None, PATH[0]), walk.table, 0.0, 0
+    plainest = best, table, gap
     with progress.task("probe path", len(PATH), "weight decay") as task:
         for decay in PATH:
             first = best.epoch == 0
             watched = None if first else _Watch(validation, best.val_cross_entropy)
-            loss, gap = _descend(objective, walk, decay, _AIM, lambda amount: None, watched)
-            seen = walk.validate(validation, loss, decay)
+            loss, new_gap = _descend(objective, walk, decay, _AIM, lambda amount: None, watched)
+            epoch = walk.validate(validation, loss, decay)
             task.advance()
             if watched is not None and watched.risen == _PATIENCE:
                 break
-            needed = CERTIFICATE if gap > CERTIFICATE else 0.0  # where the minimum is not known, it must be clear
-            if first or seen.val_cross_entropy < best.val_cross_entropy - needed:
-                best, kept, left, risen = seen, walk.table.clone(), gap, 0
+            needed = CERTIFICATE if new_gap > CERTIFICATE else 0.0  # an uncertain minimum must be clearly better
+            if first or epoch.val_cross_entropy < best.val_cross_entropy - needed:
+                best, table, gap, risen = epoch, walk.table.clone(), new_gap, 0
             else:
                 risen += 1
             if first:
-                plainest = best, kept, left
+                plainest = best, table, gap
             if risen == _PATIENCE:
                 break
-    if not _clearly_better(validation, kept, plainest[1]):
-        best, kept, left = plainest
-    _warn_unless_certain(left, best.weight_decay, progress)
-    return walk.done(kept, best)
+    if not _clearly_better(validation, table, plainest[1]):
+        best, table, gap = plainest
+    _warn_unless_certain(gap, best.weight_decay, progress)
+    return walk.done(table, best)
 
 
 def _clearly_better(validation: CrossEntropy, table: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether a table validates better than another by _CLEAR standard errors of the paired difference."""
+    """Return whether a table validates better than another by _CLEAR standard errors of the paired difference."""
     gains = (validation.samples(other) - validation.samples(table)).double()
     return len(gains) > 1 and float(gains.mean()) > _CLEAR * float(gains.std()) / math.sqrt(len(gains))
 
@@ -142,44 +130,44 @@ def _warn_unless_certain(gap: float, weight_decay: float, progress: Progress) ->
 
 @dataclass
 class _Watch:
-    """Looks at the validation part during a descent: how often running it was worse than `best`."""
+    """Validates during a descent; `risen` counts how often in a row the result was worse than `best`."""
 
     validation: CrossEntropy
     best: float
     risen: int = 0
 
-    def look(self, table: torch.Tensor) -> None:
+    def validate(self, table: torch.Tensor) -> None:
         self.risen = self.risen + 1 if self.validation(table) > self.best else 0
 
 
 class _Reached(Exception):
-    """The certificate holds for the table as it is."""
+    """The certificate holds for the current table."""
 
 
 class _Descent:
-    """The objective at a weight decay and its gradient, for a search over the walk's table to ask for."""
+    """The objective at one weight decay as a closure for L-BFGS over the walk's table."""
 
     def __init__(
         self, objective: Objective, walk: _Walk, weight_decay: float, aim: float, advance: Callable[[int], None]
     ) -> None:
         self._objective, self._walk, self._weight_decay = objective, walk, weight_decay
         self._aim, self._advance = aim, advance
-        self._walk_begins = True
+        self._first = True
         self._at = torch.full_like(walk.table, math.nan)
         self.loss = self.gap = math.inf
 
     def __call__(self) -> float:
-        """The objective; raises _Reached when what is left to gain is at most `aim`."""
+        """Return the objective, and leave its gradient in `table.grad`. Raise _Reached when at most `aim` is left."""
         table = self._walk.table
         if torch.equal(self._at, table):  # a burst begins where the last one ended
             return self.loss
         self.loss, gradient = self._objective(table, self._weight_decay)
         if not math.isfinite(self.loss):
-            told = f"the loss became {self.loss} at weight decay {self._weight_decay:g}"
-            raise QrpStoreError(f"the optimum was not found: {told}")
+            message = f"the loss became {self.loss} at weight decay {self._weight_decay:g}"
+            raise QrpStoreError(f"the optimum was not found: {message}")
         self.gap = square(gradient) / (2 * self._weight_decay)
-        if self._walk_begins:  # near a minimum from the start: still to be approached, not to be taken for it
-            self._aim, self._walk_begins = max(min(self._aim, self.gap / 100), _FLOOR), False
+        if self._first:  # a start near the minimum must still be improved
+            self._aim, self._first = max(min(self._aim, self.gap / 100), _FLOOR), False
         table.grad = gradient.float()
         self._at.copy_(table)
         self._walk.passes += 1
@@ -197,11 +185,11 @@ def _descend(
     advance: Callable[[int], None],
     watch: _Watch | None = None,
 ) -> tuple[float, float]:
-    """Take `walk` to within `aim` nats of the minimum at a weight decay, or until `watch` has seen enough.
+    """Move `walk` to within `aim` nats of the minimum at a weight decay, or until `watch` ends the search.
 
-    The objective there, and the bound on what is left, which float32 may keep above `aim`.
+    Return the objective and the bound on what is left, which float32 may keep above `aim`.
     """
-    began, looking_s, last = time.perf_counter(), 0.0, math.inf
+    began, validating_s, last = time.perf_counter(), 0.0, math.inf
     evaluate = _Descent(objective, walk, weight_decay, aim, advance)
     search = torch.optim.LBFGS(
         [walk.table],
@@ -218,11 +206,11 @@ def _descend(
                 break
             last = evaluate.loss
             if watch is not None:
-                looked = time.perf_counter()
-                watch.look(walk.table)
-                looking_s += time.perf_counter() - looked
+                began_validating = time.perf_counter()
+                watch.validate(walk.table)
+                validating_s += time.perf_counter() - began_validating
                 if watch.risen == _PATIENCE:
                     break
-    walk.val_s += looking_s
-    walk.train_s += time.perf_counter() - began - looking_s
+    walk.val_s += validating_s
+    walk.train_s += time.perf_counter() - began - validating_s
     return evaluate.loss, evaluate.gap

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from qrp_store.options import ProbeOptions
+from qrp_store.probing.descent import Bags, Batch, residuals, with_bias
 from qrp_store.probing.device import current, torch
-from qrp_store.probing.objective import Bags, Batch, residuals, with_bias
-from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, block_diagonal
 
 GROUP_BATCHES = 64

@@ -1,31 +1,146 @@
-"""Fit reverse probes: SGD by the published schedule, or the optimum (see `optimum`)."""
+"""Train reverse probes q(cluster | concepts) = softmax(W y + b): from samples to a `ProbeFit`.
+
+`fit` is the way in. Solver sgd follows the published schedule: `_sgd` below, with the steps of `descent` (on a GPU of
+`resident`). Solver lbfgs and protocol tight search the optimum: see `optimum`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from qrp_store.errors import Interrupted, QrpStoreError
-from qrp_store.probing.descent import CpuDescent, Descent
-from qrp_store.probing.device import torch, using_threads
-from qrp_store.probing.objective import CrossEntropy, Objective, log_frequencies, square
-from qrp_store.probing.optimum import Optimum, optimum, tightest
+from qrp_store.errors import Interrupted, InvalidInput, QrpStoreError
+from qrp_store.options import ProbeOptions
+from qrp_store.probing.descent import (
+    CpuDescent,
+    CrossEntropy,
+    Descent,
+    Epoch,
+    Objective,
+    Trained,
+    log_frequencies,
+    square,
+)
+from qrp_store.probing.device import resolve_device, torch, using_threads
+from qrp_store.probing.optimum import CERTIFICATE, optimum, tightest
 from qrp_store.probing.resident import ResidentDescent
-from qrp_store.probing.reverse import Epoch, ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.probing.stack import Problem, stacks
 from qrp_store.progress import Progress, silent
 
+_FLAT = 1e-6
+"""Without weight decay nothing is provable: a gradient as small as this then counts as converged."""
 _EXPLODED = 100.0
-"""A running loss of so many times that of guessing is not going to come back."""
+"""A mean loss of this many times that of guessing does not come back."""
 _SMALL = 1 << 16
 """Floats of weights and logits in a step, up to which a second thread gains nothing: `benchmarks/probe.py --steps`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The input of a training: samples, options, seed of the shuffles and device (`place`: torch's name of it).
+
+    Each part has n rows of concepts and (n,) clusters, integers in 0…n_clusters − 1. Raise InvalidInput for parts that
+    do not fit together or are empty, Unavailable for a missing device.
+    """
+
+    x_train: ConceptMatrix
+    c_train: NDArray[np.int64]
+    x_val: ConceptMatrix
+    c_val: NDArray[np.int64]
+    n_clusters: int
+    options: ProbeOptions
+    seed: int
+    device: str = "cpu"
+    place: torch.device = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "c_train", _checked(self.x_train, self.c_train, self.n_clusters, "training"))
+        object.__setattr__(self, "c_val", _checked(self.x_val, self.c_val, self.n_clusters, "validation"))
+        object.__setattr__(self, "place", resolve_device(self.device))
+        if self.x_train.n_concepts != self.x_val.n_concepts:
+            message = f"{self.x_train.n_concepts} concepts in the training part, {self.x_val.n_concepts} in validation"
+            raise InvalidInput(message)
+
+    @property
+    def parts(self) -> tuple[ConceptMatrix, NDArray[np.int64], ConceptMatrix, NDArray[np.int64]]:
+        """Return concepts and clusters of the training and of the validation part."""
+        return self.x_train, self.c_train, self.x_val, self.c_val
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the shape of the table of weights and bias, (M + 1, K)."""
+        return self.x_train.n_concepts + 1, self.n_clusters
+
+    @property
+    def floats(self) -> int:
+        """Return how many weights and logits a step of sgd reads."""
+        return (self.shape[0] + min(len(self.x_train), self.options.batch_size)) * self.n_clusters
+
+
+def _checked(x: ConceptMatrix, clusters: ArrayLike, n_clusters: int, part: str) -> NDArray[np.int64]:
+    c = np.ascontiguousarray(clusters, dtype=np.int64)
+    if n_clusters < 2:
+        raise InvalidInput(f"{n_clusters} clusters: a probe needs at least 2")
+    if c.shape != (len(x),):
+        raise InvalidInput(f"{part} part: {len(x)} rows of concepts for {c.shape} clusters")
+    if len(c) == 0:
+        raise InvalidInput(f"the {part} part is empty", hint="use fewer clusters, or more samples")
+    if not 0 <= c.min() <= c.max() < n_clusters:
+        raise InvalidInput(f"{part} part: a cluster lies outside 0…{n_clusters - 1}")
+    return c
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeFit:
+    """A trained reverse probe over K clusters and M concepts.
+
+    weight         float32 (K, M), bias float32 (K,): q(c | y) = softmax(weight @ y + bias)
+    train_loss     mean cross-entropy + λ/2 (‖W‖² + ‖b − b₀‖²) over the whole training part at these weights, in nats;
+                   b₀ is 0, under tight the log frequencies of the training part
+    grad_norm      2-norm of its gradient; `gap_bound` = grad_norm² / (2λ) bounds what is left to gain
+    weight_decay   λ, as given or (tight) as chosen by validation
+    epochs_run     passes over the training part; `best_epoch` the one whose weights these are
+    cluster_counts int64 (K,): rows of each cluster in training and validation part together
+    timings        seconds: train_s optimisation alone; val_s validation and the final evaluation of the objective
+    """
+
+    weight: NDArray[np.float32] = field(repr=False)
+    bias: NDArray[np.float32] = field(repr=False)
+    train_loss: float
+    grad_norm: float
+    weight_decay: float
+    epochs_run: int
+    best_epoch: int
+    history: tuple[Epoch, ...] = field(repr=False)
+    timings: Mapping[str, float]
+    options: ProbeOptions
+    device: str
+    n_train: int
+    n_val: int
+    cluster_counts: NDArray[np.int64] = field(repr=False)
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.bias)
+
+    @property
+    def n_concepts(self) -> int:
+        return int(self.weight.shape[1])
+
+    @property
+    def gap_bound(self) -> float:
+        """Return how many nats the training loss can still fall at most: the objective is λ-strongly convex."""
+        return self.grad_norm**2 / (2 * self.weight_decay) if self.weight_decay > 0 else math.inf
+
+    @property
+    def converged(self) -> bool:
+        """Return whether `gap_bound` is at most CERTIFICATE; without weight decay, whether the gradient is nearly 0."""
+        return self.gap_bound <= CERTIFICATE if self.weight_decay > 0 else self.grad_norm <= _FLAT
 
 
 def fit(
@@ -48,48 +163,41 @@ def fit(
     sgd     W and b start at 0; `numpy.random.default_rng(seed).permutation(n)` gives each epoch's order; the last short
             batch is used, its gradient scaled by its size / `batch_size`; weight decay holds for W and b. The epoch of
             least validation cross-entropy is returned.
-            Epoch 0 stands for the model that looks at no concept: W = 0 and b = log((n_k + ½) / (n + K/2)) of the
-            training counts (SGD itself still starts from zeros), so that a probe which only overfits scores about 0.
+            Epoch 0 is the model without concepts: W = 0 and b = log((n_k + ½) / (n + K/2)) of the training counts, so
+            that a probe which only overfits scores about 0. SGD itself starts from zeros.
     lbfgs   the minimum of the whole training part's objective, whatever `epochs` says, without early stopping.
     tight   such minima along a path of weight decays, the best by validation cross-entropy (see `optimum.tightest`).
-            Starts at W = 0 and b = ln f, f the training frequencies with half a sample added to each cluster, and the
-            weight decay pulls b toward ln f: where the concepts say nothing, the probe is those frequencies.
+            They start at W = 0 and b = ln f, where f are the training frequencies with half a sample added to each
+            cluster. The weight decay pulls b toward ln f: where concepts say nothing, the probe is those frequencies.
 
-    On the CPU the same input, seed and number of torch threads give the same bits. Small steps of sgd are taken by one
-    thread, with the same bits: two would mostly wait for each other, and long on busy cores. Raises InvalidInput for
-    parts that do not fit together or are empty, QrpStoreError when training diverges.
+    On the CPU the same input, seed and number of torch threads give the same bits. One thread takes small steps of sgd,
+    with the same bits: two threads would mostly wait for each other. Raise InvalidInput for parts that do not fit
+    together or are empty, QrpStoreError when training diverges.
     """
-    c_train, c_val = np.asarray(c_train), np.asarray(c_val)
-    problem = Problem(x_train, c_train, x_val, c_val, n_clusters, options, seed, device)
-    (found,) = fit_all([problem], progress)
-    if isinstance(found, QrpStoreError):
-        raise found
-    return found
+    problem = Problem(x_train, np.asarray(c_train), x_val, np.asarray(c_val), n_clusters, options, seed, device)
+    (result,) = fit_together([problem], progress)
+    if isinstance(result, QrpStoreError):
+        raise result
+    return result
 
 
-def fit_all(problems: Iterable[Problem], progress: Progress = silent) -> Iterator[ProbeFit | QrpStoreError]:
-    """What `fit` makes of each, in their order; for one that diverges the error that `fit` would raise.
+def fit_together(problems: Sequence[Problem], progress: Progress = silent) -> list[ProbeFit | QrpStoreError]:
+    """Train these at once; they share options, number of clusters and device. Return for each what `fit` would.
 
-    On a GPU those that follow one another and share options and number of clusters are trained together, as many as
-    `stack.stacks` lets; their numbers are those of each alone but for the last digits. Problems are drawn as they are
-    needed.
+    For one that diverges that is the error. `stack` decides which problems gain by it.
     """
-    return chain.from_iterable(map(partial(_fitted, progress), stacks(problems)))
-
-
-def _fitted(progress: Progress, stack: Sequence[Problem]) -> list[ProbeFit | QrpStoreError]:
-    sgd = stack[0].options.solver == "sgd"
+    sgd = problems[0].options.solver == "sgd"
     # not under lbfgs, whose sums depend on the number of threads in their last bits
-    small = sgd and stack[0].floats <= _SMALL
+    small = sgd and problems[0].floats <= _SMALL
     with torch.no_grad(), using_threads(1 if small else None):
-        found = _descended(stack, progress) if sgd else [_minimum(problem, progress) for problem in stack]
+        results = _sgd(problems, progress) if sgd else [_minimum(problem, progress) for problem in problems]
         return [
-            answer if isinstance(answer, QrpStoreError) else _report(problem, answer)
-            for problem, answer in zip(stack, found, strict=True)
+            result if isinstance(result, QrpStoreError) else _report(problem, result)
+            for problem, result in zip(problems, results, strict=True)
         ]
 
 
-def _minimum(problem: Problem, progress: Progress) -> Optimum | QrpStoreError:
+def _minimum(problem: Problem, progress: Progress) -> Trained | QrpStoreError:
     options, place = problem.options, problem.place
     objective = _objective(problem)
     validation = CrossEntropy([(problem.x_val, problem.c_val)], problem.n_clusters, place)
@@ -106,29 +214,16 @@ def _minimum(problem: Problem, progress: Progress) -> Optimum | QrpStoreError:
 
 
 def _objective(problem: Problem) -> Objective:
-    """What the training minimises: under tight the bias decays toward the log frequencies, else toward 0."""
+    """Return what the training minimises: under tight the bias decays toward the log frequencies, else toward 0."""
     x, c, k = problem.x_train, problem.c_train, problem.n_clusters
     center = log_frequencies(c, k) if problem.options.protocol == "tight" else None
     return Objective(x, c, k, problem.place, bias_decays_to=center)
 
 
-def _descended(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStoreError]:
-    """By sgd, together; a stack for which there is too little memory after all, one by one."""
-    try:
-        return _sgd(stack, progress)
-    except RuntimeError as error:  # torch's for too little memory while a step is recorded may be any of these
-        if len(stack) == 1:
-            raise
-        told = str(error).partition("\n")[0]
-    # here, where the error no longer keeps the stack's tensors
-    progress.note(f"{stack[0].place} could not train {len(stack)} probes at once; one after another ({told})")
-    return [found for problem in stack for found in _sgd([problem], progress)]
-
-
 class _Course:
-    """One probe's way through its epochs: its table as it stands, the best so far, both (M + 1, K), and how they went.
+    """The epochs of one probe: its current table, the best table so far, both (M + 1, K), and its history.
 
-    `best` becomes the model that looks at no concept, with which it begins.
+    `best` is overwritten with the model without concepts, which is epoch 0.
     """
 
     def __init__(self, problem: Problem, table: torch.Tensor, best: torch.Tensor) -> None:
@@ -140,8 +235,8 @@ class _Course:
         self._best = Epoch(0, None, val_cross_entropy, self.problem.options.weight_decay)
         self._history = [self._best]
 
-    def go_on(self, loss: float, val_cross_entropy: float) -> None:
-        """After an epoch of this summed cross-entropy. One that diverged stays where it is."""
+    def add(self, loss: float, val_cross_entropy: float) -> None:
+        """Record an epoch by its summed cross-entropy, and keep its table if it is the best. Skip after divergence."""
         if self.error is not None:
             return
         epoch, mean, options = len(self._history), loss / len(self.problem.c_train), self.problem.options
@@ -156,29 +251,29 @@ class _Course:
             self._best = self._history[-1]
             self._best_table.copy_(self._table)
 
-    def end(self, train_s: float, val_s: float) -> Optimum | QrpStoreError:
+    def end(self, train_s: float, val_s: float) -> Trained | QrpStoreError:
         if self.error is not None:
             return self.error
         options, best = self.problem.options, self._best.epoch
         history = tuple(self._history)
-        return Optimum(self._best_table, options.weight_decay, options.epochs, best, history, train_s, val_s)
+        return Trained(self._best_table, options.weight_decay, options.epochs, best, history, train_s, val_s)
 
 
-def _sgd(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStoreError]:
-    """Each one's best epoch, all trained at once; its seconds are its share."""
-    options, k, place = stack[0].options, stack[0].n_clusters, stack[0].place
-    parts = [(problem.x_train, problem.c_train) for problem in stack]
-    by_itself = place.type == "cpu" and len(stack) == 1
-    descent: Descent = CpuDescent(*parts[0], k, options) if by_itself else ResidentDescent(parts, k, options, place)
-    validation = CrossEntropy([(problem.x_val, problem.c_val) for problem in stack], k, place)
-    best, heights = torch.zeros_like(descent.table), [problem.shape[0] for problem in stack]
-    courses = list(map(_Course, stack, torch.split(descent.table, heights), torch.split(best, heights)))
+def _sgd(problems: Sequence[Problem], progress: Progress) -> list[Trained | QrpStoreError]:
+    """Return the best epoch of each; all are trained at once, and each reports its share of the seconds."""
+    options, k, place = problems[0].options, problems[0].n_clusters, problems[0].place
+    parts = [(problem.x_train, problem.c_train) for problem in problems]
+    plain = place.type == "cpu" and len(problems) == 1
+    descent: Descent = CpuDescent(*parts[0], k, options) if plain else ResidentDescent(parts, k, options, place)
+    validation = CrossEntropy([(problem.x_val, problem.c_val) for problem in problems], k, place)
+    best, heights = torch.zeros_like(descent.table), [problem.shape[0] for problem in problems]
+    courses = list(map(_Course, problems, torch.split(descent.table, heights), torch.split(best, heights)))
     began = time.perf_counter()
     for course, value in zip(courses, validation.each(best), strict=True):
         course.begin(value)
     train_s, val_s = 0.0, time.perf_counter() - began
-    # those of one seed and length are shuffled once
-    keys = [(problem.seed, len(problem.x_train)) for problem in stack]
+    # problems of one seed and length share their shuffles
+    keys = [(problem.seed, len(problem.x_train)) for problem in problems]
     shuffles = {(seed, n): np.random.default_rng(seed) for seed, n in keys}
     with progress.task("probe", options.epochs, "epoch") as task:
         for epoch in range(1, options.epochs + 1):
@@ -187,34 +282,34 @@ def _sgd(stack: Sequence[Problem], progress: Progress) -> list[Optimum | QrpStor
             losses = descent.epoch([orders[key] for key in keys], options.lr_at(epoch))
             trained = time.perf_counter()
             for course, loss, value in zip(courses, losses, validation.each(descent.table), strict=True):
-                course.go_on(loss, value)
+                course.add(loss, value)
             train_s, val_s = train_s + trained - began, val_s + time.perf_counter() - trained
             if all(course.error for course in courses):
                 break
             task.advance()
-    return [course.end(train_s / len(stack), val_s / len(stack)) for course in courses]
+    return [course.end(train_s / len(problems), val_s / len(problems)) for course in courses]
 
 
 def _frequencies(problem: Problem) -> torch.Tensor:
-    """The bias of a model that knows the clusters' training frequencies and nothing else, centred; float32 (K,)."""
+    """Return the bias of the model without concepts, the centred log training frequencies; float32 (K,)."""
     log_p = log_frequencies(problem.c_train, problem.n_clusters)
     return torch.from_numpy((log_p - log_p.mean()).astype(np.float32)).to(problem.place)
 
 
-def _report(problem: Problem, found: Optimum) -> ProbeFit:
+def _report(problem: Problem, trained: Trained) -> ProbeFit:
     began = time.perf_counter()
-    loss, gradient = _objective(problem)(found.table, found.weight_decay)
-    table = found.table.cpu().numpy()
+    loss, gradient = _objective(problem)(trained.table, trained.weight_decay)
+    table = trained.table.cpu().numpy()
     return ProbeFit(
         weight=np.ascontiguousarray(table[:-1].T),
         bias=table[-1].copy(),
         train_loss=loss,
         grad_norm=math.sqrt(square(gradient)),
-        weight_decay=found.weight_decay,
-        epochs_run=found.epochs_run,
-        best_epoch=found.best_epoch,
-        history=found.history,
-        timings={"train_s": found.train_s, "val_s": found.val_s + time.perf_counter() - began},
+        weight_decay=trained.weight_decay,
+        epochs_run=trained.epochs_run,
+        best_epoch=trained.best_epoch,
+        history=trained.history,
+        timings={"train_s": trained.train_s, "val_s": trained.val_s + time.perf_counter() - began},
         options=problem.options,
         device=str(problem.place),
         n_train=len(problem.c_train),

@@ -9,9 +9,10 @@ import pretend_gpu
 
 from qrp_store.kmeans import MemoryPoints
 from qrp_store.kmeans.torch_points import TorchPoints
-from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.options import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.probing.train import fit
+from qrp_store.probing.stack import fit_all
+from qrp_store.probing.train import Problem, fit
 
 SAMPLES, CONCEPTS, CLUSTERS, BATCH = 1100, 40, 10, 128
 
@@ -40,6 +41,23 @@ def test_an_epoch_of_the_probe_replays_recorded_steps_and_copies_nothing_for_eac
     assert epoch["copies to device"] <= 2  # the order of the samples: whole batches, and the rest
     assert epoch["copies to host"] <= 5
     assert epoch["waits"] <= 7
+
+
+def test_a_leaderboard_of_small_probes_launches_a_fraction_of_the_kernels() -> None:
+    """Ten backbones × three seeds: other clusters for each, the same concepts."""
+    x, options = concepts(SAMPLES), ProbeOptions(epochs=2, batch_size=BATCH)
+    rng, work = np.random.default_rng(0), []
+    for backbone in range(10):
+        for seed in range(3):
+            clusters = rng.integers(0, CLUSTERS, SAMPLES)
+            work.append(((backbone, seed), Problem(x, clusters, x, clusters, CLUSTERS, options, seed, "cuda")))
+
+    def launched(some: list[tuple[tuple[int, int], Problem]]) -> int:
+        pretend_gpu.reset()
+        assert [key for key, _ in fit_all(some)] == [key for key, _ in some]
+        return pretend_gpu.counts["kernels"] + pretend_gpu.counts["kernels replayed"]
+
+    assert 4 * launched(work) <= len(work) * launched(work[:1])
 
 
 def test_a_pass_of_kmeans_over_resident_rows_copies_only_centroids_and_sums() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-from qrp_store.probing.reverse import ProbeFit, ProbeOptions
+from qrp_store.options import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.probing.train import fit
+from qrp_store.probing.train import ProbeFit, fit
 
 
 @pytest.fixture(autouse=True, scope="package")

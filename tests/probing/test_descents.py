@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from qrp_store.probing.descent import CpuDescent, coupling
-from qrp_store.probing.objective import batches, residuals, with_bias
+from qrp_store.options import ProbeOptions
+from qrp_store.probing.descent import CpuDescent, batches, coupling, residuals, with_bias
 from qrp_store.probing.resident import ResidentDescent
-from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
 
 DESCENTS = ["cpu", "resident-cpu", *(["resident-cuda"] if torch.cuda.is_available() else [])]

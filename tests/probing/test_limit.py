@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qrp_store.options import ProbeOptions
 from qrp_store.probing.limit import error_of, limit, still_climbs
 from qrp_store.probing.metrics import score
-from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.probing.train import fit
 
 

@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import mutual_info_score
 
 from qrp_store.kmeans.split import split
+from qrp_store.options import ProbeOptions
 from qrp_store.probing.metrics import score
 from qrp_store.probing.optimum import PATH
-from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
 from qrp_store.probing.train import fit
 

@@ -9,10 +9,10 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from qrp_store.errors import InvalidInput
+from qrp_store.options import ProbeOptions
 from qrp_store.probing.metrics import score
-from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.probing.train import fit
+from qrp_store.probing.train import ProbeFit, fit
 
 
 def probe(weight: np.ndarray, bias: np.ndarray, counts: np.ndarray | None = None) -> ProbeFit:

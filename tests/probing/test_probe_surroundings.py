@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from qrp_store.options import ProbeOptions
 from qrp_store.probing import optimum
 from qrp_store.probing.device import using_threads
-from qrp_store.probing.reverse import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import fit
 
@@ -80,7 +80,7 @@ def run(program: str) -> str:
 
 
 def test_concepts_and_options_need_no_torch():
-    imports = ", ".join(f"qrp_store.probing.{name}" for name in ("sparse", "reverse", "explain"))
+    imports = ", ".join(f"qrp_store.probing.{name}" for name in ("sparse", "stack", "controls", "explain"))
     program = f"import sys, {imports}; print('torch' in sys.modules)"
     assert run(program) == "False"
 

@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
+from qrp_store.options import ProbeOptions
 from qrp_store.probing.metrics import score
-from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.probing.train import fit
+from qrp_store.probing.train import ProbeFit, fit
 
 
 def plain_script(y, c, y_val, c_val, n_clusters, options, seed):

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from qrp_store.probing.controls import null_distribution
+from qrp_store.options import ProbeOptions
+from qrp_store.probing.controls import Trial, null_distribution
 from qrp_store.probing.metrics import score
-from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
-from qrp_store.probing.train import fit
-from qrp_store.probing.trial import Trial
+from qrp_store.probing.train import ProbeFit, fit
 from qrp_store.progress import silent
 
 K, M = 4, 6

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from qrp_store.errors import InvalidInput
-from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.options import ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
 from qrp_store.probing.train import fit
 

@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from qrp_store.errors import QrpStoreError
+from qrp_store.options import ProbeOptions
 from qrp_store.probing import stack, train
-from qrp_store.probing.controls import null_distribution
+from qrp_store.probing.controls import Trial, null_distribution
 from qrp_store.probing.resident import ResidentDescent
-from qrp_store.probing.reverse import ProbeFit, ProbeOptions
 from qrp_store.probing.sparse import ConceptMatrix
-from qrp_store.probing.stack import Problem, needed_bytes, stacks
-from qrp_store.probing.train import fit, fit_all
-from qrp_store.probing.trial import Trial
+from qrp_store.probing.stack import needed_bytes
+from qrp_store.probing.train import ProbeFit, Problem, fit
 from qrp_store.progress import silent
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -42,6 +41,11 @@ def problem(n: int = 300, n_concepts: int = 12, *, seed: int = 0, often: float =
 def alone(asked: Problem) -> ProbeFit:
     given = (asked.x_train, asked.c_train, asked.x_val, asked.c_val)
     return fit(*given, asked.n_clusters, asked.options, seed=asked.seed, device=asked.device)
+
+
+def fit_all(problems, progress=silent):
+    """The fits alone, of problems that may be drawn one by one."""
+    return (fit for _, fit in stack.fit_all(((None, each) for each in problems), progress))
 
 
 @pytest.fixture
@@ -147,7 +151,8 @@ def test_memory_bounds_a_stack(room):
 def test_what_cannot_share_a_step_or_gains_nothing_is_trained_apart(monkeypatch, other):
     monkeypatch.setattr(stack, "room_on", lambda device: 1 << 40)
     same = [problem(), problem()]
-    assert [len(some) for some in stacks([*same, other, *same])] == [2, 1, 2]
+    work = [(number, each) for number, each in enumerate([*same, other, *same])]
+    assert [[number for number, _ in some] for some in stack._stacks(work)] == [[0, 1], [2], [3, 4]]
 
 
 def test_optima_are_sought_one_by_one(room):

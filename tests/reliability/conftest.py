@@ -25,7 +25,7 @@ STORIES = (
     "zarr",
     "alembic.command",
 )
-TORCH = ("qrp_store.evaluate", "qrp_store.probing.trial")
+TORCH = ("qrp_store.evaluate", "qrp_store.probing.controls")
 DRIVER = HERE.parent / "stories" / "crash_driver.py"
 
 

@@ -15,7 +15,7 @@ from qrp_store.maintenance.removal import verify
 from qrp_store.store import create_store, open_store
 
 OLD = Path(__file__).resolve().parents[1] / "data" / "store-0.1.0.tar.gz"
-TORCH = ("qrp_store.evaluate", "qrp_store.probing.trial", "faiss", "zarr")
+TORCH = ("qrp_store.evaluate", "qrp_store.probing.controls", "faiss", "zarr")
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.soak)])

@@ -21,7 +21,7 @@ from qrp_store.store import create_store, open_store
 
 DRIVER = Path(__file__).with_name("crash_driver.py")
 MODULES = ("qrp_store.ingest.story", "qrp_store.label.story", "qrp_store.cluster.story", "qrp_store.evaluate.story")
-LIBRARIES = ("qrp_store.probing.trial", "faiss", "zarr", "sqlalchemy", "psycopg", "pyarrow.csv")
+LIBRARIES = ("qrp_store.probing.controls", "faiss", "zarr", "sqlalchemy", "psycopg", "pyarrow.csv")
 CATALOG = "qrp_store.catalog."
 INGEST = [
     f"{CATALOG}entities.datasets:stage_dataset:before:1",

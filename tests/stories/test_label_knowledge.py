@@ -17,7 +17,7 @@ from qrp_store.evaluate.verified import known_block
 from qrp_store.ingest import ingest
 from qrp_store.label import concept_rows, label
 from qrp_store.label.numbering import Unknown
-from qrp_store.probing.reverse import ProbeOptions
+from qrp_store.options import ProbeOptions
 from qrp_store.store import Store, create_store, open_store
 
 N = 60
