@@ -23,11 +23,7 @@ def test_the_cuda_paths_give_the_numbers_of_the_cpu() -> None:
     assert " passed" in run.stdout
 
 
-def test_the_pretend_gpu_keeps_the_rules_of_a_real_one() -> None:
-    run = pytest("tests/gpu/rules_of_a_gpu.py")
-    assert run.returncode == 0, run.stdout[-4000:]
-
-
-def test_a_recorded_step_copies_nothing_and_waits_for_nothing() -> None:
-    run = pytest("tests/gpu/counts_on_a_gpu.py")
+def test_its_rules_its_counts_and_its_memory() -> None:
+    """The rules of a real GPU are kept, a recorded step copies nothing, and too little memory is exit 8."""
+    run = pytest(*sorted(map(str, (HERE / "gpu").glob("*_a_gpu.py"))))
     assert run.returncode == 0, run.stdout[-4000:]

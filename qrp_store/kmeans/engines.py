@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from qrp_store.device import check_device, gpu_number
+from qrp_store.device import check_device, gpu_count, gpu_number
 from qrp_store.errors import InvalidInput, Unavailable
 from qrp_store.kmeans.nearest import FaissGpuNearest, FaissNearest, Nearest, faiss_gpus
 from qrp_store.options import Engine
@@ -83,6 +83,4 @@ def _n_gpus(engine: str) -> int:
     """Return on how many CUDA devices an engine can compute here."""
     if engine == "faiss":
         return faiss_gpus()
-    from qrp_store.kmeans.torch_nearest import gpus
-
-    return gpus()
+    return gpu_count()

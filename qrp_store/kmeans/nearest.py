@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qrp_store.device import memory_errors
 from qrp_store.errors import Unavailable
 
 Float32 = npt.NDArray[np.float32]
@@ -69,7 +70,8 @@ class FaissGpuNearest:
         self._gpu = gpu
 
     def prepare(self, centroids: Float32) -> Search:
-        with _turn:
+        device, task = f"cuda:{self._gpu}", f"{len(centroids):,} centroids, {centroids.shape[1]:,}-d"
+        with _turn, memory_errors(device, task, "choose a smaller K"):
             faiss = _faiss()
             place = faiss.GpuIndexFlatConfig()
             place.device = self._gpu
@@ -77,7 +79,7 @@ class FaissGpuNearest:
             index.add(np.ascontiguousarray(centroids, np.float32))
 
         def search(rows: Float32) -> tuple[Labels, Float32]:
-            with _turn:
+            with _turn, memory_errors(device, task, "choose a smaller K"):
                 distances, labels = index.search(np.ascontiguousarray(rows, np.float32), 1)
             found, apart = labels[:, 0].astype(np.int32), np.maximum(distances[:, 0], 0)
             found[~np.isfinite(apart)] = -1

@@ -6,14 +6,12 @@ number of threads. On CUDA distances differ from those on the CPU by rounding, a
 
 from __future__ import annotations
 
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 
+from qrp_store.device import float32_arithmetic, memory_errors
 from qrp_store.errors import Unavailable
 from qrp_store.kmeans.nearest import Float32, Labels, Search
 
@@ -23,9 +21,6 @@ except ImportError as error:
     raise Unavailable("this engine needs torch", hint="pip install 'qrp-store[cpu]'") from error
 
 _ALIGNED = 64  # bytes; MKL's sums depend on whether its operands are
-_exact_lock = threading.Lock()
-_exact_users = 0
-_undo: Callable[[], None]
 
 
 class TorchNearest:
@@ -41,7 +36,8 @@ class TorchNearest:
         threads = torch.get_num_threads()
 
         def search(rows: Float32) -> tuple[Labels, Float32]:
-            with _one_thread(threads), exact_products():
+            memory = memory_errors(self.device, f"a batch of {len(rows):,} rows, {rows.shape[1]:,}-d")
+            with _one_thread(threads), float32_arithmetic(), memory:
                 there = on_device(rows, self.device)
                 labels, distances = nearest(there, squared(there), own, norms)
             found = labels.to("cpu", torch.int32).numpy()
@@ -50,13 +46,6 @@ class TorchNearest:
             return found, apart
 
         return search
-
-
-def gpus() -> int:
-    """Return on how many CUDA devices torch can compute here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about a driver that it cannot use; for us that is a no
-        return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def prepared(centroids: Float32, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,42 +80,6 @@ def nearest(
     labels = apart.argmin(dim=1)
     distances = apart.gather(1, labels[:, None])[:, 0] + squares
     return labels, distances.clamp_(min=0)
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Float32 products are float32 products while anybody is in here, whatever the program has set for its own."""
-    global _exact_users, _undo
-    with _exact_lock:
-        if _exact_users == 0:
-            _undo = _made_exact()
-        _exact_users += 1
-    try:
-        yield
-    finally:
-        with _exact_lock:
-            _exact_users -= 1
-            if _exact_users == 0:
-                _undo()
-
-
-def _made_exact() -> Callable[[], None]:
-    """Sets float32 for products; what is given back sets what was there before."""
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # so torch answers a program that has set each backend's `fp32_precision`
-        mkldnn: Any = torch.backends.mkldnn  # whose types do not tell of its `matmul`
-        backends: tuple[Any, ...] = torch.backends.cuda.matmul, mkldnn.matmul
-        set_before = [backend.fp32_precision for backend in backends]
-
-        def set_backends(precisions: list[str]) -> None:
-            for backend, precision in zip(backends, precisions, strict=True):
-                backend.fp32_precision = precision
-
-        set_backends(["ieee", "ieee"])
-        return lambda: set_backends(set_before)
-    torch.set_float32_matmul_precision("highest")
-    return lambda: torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

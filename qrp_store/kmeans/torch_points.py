@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from qrp_store.device import float32_arithmetic, free_bytes, memory_errors
 from qrp_store.errors import InvalidInput, Unavailable
 from qrp_store.kmeans.nearest import Float32, Labels
 from qrp_store.kmeans.passes import Step, Subtree, group_rows, joined, total
 from qrp_store.kmeans.points import MemoryPoints, Points, Rows, StreamedPoints, row_number
-from qrp_store.kmeans.torch_nearest import exact_products, nearest, on_device, prepared, squared
+from qrp_store.kmeans.torch_nearest import nearest, on_device, prepared, squared
 from qrp_store.kmeans.torch_transfer import brought
 
 _LEFT = 0.4  # of the GPU's memory: sums, distances and copies of a group need it
@@ -127,16 +128,15 @@ class TorchPoints:
 
     @contextmanager
     def _pass(self, centroids: Float32) -> Iterator[tuple[Iterator[_Group], torch.Tensor, torch.Tensor]]:
+        task = f"{len(centroids):,} centroids, {self.dim:,}-d"
         try:
-            own, norms = prepared(centroids, self._device)
-            with exact_products(), closing(self._groups(len(centroids))) as groups:
-                yield groups, own, norms
-        except torch.OutOfMemoryError as error:
+            with memory_errors(self._device, task, "choose a smaller K"), float32_arithmetic():
+                own, norms = prepared(centroids, self._device)
+                with closing(self._groups(len(centroids))) as groups:
+                    yield groups, own, norms
+        except Unavailable:
             self._held = None
-            raise Unavailable(
-                f"the memory of {self._device} is too small for {len(centroids):,} centroids, {self.dim:,}-d",
-                hint="end what else uses it, choose a smaller K, or --device cpu",
-            ) from error
+            raise
 
     def _groups(self, k: int) -> Generator[_Group, None, None]:
         """The groups of a pass about `k` centroids, on the device."""
@@ -170,7 +170,7 @@ class TorchPoints:
     def _fits(self) -> bool:
         budget = self._budget
         if budget is None:
-            budget = _room(self._device) if self._device.type == "cuda" else 0
+            budget = free_bytes(self._device, keep=_LEFT) if self._device.type == "cuda" else 0
         return self.count * self.dim * 4 <= budget
 
     def _refuse(self, bad: int) -> None:
@@ -197,13 +197,6 @@ class _Partial:
 
     def step(self) -> Step:
         return Step(self.counts.cpu().numpy(), self.sums.cpu().numpy(), float(self.inertia))
-
-
-def _room(device: torch.device) -> int:
-    """Bytes that rows may take of a CUDA device: what is free, or torch has kept for the next to come, but a share."""
-    free, whole = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(free + kept - _LEFT * whole)
 
 
 def _rows_at_once(k: int) -> int:

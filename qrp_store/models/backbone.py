@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrp_store import images
-from qrp_store.device import resolve_device
+from qrp_store.device import float32_arithmetic, memory_errors, resolve_device
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 from qrp_store.models import architectures, checkpoints
 from qrp_store.models.network import (
@@ -121,10 +121,15 @@ class LoadedBackbone:
         return pixels
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Features, float32 (b, dim) on the CPU, of a uint8 batch (b, 3, image_size, image_size)."""
+        """Return features, float32 (b, dim) on the CPU, of a uint8 batch (b, 3, image_size, image_size).
+
+        Raise Unavailable if the memory of the device does not suffice.
+        """
         import torch
 
-        with torch.inference_mode():
+        task = f"a batch of {len(batch)} images of {self.image_size} × {self.image_size} pixels"
+        memory = memory_errors(self.device, task, "choose a smaller --batch-size")
+        with torch.inference_mode(), float32_arithmetic(), memory:
             if self.device != "cpu":
                 return self._features(batch.to(self.device)).cpu()
             starts = range(0, len(batch), _CPU_PIECE)
@@ -149,7 +154,8 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
     built, loaded_weights = _built(options)
     dtype, memory_format = _numbers(options)
     model = _with_layers(built, options) if options.layers else built.model
-    model = model.eval().requires_grad_(False).to(device, dtype).to(memory_format=memory_format)
+    with memory_errors(device, f"the weights of {options.arch}"):
+        model = model.eval().requires_grad_(False).to(device, dtype).to(memory_format=memory_format)
     preprocessing = built.preprocessing
     spec: dict[str, Any] = {
         "arch": built.name or options.arch,

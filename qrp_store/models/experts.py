@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qrp_store.device import resolve_device
+from qrp_store.device import float32_arithmetic, memory_errors, resolve_device
 from qrp_store.errors import InvalidInput, Unavailable
 from qrp_store.models import checkpoints
 from qrp_store.models.architectures import timm_network, timm_package, torchvision_network
@@ -76,7 +76,8 @@ class Expert:
         sizes: dict[tuple[int, ...], list[int]] = {}
         for i, picture in enumerate(pictures):
             sizes.setdefault(tuple(picture.shape), []).append(i)
-        with torch.inference_mode():
+        memory = memory_errors(self.device, f"a batch of {len(pictures)} images", "choose a smaller --batch-size")
+        with torch.inference_mode(), float32_arithmetic(), memory:
             for members in sizes.values():
                 batch = torch.stack([pictures[i] for i in members]).to(self.device)
                 out[members] = _SCORES[self.kind](self, batch)
@@ -147,7 +148,8 @@ def load_expert(options: ExpertOptions) -> Expert:
         "names": list(names),
         "preprocessing": " ".join(repr(transform).split()),
     }
-    model = built.model.eval().requires_grad_(False).to(device)
+    with memory_errors(device, f"the weights of {options.arch}"):
+        model = built.model.eval().requires_grad_(False).to(device)
     kept = tuple(names[i] for i in columns)
     return Expert(built.kind, kept, str(device), spec, model, transform, columns, width)
 

@@ -19,7 +19,7 @@ from qrp_store.kmeans.engines import Chosen, choose
 from qrp_store.kmeans.lloyd import quantized
 from qrp_store.kmeans.nearest import faiss_gpus
 from qrp_store.kmeans.passes import group_rows, total
-from qrp_store.kmeans.torch_nearest import TorchNearest, exact_products
+from qrp_store.kmeans.torch_nearest import TorchNearest
 from qrp_store.kmeans.torch_points import TorchPoints
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -267,32 +267,6 @@ class TestTorchPoints:
     def test_the_default_budget_asks_the_device(self, device: str) -> None:
         points = TorchPoints(MemoryPoints(data()), device=device)
         assert points.step(data()[:K]).counts.sum() == N
-
-
-def test_products_stay_exact_whatever_the_program_has_set() -> None:
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("medium")
-        with exact_products():
-            with exact_products():
-                assert torch.get_float32_matmul_precision() == "highest"
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def test_products_stay_exact_where_the_program_has_set_each_backend() -> None:
-    code = (
-        "import torch\n"
-        "from qrp_store.kmeans.torch_nearest import exact_products\n"
-        "backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul\n"
-        "backends[0].fp32_precision, backends[1].fp32_precision = 'tf32', 'bf16'\n"
-        "with exact_products():\n"
-        "    assert [b.fp32_precision for b in backends] == ['ieee', 'ieee']\n"
-        "assert [b.fp32_precision for b in backends] == ['tf32', 'bf16']"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_torch_keeps_the_threads_that_the_program_has_set() -> None:
