@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from qrp_store.errors import InvalidInput
 
@@ -85,6 +86,12 @@ def _name(key: str) -> str:
     return key.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
+def _number(stem: str) -> str:
+    """The number at the end of a name, or the whole name."""
+    digits = re.search(r"[0-9]+$", stem)
+    return stem if digits is None else digits[0].lstrip("0")
+
+
 _HASH = re.compile(r"[0-9a-fA-F]{6,64}[-_]")
 _KEY_FORMS: Sequence[tuple[str, Callable[[str], str]]] = (
     ("Unicode's normal form (NFC and NFD)", lambda key: unicodedata.normalize("NFC", key)),
@@ -94,9 +101,13 @@ _KEY_FORMS: Sequence[tuple[str, Callable[[str], str]]] = (
     ("a / or ./ at the beginning", lambda key: key.removeprefix("./").lstrip("/")),
     ("the ending", _stem),
     ("zeros at the beginning", lambda key: key.lstrip("0")),
+    ("quotes around it", lambda key: key.strip("'\"")),
+    ("the encoding of URLs (%20)", unquote),
     ("the folders before the name", _name),
     ("the folders before the name and the ending", lambda key: _stem(_name(key))),
     ("a hash before the name", lambda key: _HASH.sub("", _name(key), count=1)),
+    ("zeros at the beginning and the ending", lambda key: _stem(_name(key)).lstrip("0")),
+    ("what comes before the number, and its zeros", lambda key: _number(_stem(_name(key)))),
     ("several of case, folders, ending and Unicode's form", lambda key: _stem(_name(_plain(key))).strip()),
 )
 

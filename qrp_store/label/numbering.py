@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -19,6 +20,7 @@ from qrp_store.samples import key_difference, shown
 _EXAMPLES = 5
 _FIRST = 1000
 _AMBIGUOUS = -2
+_WHOLE_FLOAT = re.compile(r"(\d+)\.0+")  # pandas writes a column of ids with a missing one as floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +174,7 @@ class Positions:
         return found
 
     def _by_normal_form(self, key: str) -> int:
-        """Return the position of the key that differs in outer blanks or Unicode's form alone, or -1."""
+        """Return the position of the key that differs in outer blanks, Unicode's form or `.0` alone, or -1."""
         if self._normal is None:
             self._normal = {}
             for i, own in enumerate(self._keys):
@@ -180,6 +182,9 @@ class Positions:
                 if name != own:
                     self._normal[name] = _AMBIGUOUS if name in self._normal or name in self._position else i
         name = normal(key)
+        if name not in self._normal and name not in self._position:
+            whole = _WHOLE_FLOAT.fullmatch(name)
+            name = name if whole is None else whole[1]
         return self._normal.get(name, self._position.get(name, -1))
 
     def _refuse_two(self, keys: Sequence[str], found: np.ndarray, source: str) -> None:
@@ -259,7 +264,7 @@ def refuse_unknown(
     examples = ", ".join(shown(key) for key in list(unknown.first)[:_EXAMPLES])
     lacking = f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}"
     numbered_by_default = _are_default(keys)
-    if numbered_by_default and not zero and list(unknown.first) == [str(len(keys))]:
+    if numbered_by_default and not zero and {reduced(key, "stem") for key in unknown.first} == {str(len(keys))}:
         raise InvalidInput(
             f"{lacking}; the dataset's keys are the numbers 0 to {len(keys) - 1}, and the file seems to count from 1",
             hint="subtract 1 from the file's keys, or ingest with --keys",

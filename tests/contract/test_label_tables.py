@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +76,7 @@ DIALECTS = {
         "l.csv",
         lines([(key, f"{concept},,") for key, concept in ROWS], "key,concept,,"),
     ),
+    "blank lines before the header": ("l.csv", "\n \r\n" + lines(ROWS)),
     "rows of commas at the end": ("l.csv", lines(ROWS) + ",\n,\n"),
     "blanks around": ("l.csv", lines([(f" {key} ", f" {concept}\t") for key, concept in ROWS])),
     "an index column": ("l.csv", "".join(f"{i},{row}\n" for i, row in enumerate(lines(ROWS).splitlines()))[1:]),
@@ -155,6 +160,59 @@ def test_what_is_unclear_is_refused_with_what_would_read_it(
     message = refused("l.csv", content, *options)
     for part in parts:
         assert part in message
+
+
+def test_a_compressed_table_is_refused_with_the_command_that_unpacks_it(refused: Any) -> None:
+    for pack, name in ((gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")):
+        message = refused("l.csv", pack(lines(ROWS).encode()))
+        assert f"is compressed ({name})" in message
+        assert "unpack it first" in message
+    assert "unpack it first" in refused("l.csv.gz", gzip.compress(lines(ROWS).encode()))
+    assert "save the sheet as CSV" in refused("l.xlsx", b"PK\x03\x04")
+
+
+def test_row_numbers_are_no_concept_of_a_wide_table(made: Any) -> None:
+    for index in ("", "Unnamed: 0", "index"):
+        content = f"{index},key,cat,dog\n" + "".join(f"{i},{key},{i % 2},NA\n" for i, key in enumerate(KEYS[:2]))
+        assert made("w.csv", content) == {(KEYS[1], "cat")}
+    content = "key,cat,index\n" + "".join(f"{key},1,{7 + 5 * i}\n" for i, key in enumerate(KEYS))
+    assert made("w.csv", content) == {(key, "cat") for key in KEYS}
+
+
+def test_types_that_programs_write_are_read(made: Any, store: Path) -> None:
+    table = {
+        "key": pa.array(KEYS).cast(pa.binary()),
+        "concept": pa.array(["cat"] * 12).cast(pa.binary()),
+        "score": pa.array([Decimal("0.9")] * 11 + [Decimal("0.1")]),
+    }
+    pq.write_table(pa.table(table), store.parent / "l.parquet")
+    assert made("l.parquet", (store.parent / "l.parquet").read_bytes()) == {(key, "cat") for key in KEYS[:11]}
+    assert made("l.json", json.dumps(dict(ROWS))) == PAIRS
+    message = "name the file .json"
+    assert made("l.json", json.dumps([{"key": k, "concept": c} for k, c in ROWS], indent=1)) == PAIRS, message
+
+
+MORE_UNCLEAR: list[tuple[str, tuple[str, ...], list[str]]] = [
+    ("key,concept,score\n001.jpg,cat,0_1\n", (), ["score '0_1' is not a number"]),
+    ("key,concept,score\n001.jpg,cat,nan\n", (), ["leave rows without a score out"]),
+    ("key,fold,cat\n001.jpg,0,1\n002.jpg,1,1\n", (), ["column 'fold' seems to hold ids or parts"]),
+    ("key,split,cat\n001.jpg,train,1\n", (), ["column 'split' seems to hold ids or parts"]),
+    ("key,image_id,cat\n001.jpg,0,1\n", (), ["column 'image_id' seems to hold ids"]),
+    (",key,cat\n5,001.jpg,1\n2,002.jpg,1\n", (), ["column 1, which has no name", "index=False"]),
+    ("Unnamed: 0,key,cat\n0,001.jpg,1\n0,002.jpg,1\n", (), ["column 'Unnamed: 0' does not number the rows"]),
+    (",label\n001.jpg,cat\n", (), ["index_label='key'"]),
+    ("001.jpg,cat\n002.jpg,dog\n", (), ["its first line is a row", "key,concept"]),
+    ("001.jpg,cat\n002.jpg,dog\n", ("--key-column", "001.jpg"), ["its first line is a row"]),
+    ("key,concept\n'001.jpg',cat\n", (), ["by quotes around it"]),
+    ("key,concept\n1,cat\n", (), ["'1' differs from '001.jpg' by zeros at the beginning and the ending"]),
+    ("key,concept\nCOCO_0001.jpg,cat\n", (), ["by what comes before the number"]),
+]
+
+
+def test_what_a_table_without_its_conventions_lacks_is_named(refused: Any) -> None:
+    for content, options, parts in MORE_UNCLEAR:
+        message = refused("l.csv", content, *options)
+        assert [part for part in parts if part not in message] == [], message
 
 
 def test_options_of_tables_do_not_fit_a_folder(qrp: Any, store: Path, files: Any) -> None:
@@ -260,6 +318,24 @@ def test_a_file_that_counts_from_one_is_never_shifted(qrp: Any, store: Path, ref
     assert "--ignore-unknown-keys" not in message
     table = files.labels([("0", "a"), ("77", "a")])
     qrp.ok("label", table, "--dataset", "numbers", "--concepts", "c", "--ignore-unknown-keys", store=store)
+
+
+def test_ids_with_an_ending_that_count_from_one_are_never_shifted(refused: Any) -> None:
+    lenient = ("--ignore-unknown-keys", "--match", "stem")
+    for form, match in (("{}.0", ()), ("{}.0", lenient[1:]), ("{}.0", lenient), ("{}.jpg", lenient)):
+        rows = "".join(f"{form.format(i)},c{i % 2}\n" for i in range(1, 13))
+        assert "count from 1" in refused("l.csv", "key,concept\n" + rows, *match, dataset="numbers")
+
+
+def test_ids_as_floats_are_ids(qrp: Any, store: Path, files: Any, sql: Any) -> None:
+    frame = pd.DataFrame({"key": [0.0, 11.0], "concept": ["cat", "dog"]})
+    frame.to_csv(files.folder / "l.csv", index=False)
+    frame.to_parquet(files.folder / "l.parquet")
+    (files.folder / "l.jsonl").write_text("".join(json.dumps(row) + "\n" for row in frame.to_dict("records")))
+    for name in ("l.csv", "l.parquet", "l.jsonl"):
+        qrp.ok("label", files.folder / name, "--dataset", "numbers", "--concepts", name, store=store)
+        stored = sql(store, f"SELECT key, concept FROM labels WHERE concepts = '{name}'")
+        assert {tuple(row.values()) for row in stored} == {("0", "cat"), ("11", "dog")}
 
 
 def test_backslashes_match_by_basename(made: Any, refused: Any) -> None:

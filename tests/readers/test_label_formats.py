@@ -85,7 +85,9 @@ def test_the_index_that_pandas_writes_is_no_concept(tmp_path: Path) -> None:
     pq.write_table(pa.table({"key": ["a"], "cat": [1], "__index_level_0__": [1]}), tmp_path / "w.parquet")
     assert read(tmp_path / "w.parquet")[0] == {("a", "cat", 1.0, None)}
     (tmp_path / "w.csv").write_text(",key,cat\n0,a,1\n")
-    with pytest.raises(InvalidInput, match="column 1 has no name") as caught:
+    assert read(tmp_path / "w.csv")[0] == {("a", "cat", 1.0, None)}
+    (tmp_path / "w.csv").write_text(",key,cat\nx,a,1\n")
+    with pytest.raises(InvalidInput, match="column 1, which has no name, does not number the rows") as caught:
         read(tmp_path / "w.csv")
     assert "index=False" in (caught.value.hint or "")
 

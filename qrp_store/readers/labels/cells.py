@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qrp_store.errors import InvalidInput
-from qrp_store.readers.labels.rows import Batch, Source, is_missing, kind, number, out_of_range
+from qrp_store.readers.labels.rows import MISSING_WORDS, Batch, Source, is_missing, kind, number, out_of_range
 from qrp_store.samples import shown
 
 WHOLE = "none"
@@ -126,6 +126,8 @@ def truth(source: Source, place: str, column: str, value: object) -> float | Non
     if is_missing(value):
         return None
     cell = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(cell, str) and cell in MISSING_WORDS:
+        return None
     try:
         known = _WORDS.get(cell) if isinstance(cell, str) else float(cell) if isinstance(cell, bool) else None
         score = number(cell) if known is None else known

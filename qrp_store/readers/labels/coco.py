@@ -151,8 +151,8 @@ def _categories(document: Document, batch: Batch) -> dict[Any, Term]:
                 terms[identifier] = f"{name} ({by})", group
         example = [name for identifier, (name, _) in terms.items() if name.rpartition(" (")[0] in shared]
         source.warn(
-            f"{source}: {len(shared)} names belong to several categories, which are kept apart: "
-            f"{', '.join(map(shown, example[:3]))}"
+            f"{source}: {len(shared)} {'names belong' if len(shared) > 1 else 'name belongs'} to several categories, "
+            f"which are kept apart: {', '.join(map(shown, example[:3]))}"
         )
     return terms
 

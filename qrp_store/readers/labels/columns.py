@@ -99,7 +99,13 @@ def _usual(columns: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def check_columns(source: Source, columns: Sequence[str], layout: Long) -> None:
-    """Raise InvalidInput unless the columns of a layout, and those that the options name, exist, each once."""
+    """Raise InvalidInput unless the columns of a layout, and those that the options name, exist, each once.
+
+    A column called like one of the dataset's keys shows that the table has no header: naming it would lose a row.
+    """
+    data = next((name for name in columns if name and name in source.key_set), None)
+    if data is not None and layout.required != (KEY, CONCEPT):
+        raise no_header(source, data)
     for option, name in source.table.columns.items():
         if name not in columns:
             raise InvalidInput(f"{source}: no column {shown(name, 40)} ({option})", hint=near_names(name, columns))
@@ -113,11 +119,17 @@ def check_columns(source: Source, columns: Sequence[str], layout: Long) -> None:
 
 def unknown_table(source: Source, columns: Sequence[str], missing: Sequence[str]) -> InvalidInput:
     """Return the error for a table of which it is unclear what its columns are, with options that would read it."""
+    data = next((name for name in columns if name and name in source.key_set), None)
+    if data is not None:
+        return no_header(source, data)
     listed = ", ".join(shown(name, 40) for name in columns[:_LISTED]) + (", …" if len(columns) > _LISTED else "")
     named = [name for name in columns if name]
     hint = "expected columns key and concept (optionally score and group), or key and a column of 0 and 1 a concept"
-    if len(named) > 1:
-        key = source.table.key or next((name for name in named if name.lower() in KEY_NAMES), named[0])
+    if "" in columns:
+        hint = "is the column without a name pandas' index? to_csv(…, index_label='key') gives it one; " + hint
+    elif len(named) > 1:
+        index = next((name for name in named if name.startswith("__index_level_")), named[0])
+        key = source.table.key or next((name for name in named if name.lower() in KEY_NAMES), index)
         rest = [name for name in named if name != key]
         concept = next((name for name in rest if name.lower() in CONCEPT_NAMES), rest[0])
         hint += (
@@ -127,6 +139,14 @@ def unknown_table(source: Source, columns: Sequence[str], missing: Sequence[str]
     else:
         hint += "; delimiter one of , ; tab |"
     return InvalidInput(f"{source}: no column {' and no column '.join(missing)} (columns: {listed})", hint=hint)
+
+
+def no_header(source: Source, key: str) -> InvalidInput:
+    """Return the error for a table whose first line is a row."""
+    return InvalidInput(
+        f"{source}: its first line is a row ({shown(key, 40)} is a key of the dataset), not the columns' names",
+        hint="put a line with the names before it: key,concept",
+    )
 
 
 def _word(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qrp_store.errors import InvalidInput, NotFound
+from qrp_store.readers.compressed import refuse_compressed
 from qrp_store.readers.labels import attribute_sets, boxes, exports, huggingface, lists
 from qrp_store.readers.labels.cells import truth
 from qrp_store.readers.labels.columns import CONCEPT, CONCEPT_NAMES, KEY, OPEN_IMAGES, key_of, layout_of, usual_concept
@@ -16,7 +17,7 @@ from qrp_store.readers.labels.long_tables import json_lines, parquet_batches, pa
 from qrp_store.readers.labels.rows import Source, is_missing
 from qrp_store.readers.labels.tags import SCORE_FIELDS
 from qrp_store.readers.labels.text_tables import csv_header, csv_rows, first_line
-from qrp_store.readers.labels.wide_tables import concept_columns
+from qrp_store.readers.labels.wide_tables import concept_columns, is_row_number
 from qrp_store.samples import shown
 
 TEXT = (".csv", ".tsv", ".txt")
@@ -42,6 +43,7 @@ def detect(source: Source) -> str:
     if not path.exists():
         raise NotFound(f"{path}: no such file or folder")
     try:
+        refuse_compressed(path)
         if path.is_dir():
             return next((name for name, is_it in _FOLDERS.items() if is_it(path)), "image-folder")
         if ending in TEXT:
@@ -123,7 +125,7 @@ def _json(source: Source) -> str:
     if "classes" in names and document.holds(b'"labels"'):
         return "fiftyone"
     inner = events[2][0] if len(events) > 2 else ""
-    return {"start_array": "tags", "start_map": "clip-scores"}.get(inner, "coco")
+    return {"start_array": "tags", "string": "tags", "start_map": "clip-scores"}.get(inner, "coco")
 
 
 def _has_scores(record: Mapping[str, Any]) -> bool:
@@ -153,7 +155,7 @@ def _record(source: Source, record: Mapping[str, Any]) -> str:
 
 
 def _parquet(source: Source) -> str:
-    columns = concept_columns(parquet_columns(source))
+    columns = concept_columns(parquet_columns(source), source.table.key)
     if huggingface.has_classes(huggingface.features(source)):
         return "hf"
     rows = (
@@ -174,7 +176,7 @@ def table_form(source: Source, columns: Sequence[str], rows: Iterable[Sequence[A
         return "clip-scores"
     if source.table.concept is not None or key is None or (layout is not None and layout.required == (KEY, CONCEPT)):
         return "long"
-    others = [i for i, name in enumerate(columns) if name and name != key]
+    others = [i for i, name in enumerate(columns) if not is_row_number(name) and name != key]
     cells = [[row[i] for i in others] for row in islice(rows, _LOOKED_AT)]
     options = source.table
     concept = usual_concept(columns)

@@ -226,7 +226,9 @@ def json_lines(source: Source) -> Iterator[tuple[str, Mapping[str, Any]]]:
             except UnicodeDecodeError as error:
                 raise not_utf8(source) from error
             except (ValueError, RecursionError) as error:
-                raise InvalidInput(f"{source}: line {number}: not JSON ({error})") from error
+                whole = number == 1 and content.lstrip().startswith(b"[")
+                hint = "is it one JSON document? name the file .json" if whole else None
+                raise InvalidInput(f"{source}: line {number}: not JSON ({error})", hint=hint) from error
             if not isinstance(record, dict):
                 raise InvalidInput(f"{source}: line {number}: expected an object with key and concept")
             yield f"line {number}", record

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ Term = tuple[str, str | None]
 """A concept and its group."""
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+\s*")
 NOT_A_NUMBER = frozenset({"nan", "<na>"})
+MISSING_WORDS = NOT_A_NUMBER | {"na", "n/a", "#n/a", "null", "none"}
+"""Words for a missing value in a table with a column for each concept, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ class Source:
     def __str__(self) -> str:
         return str(self.path)
 
+    @cached_property
+    def key_set(self) -> frozenset[str]:
+        """The dataset's keys, apart from row numbers."""
+        return frozenset() if self.keys and self.keys[0] == "0" else frozenset(self.keys)
+
 
 @dataclass
 class Batch:
@@ -128,6 +137,10 @@ class Batch:
         """Return a key, concept or group as text. Raises InvalidInput, naming the place."""
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)  # row numbers as keys, class numbers as concepts
+        elif isinstance(value, float) and column == "key" and value.is_integer() and abs(value) <= 2**53:
+            value = str(int(value))  # pandas turns a column of ids with a missing one into floats
+        elif isinstance(value, bytes):
+            value = value.decode("utf-8", "surrogateescape")
         if not isinstance(value, str):
             raise InvalidInput(f"{self.source}: {place}: {column} is {kind(value)}, expected text")
         problem = key_problem(value)
@@ -182,10 +195,13 @@ def normal(text: str) -> str:
 
 def number(value: object) -> float:
     """Return a number, also one written with a decimal comma (`0,9`). Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError
-    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value):
-        value = value.replace(",", ".")
+    if isinstance(value, str):
+        if "_" in value:  # float() reads 0_1 as 1
+            raise ValueError
+        if _DECIMAL_COMMA.fullmatch(value):
+            value = value.replace(",", ".")
     try:
         return float(value)
     except OverflowError:
@@ -201,6 +217,8 @@ def is_missing(value: object) -> bool:
 
 def out_of_range(score: float) -> str:
     """Return the advice for a score outside [0, 1]."""
+    if score != score:
+        return "leave rows without a score out"
     if score == -1:
         return "are the values -1 and 1? --true 1 --false -1 reads a column a concept"
     if 1 < score <= 100:

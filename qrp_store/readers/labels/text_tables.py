@@ -53,7 +53,7 @@ def csv_header(source: Source) -> Header:
     """Return the header of a text table.
 
     The delimiter is the one under which a known layout's columns appear, else the one with the most columns. Lines
-    before the header may be `sep=;` or begin with #. Raises InvalidInput.
+    before the header may be blank, `sep=;`, or begin with #. Raises InvalidInput.
     """
     encoding = encoding_of(source.path)
     delimiters = DELIMITERS
@@ -64,7 +64,7 @@ def csv_header(source: Source) -> Header:
                 separator = _SEPARATOR_LINE.fullmatch(line) if line_number == 1 else None
                 if separator is not None:
                     delimiters = separator[1]
-                elif not (line.startswith("#") and _is_comment(line)):
+                elif not line or (line.strip() and not (line.startswith("#") and _is_comment(line))):
                     break
     except UnicodeError as error:
         raise not_utf8(source) from error

@@ -17,7 +17,7 @@ from qrp_store.errors import InvalidInput
 from qrp_store.readers.labels.cells import truth
 from qrp_store.readers.labels.columns import KEY, LONG, check_columns, key_of, unknown_table, wide_layout
 from qrp_store.readers.labels.long_tables import json_lines, no_parquet, parquet_batches, parquet_columns
-from qrp_store.readers.labels.rows import ROUNDING, Batch, LabelRows, Source, Term, out_of_range
+from qrp_store.readers.labels.rows import ROUNDING, Batch, LabelRows, Source, Term, number, out_of_range
 from qrp_store.readers.labels.text_tables import csv_header, csv_rows
 from qrp_store.samples import shown
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _MATRIX_ROWS = 4096
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
+_ROW_NUMBER = re.compile(r"|unnamed:? ?\d+|index|__index_level_\d+__", re.I)
+_ASIDE = re.compile(r"ids?|uid|uuid|idx|row|row_?number|split|fold|subset|.*_(id|ids|idx|index|split|fold)", re.I)
+"""Names of columns that hold ids or parts of a dataset. As concepts they would go unnoticed where they hold 0 and 1."""
 
 
 def read_wide_csv(source: Source) -> Iterator[LabelRows]:
@@ -39,7 +42,7 @@ def read_wide_parquet(source: Source) -> Iterator[LabelRows]:
     """Wide Parquet, a batch of rows at a time."""
     import pyarrow
 
-    columns = concept_columns(parquet_columns(source))
+    columns = concept_columns(parquet_columns(source), source.table.key)
     key = _key_column(source, columns)
     try:
         yield from _tables(source, key, columns, _parquet_rows(source, columns))
@@ -59,20 +62,54 @@ def _tables(
     source: Source, key: str, columns: Sequence[str], table: Iterable[tuple[str, Sequence[Any]]]
 ) -> Iterator[LabelRows]:
     at = list(columns).index(key)
-    terms = _vocabulary(source, columns, key)
+    rows = _RowNumbers(source, columns, key)
+    terms = _vocabulary(source, rows.other_columns(), key)
     names = [name for name, _ in terms]
+    cells = [i for i, name in enumerate(columns) if i != at and name not in rows.columns]
     plain = not (source.table.true or source.table.false)
     batch = Batch(source, scored=True)
     for place, row in table:
+        rows.check(place, row)
         # most cells are plain 0: somebody looked, and did not see it
         values = [
             (name, 0.0 if plain and value in ("0", 0) else truth(source, place, name, value))
-            for name, value in zip(names, (*row[:at], *row[at + 1 :]), strict=True)
+            for name, value in zip(names, (row[i] for i in cells), strict=True)
         ]
         add_cells(batch, place, batch.text(place, KEY, row[at]), values)
         if batch.full:
             yield batch.take(terms)
     yield batch.take(terms)
+
+
+class _RowNumbers:
+    """The columns of a table that number its rows, as pandas writes its index: no concepts."""
+
+    def __init__(self, source: Source, columns: Sequence[str], key: str) -> None:
+        self._source, self._all = source, columns
+        at = [i for i, name in enumerate(columns) if name != key and _ROW_NUMBER.fullmatch(name)]
+        self.columns = {columns[i] for i in at}
+        self._last: dict[int, float] = dict.fromkeys(at, -math.inf)
+        if at:
+            source.note(f"{source}: row numbers, left out: column {', '.join(shown(columns[i], 40) for i in at)}")
+
+    def other_columns(self) -> list[str]:
+        return [name for name in self._all if name not in self.columns]
+
+    def check(self, place: str, row: Sequence[Any]) -> None:
+        """Raise InvalidInput unless the next row has larger whole numbers than the one before."""
+        for i, last in self._last.items():
+            try:
+                value = number(row[i])
+            except ValueError:
+                value = math.nan
+            if not (value.is_integer() and value > last):
+                name = self._all[i]
+                what = f"column {shown(name, 40)}" if name else f"column {i + 1}, which has no name,"
+                raise InvalidInput(
+                    f"{self._source}: {place}: {what} does not number the rows",
+                    hint="give it a concept's name, or leave it out: pandas' to_csv(…, index=False)",
+                )
+            self._last[i] = value
 
 
 def read_wide_json_lines(source: Source) -> Iterator[LabelRows]:
@@ -101,9 +138,14 @@ def read_wide_json_lines(source: Source) -> Iterator[LabelRows]:
     yield batch.take(terms)
 
 
-def concept_columns(columns: Sequence[str]) -> list[str]:
-    """Return a Parquet file's columns without the index that pandas adds."""
-    return [name for name in columns if not _PANDAS_INDEX.fullmatch(name)]
+def concept_columns(columns: Sequence[str], key: str | None = None) -> list[str]:
+    """Return a Parquet file's columns without the index that pandas adds, unless it is the `key`."""
+    return [name for name in columns if name == key or not _PANDAS_INDEX.fullmatch(name)]
+
+
+def is_row_number(name: str) -> bool:
+    """Return whether a column's name is that of row numbers."""
+    return _ROW_NUMBER.fullmatch(name) is not None
 
 
 def _key_column(source: Source, columns: Sequence[str]) -> str:
@@ -113,10 +155,11 @@ def _key_column(source: Source, columns: Sequence[str]) -> str:
         raise unknown_table(source, columns, [name for name in LONG.required if name not in columns])
     if source.table.columns:
         check_columns(source, columns, wide_layout(key))
-    if "" in columns:
+    aside = [name for name in columns if name != key and _ASIDE.fullmatch(name)]
+    if aside:
         raise InvalidInput(
-            f"{source}: column {list(columns).index('') + 1} has no name",
-            hint="an index that pandas wrote? to_csv(…, index=False) leaves it out",
+            f"{source}: column {shown(aside[0], 40)} seems to hold ids or parts of the dataset, not a concept",
+            hint="leave the column out, or rename it when it is a concept",
         )
     twice = next((name for name, n in Counter(columns).items() if n > 1), None)
     if twice is not None:
