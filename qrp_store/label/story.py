@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from qrp_store.options import (
     LabelFileOptions,
     LabelFormat,
     LabelOptions,
+    LabelTableOptions,
     Match,
     RunOptions,
     Several,
@@ -124,29 +126,13 @@ def label_with(
     if not path.exists():
         raise NotFound(f"{source}: no such file or folder")
     owner = datasets.get_dataset(store.catalog, options.dataset)
-    table_options = TableOptions(
-        how.key_column, how.concept_column, how.score_column, how.group_column, how.split, how.true, how.false
-    )
-    form = how.format or detect(path, table_options, options.activation)
-    threshold = _THRESHOLD if options.threshold is None else options.threshold
-    reading = _Reading(
-        path,
-        form,
-        options.names,
-        options.group,
-        threshold,
-        options.match,
-        how.max_concepts,
-        table_options,
-        options.activation,
-    )
-    ignore_unknown_keys = options.ignore_unknown_keys
-    spec = _spec(owner, concepts, reading, exclusive=exclusive, ignore_unknown_keys=ignore_unknown_keys)
+    reading = _Reading(path, options, how)
+    spec = Spec("concepts", concepts, concept_sets.series(owner.name, concepts), reading.document(owner))
     ready = None if run.force else lease.find(store.catalog, spec) or _of_algorithm_1(store, spec)
     if ready is not None:
         return label_report(store, ready, started, cached=True)
     # Read before claiming: a bad file leaves no trace.
-    table = reading.table(datasets.keys(store.catalog, owner), owner, ignore_unknown_keys, progress)
+    table = reading.table(datasets.keys(store.catalog, owner), owner, progress)
     if exclusive:
         check_exclusive(table, source)
     with lease.find_or_hold(store.catalog, spec, force=run.force, wait=run.wait, progress=progress) as work:
@@ -171,50 +157,63 @@ class _Reading:
     """How a label file is read."""
 
     path: Path
-    form: str
-    names: str | None
-    group: str | None
-    threshold: float
-    match: Match
-    max_concepts: int
-    columns: TableOptions
-    activation: Activation | None
+    options: LabelOptions
+    how: LabelFileOptions
 
-    def document(self) -> dict[str, Any]:
-        """Return what changes a label, without defaults, so that older sets are found again."""
-        more: dict[str, Any] = {}
+    @cached_property
+    def form(self) -> str:
+        """The format of the file."""
+        return self.how.format or detect(self.path, self.columns, self.options.activation)
+
+    @property
+    def columns(self) -> TableOptions:
+        how = self.how
+        return TableOptions(
+            how.key_column, how.concept_column, how.score_column, how.group_column, how.split, how.true, how.false
+        )
+
+    @property
+    def threshold(self) -> float:
+        return _THRESHOLD if self.options.threshold is None else self.options.threshold
+
+    @property
+    def names(self) -> Path | None:
+        """The table with names for the file's codes."""
+        return None if self.options.names is None else Path(self.options.names).expanduser()
+
+    def document(self, owner: Dataset) -> dict[str, Any]:
+        """Return what decides the labels. Options younger than the first sets are absent at their default."""
+        inputs = {"dataset": owner.fingerprint, "source": source_digest(self.path, self.form)}
         if self.names is not None:
-            more["names"] = source_digest(Path(self.names).expanduser())
-        if self.match != "key":
-            more["match"] = self.match
-        if self.form not in ("long", "image-folder"):
-            more["format"] = self.form
-        if self.columns.document():
-            more["table"] = self.columns.document()
-        if self.activation is not None:
-            more["activation"] = self.activation
-        return {"source": source_digest(self.path, self.form), "threshold": self.threshold, "group": self.group, **more}
+            inputs["names"] = source_digest(self.names)
+        # the two formats of the first sets have no name in the document
+        form = {} if self.form in ("long", "image-folder") else {"format": self.form}
+        columns = taken(LabelTableOptions, self.how.values()).identity()
+        table = {"table": columns} if columns else {}
+        options = {**self.options.identity(), "threshold": self.threshold}
+        del options["concepts"]
+        return {"algorithm": ALGORITHM, **options, **inputs, **form, **table}
 
-    def table(self, keys: list[str], owner: Dataset, ignore_unknown: bool, progress: Progress) -> LabelTable:
+    def table(self, keys: list[str], owner: Dataset, progress: Progress) -> LabelTable:
         """Return the labels by number. Raise InvalidInput."""
-        source = str(self.path)
-        names = None if self.names is None else Path(self.names).expanduser()
+        source, options = str(self.path), self.options
         batches = read_labels(
             self.path,
-            group=self.group,
+            group=options.group,
             form=self.form,
-            names=names,
+            names=self.names,
             keys=keys,
             table=self.columns,
-            activation=self.activation,
+            activation=options.activation,
             note=progress.note,
             warn=progress.warn,
         )
-        numbers = Numbers(source, self.max_concepts)
-        positions = Positions(keys, self.match, ids=FORMATS[self.form].ids)
+        numbers = Numbers(source, self.how.max_concepts)
+        positions = Positions(keys, options.match, ids=FORMATS[self.form].ids)
         with Piles(len(keys), LABEL) as labels, Piles(len(keys), LOOKED_AT) as looked_at:
             unknown, n_rows, zero = gather(batches, numbers, positions, self.threshold, labels, looked_at, progress)
-            refuse_unknown(source, owner.name, unknown, n_rows, keys, ignore=ignore_unknown, zero=zero)
+            ignored = options.ignore_unknown_keys
+            refuse_unknown(source, owner.name, unknown, n_rows, keys, ignore=ignored, zero=zero)
             if unknown.n_rows:
                 progress.warn(f"{source}: {len(unknown)} keys are not in dataset {owner.name!r} and are left out")
             table = numbered(numbers, labels, looked_at, keys, unknown)
@@ -247,17 +246,6 @@ def _of_algorithm_1(store: Store, spec: Spec) -> Artifact | None:
     words = concept_sets.vocabulary(store.catalog, ready.id)
     same = all(name == normal(name) for name in (*words.names, *filter(None, words.groups)))
     return ready if same else None
-
-
-def _spec(owner: Dataset, concepts: str, reading: _Reading, *, exclusive: bool, ignore_unknown_keys: bool) -> Spec:
-    document = {
-        "algorithm": ALGORITHM,
-        "dataset": owner.fingerprint,
-        "exclusive": exclusive,
-        "ignore_unknown_keys": ignore_unknown_keys,
-        **reading.document(),
-    }
-    return Spec("concepts", concepts, concept_sets.series(owner.name, concepts), document)
 
 
 def write(

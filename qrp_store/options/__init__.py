@@ -38,6 +38,7 @@ from qrp_store.options.labelling import (
     LabelFileOptions,
     LabelFormat,
     LabelOptions,
+    LabelTableOptions,
     Match,
 )
 from qrp_store.options.looking import (
@@ -95,6 +96,7 @@ __all__ = [
     "LabelFileOptions",
     "LabelFormat",
     "LabelOptions",
+    "LabelTableOptions",
     "LeaderboardOptions",
     "Match",
     "MigrateOptions",

@@ -70,18 +70,30 @@ class LabelOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelFileOptions(Options):
-    """How a label file is read."""
+class LabelFormatOptions(Options):
+    """What kind of source labels are read from."""
 
     format: LabelFormat | None = option(
         None, "Format of SOURCE.", default_text="detected from its content", younger=True
     )
-    key_column: str | None = option(None, "Column of the keys.", metavar="NAME", younger=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTableOptions(Options):
+    """What the columns and cells of a table mean."""
+
+    key_column: str | None = option(None, "Column of the keys.", metavar="NAME", younger=True, recorded="key")
     concept_column: str | None = option(
-        None, "Column of the concepts, in a table with one label per row.", metavar="NAME", younger=True
+        None,
+        "Column of the concepts, in a table with one label per row.",
+        metavar="NAME",
+        younger=True,
+        recorded="concept",
     )
-    score_column: str | None = option(None, "Column of the scores.", metavar="NAME", younger=True)
-    group_column: str | None = option(None, "Column of the concepts' groups.", metavar="NAME", younger=True)
+    score_column: str | None = option(None, "Column of the scores.", metavar="NAME", younger=True, recorded="score")
+    group_column: str | None = option(
+        None, "Column of the concepts' groups.", metavar="NAME", younger=True, recorded="group"
+    )
     split: str | None = option(
         None, "Separator of several concepts in one cell; none: never split.", metavar="SEP", younger=True
     )
@@ -89,9 +101,20 @@ class LabelFileOptions(Options):
         (), "Values that mean yes, in a table with one column per concept.", metavar="V…", younger=True
     )
     false: tuple[str, ...] = option((), "Values that mean no; empty cells are unknown.", metavar="V…", younger=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelLimitOptions(Options):
+    """How much a source of labels may hold."""
+
     max_concepts: int = option(
         100_000, "Refuse a source with more distinct concepts.", metavar="N", minimum=1, identity=False
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFileOptions(LabelLimitOptions, LabelTableOptions, LabelFormatOptions):
+    """How a label file is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
