@@ -108,12 +108,8 @@ def show(store: Store, reference: str) -> dict[str, Any]:
         known["fingerprint"] = get_dataset(store.catalog, found.name).fingerprint
     # what a retired thing was made of may be gone with it; a result keeps its rows
     told = found.state == "ready" or found.kind == "result"
-    more = _MORE.get(found.kind, _nothing) if told else _nothing
-    return {"kind": found.kind, "state": found.state, **known, **more(store, found.id)}
-
-
-def _nothing(store: Store, identifier: str) -> dict[str, Any]:
-    return {}
+    details = DETAILS[found.kind](store, found.id) if told and found.kind in DETAILS else {}
+    return {"kind": found.kind, "state": found.state, **known, **details}
 
 
 def _result(store: Store, identifier: str) -> dict[str, Any]:
@@ -176,4 +172,5 @@ def _embedding(store: Store, identifier: str) -> dict[str, Any]:
     }
 
 
-_MORE = {"result": _result, "concepts": _concepts, "clustering": _clustering, "embedding": _embedding}
+DETAILS = {"embedding": _embedding, "concepts": _concepts, "clustering": _clustering, "result": _result}
+"""By kind of artifact: what `show` adds to its row of `ls`."""

@@ -7,8 +7,9 @@ bytes: for blocks, what was ingested; for centroids, K-means; for weights, the p
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -27,7 +28,7 @@ from qrp_store.evaluate.rerun import asked as asked_of
 from qrp_store.ingest.rows import RowSource
 from qrp_store.ingest.story import open_rows
 from qrp_store.maintenance.integrity import METADATA, ROWS, Damage, examine
-from qrp_store.maintenance.rows import mend_table
+from qrp_store.maintenance.rows import restore_table
 from qrp_store.options import ClusterOptions, RepairOptions, parse_memory, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.records import StoredEmbedding
@@ -101,8 +102,7 @@ class _Repair:
                 if damage.part == GROUPS:
                     self._fail(damage, "the groups came from a file; evaluate --group-by with it again")
                     continue
-                again = self._centroids if damage.kind == "clustering" else self._weights
-                self._try([damage], again)
+                self._try([damage], partial(ARRAYS[damage.kind], self))
         if blocks:
             self._try(blocks, self._blocks)
 
@@ -126,7 +126,7 @@ class _Repair:
     def _table(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
         (damage,) = damages
         assert damage.table is not None
-        yield damage, mend_table(self.store, damage.id, damage.table, self.progress)
+        yield damage, restore_table(self.store, damage.kind, damage.id, damage.table, self.progress)
 
     def _metadata(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
         (damage,) = damages
@@ -214,3 +214,10 @@ class _Repair:
         if computed != checksum:
             raise Corrupt(f"it comes out with other bytes on this machine (checksum {computed}, not {checksum})")
         arrays.save_array(self.store.arrays, path, array, replace=True)
+
+
+ARRAYS: Mapping[str, Callable[[_Repair, list[Damage]], Iterator[tuple[Damage, str]]]] = {
+    "clustering": _Repair._centroids,
+    "result": _Repair._weights,
+}
+"""By kind of artifact: how `repair` computes its whole arrays again."""

@@ -23,11 +23,11 @@ from qrp_store.records import derive_seed
 from qrp_store.store import Store
 
 
-def mend_table(store: Store, identifier: str, table: str, progress: Progress) -> str:
-    """Make an artifact's rows in a table again; returns how. Raises Corrupt, NotFound or InvalidInput."""
-    if table not in _AGAIN:
-        raise Corrupt(f"rows of table {table} are nowhere else", hint="restore the catalog from a backup")
-    return _AGAIN[table](store, identifier, progress)
+def restore_table(store: Store, kind: str, identifier: str, table: str, progress: Progress) -> str:
+    """Compute an artifact's rows in a table again; return how. Raise Corrupt, NotFound or InvalidInput."""
+    if table not in TABLES.get(kind, {}):
+        raise Corrupt(f"rows of table {table} exist nowhere else", hint="restore the catalog from a backup")
+    return TABLES[kind][table](store, identifier, progress)
 
 
 def _assignments(store: Store, identifier: str, progress: Progress) -> str:
@@ -82,8 +82,8 @@ def _labels(store: Store, identifier: str, progress: Progress) -> str:
     return "taken from the arrays next to the set"
 
 
-_AGAIN: Mapping[str, Callable[[Store, str, Progress], str]] = {
-    "assignment": _assignments,
-    "cluster": _sizes,
-    "label": _labels,
+TABLES: Mapping[str, Mapping[str, Callable[[Store, str, Progress], str]]] = {
+    "clustering": {"assignment": _assignments, "cluster": _sizes},
+    "concepts": {"label": _labels},
 }
+"""By kind of artifact and table: how `repair` computes the rows again."""
