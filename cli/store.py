@@ -89,7 +89,7 @@ def repair(session: Session, options: RepairOptions) -> None:
     from qrp_store.maintenance.repair import repair
 
     with session.open() as store:
-        report = repair(store, keep=options.keep, progress=session.progress)
+        report = repair(store, keep=options.keep, run_code=options.run_code, progress=session.progress)
     lines = [f"mended   {d['id']} ({d['name']}) {d['part']}: {d['how']}" for d in report.mended]
     lines += [f"not made again: {d['id']} ({d['name']}) {d['problem']}: {d['why']}" for d in report.failed]
     lines += [f"retired  {d['id']} ({d['name']})" for d in report.dropped]

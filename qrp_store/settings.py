@@ -101,10 +101,22 @@ def require_path(text: str, option: str, expected: str) -> None:
         )
 
 
-def images_root(option: str | None, recorded: str | None, env: Mapping[str, str] | None = None) -> str | None:
-    """The folder of a dataset's images: the option, else QRP_STORE_IMAGES, else the one that was recorded."""
+@dataclass(frozen=True)
+class ImagesFolder:
+    """A folder of images. `recorded`: the catalog names it, not the user: show only what was ingested from it."""
+
+    path: Path
+    recorded: bool
+
+
+def images_folder(
+    option: str | None, recorded: str | None, env: Mapping[str, str] | None = None
+) -> ImagesFolder | None:
+    """The folder of a dataset's images: the option, else QRP_STORE_IMAGES, else the recorded one."""
     env = os.environ if env is None else env
-    return option or env.get("QRP_STORE_IMAGES") or recorded
+    named = option or env.get("QRP_STORE_IMAGES")
+    folder = named or recorded
+    return None if folder is None else ImagesFolder(Path(folder).expanduser(), recorded=not named)
 
 
 def redact(url: str) -> str:

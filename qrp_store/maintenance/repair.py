@@ -52,14 +52,17 @@ class RepairReport:
 
 
 @takes(RepairOptions)
-def repair(store: Store, *, keep: bool = False, progress: Progress = silent) -> RepairReport:
+def repair(store: Store, *, keep: bool = False, run_code: bool = False, progress: Progress = silent) -> RepairReport:
     """Read everything as `verify --deep` does, and mend what is missing or damaged.
 
     An artifact of which a part cannot be made again with the same bytes is retired, unless `keep`. What was made from
-    it stays as it is.
+    it stays as it is. Raise InvalidInput before anything is changed when a part would be made by code that the catalog
+    names (`python/MODULE:FACTORY`), unless `run_code`.
     """
     started = time.perf_counter()
     checked, damages = examine(store, True, progress)
+    if not run_code:
+        _refuse_code(store, damages)
     job = _Repair(store, progress)
     for _, parts in groupby(damages, key=lambda damage: damage.id):
         job.mend(list(parts))
@@ -77,6 +80,16 @@ def repair(store: Store, *, keep: bool = False, progress: Progress = silent) -> 
         left=tuple(row for row in failed if keep or row["kind"] not in KINDS),
         timings={"total_s": time.perf_counter() - started},
     )
+
+
+def _refuse_code(store: Store, damages: Sequence[Damage]) -> None:
+    for identifier in {damage.id: None for damage in damages if damage.block is not None}:
+        arch = embeddings.by_id(store.catalog, identifier).artifact.provenance.get("asked", {}).get("arch")
+        if str(arch).startswith("python/"):
+            raise InvalidInput(
+                f"{identifier}: its blocks are computed by {arch}, code that the catalog names",
+                hint="if you trust this store: qrp-store repair --run-code",
+            )
 
 
 @dataclass

@@ -31,9 +31,10 @@ class VerifyOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RepairOptions(Options):
-    """What happens to artifacts that cannot be repaired."""
+    """What happens to artifacts that cannot be repaired, and whether code of the catalog is run."""
 
     keep: bool = plain_option(False, "Keep artifacts that cannot be repaired instead of retiring them; exit 6.")
+    run_code: bool = plain_option(False, "Import networks that the catalog names (python/MODULE:FACTORY).")
 
 
 @dataclass(frozen=True, kw_only=True)

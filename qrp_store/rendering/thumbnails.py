@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from qrp_store.images import preview
+from qrp_store.images import digest_of, preview
 from qrp_store.rendering.content import Picture
 
 SIDE = 96
 MAX_BYTES = 22_000_000
 """Of all thumbnails of a page together, as text."""
+LARGEST_FILE = 256 << 20
 _QUALITY = 60
 _AT_ONCE = 64
 
@@ -29,10 +30,25 @@ def below(root: Path, key: str) -> Path | None:
     return path if inside else None
 
 
-def thumbnail(path: Path) -> str | None:
-    """The picture of a file as a data: URI, SIDE × SIDE pixels, its middle; None when it cannot be read."""
+def image_bytes(path: Path, digest: str | None) -> bytes | None:
+    """The bytes of an image file; None when it is larger than LARGEST_FILE, or has another digest than a given one.
+
+    Raise OSError when it cannot be read.
+    """
+    if path.stat().st_size > LARGEST_FILE:
+        return None
+    data = path.read_bytes()
+    return data if digest is None or digest_of(data) == digest else None
+
+
+def thumbnail(path: Path, digest: str | None = None) -> str | None:
+    """The picture of a file as a data: URI, SIDE × SIDE pixels, its middle; None when it cannot be read or, where a
+    `digest` is given, has another one."""
     try:
-        flat = preview(path.read_bytes(), SIDE)
+        data = image_bytes(path, digest)
+        if data is None:
+            return None
+        flat = preview(data, SIDE)
         encoded = io.BytesIO()
         flat.save(encoded, "WEBP", quality=_QUALITY, method=2)
     except Exception:  # a damaged file can break its decoder in any way; the page goes on without it
@@ -41,11 +57,17 @@ def thumbnail(path: Path) -> str | None:
 
 
 def pictures(
-    root: Path, keys: Sequence[str], *, threads: int, most: int = MAX_BYTES, seen: Callable[[], object] = lambda: None
+    root: Path,
+    keys: Sequence[str],
+    *,
+    threads: int,
+    digests: Mapping[str, str] | None = None,
+    most: int = MAX_BYTES,
+    seen: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, Picture], list[str]]:
     """Thumbnails of these keys' files, in their order until `most` bytes are reached, and the keys that have none.
 
-    `seen` is called once a key.
+    `digests`, by key: show only files that have theirs. None: show any. `seen` is called once a key.
     """
     found: dict[str, Picture] = {}
     failed: list[str] = []
@@ -53,7 +75,9 @@ def pictures(
 
     def make(key: str) -> str | None:
         path = below(root, key)
-        return None if path is None else thumbnail(path)
+        if path is None or (digests is not None and key not in digests):
+            return None
+        return thumbnail(path, None if digests is None else digests[key])
 
     left = iter(dict.fromkeys(keys))
     with ThreadPoolExecutor(threads) as pool:

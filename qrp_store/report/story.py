@@ -177,10 +177,10 @@ def _with_pictures(
     store: Store, owner: Dataset, shown: list[_Shown], images: str | None, notes: list[str], progress: Progress
 ) -> tuple[list[_Shown], tuple[Picture, ...]]:
     """The same with thumbnails of typical images; what there is to say about missing ones goes into `notes`."""
-    root = _root(store, owner, images)
-    if isinstance(root, str):
-        notes.append(f"Without pictures: {root}.")
-        progress.warn(f"a page without pictures: {root}; --images FOLDER names one, --no-images asks for none")
+    folder = _images_folder(store, owner, images)
+    if isinstance(folder, str):
+        notes.append(f"Without pictures: {folder}.")
+        progress.warn(f"a page without pictures: {folder}; --images FOLDER names one, --no-images asks for none")
         return shown, ()
     from qrp_store.rendering.thumbnails import pictures
 
@@ -195,12 +195,23 @@ def _with_pictures(
             chosen.append(np.full((one.clustering.row.clusters, top), -1, np.int64))
     wanted = list(_by_interest(shown, chosen))[:_MOST_PICTURES]
     names = datasets.keys_at(store.catalog, owner, wanted)
+    digests = None
+    if folder.recorded:  # whoever wrote the catalog named it: only what was ingested may go onto the page
+        digests = {names[p]: digest for p, digest in datasets.digests_at(store.catalog, owner, wanted).items()}
     with progress.task("making thumbnails", len(wanted), "images") as task:
-        found, failed = pictures(root, [names[p] for p in wanted], threads=min(4, available_cores()), seen=task.advance)
+        found, failed = pictures(
+            folder.path,
+            [names[p] for p in wanted],
+            threads=min(4, available_cores()),
+            digests=digests,
+            seen=task.advance,
+        )
     if failed:
         some = ", ".join(shortened(key) for key in failed[:_NAMED]) + (", …" if len(failed) > _NAMED else "")
-        notes.append(f"{_images(len(failed))} could not be read below {root.name}: {some}.")
-        progress.warn(f"{len(failed):,} of {len(wanted):,} images could not be read below {root}: {some}")
+        what = f"could not be read{' or are not what was ingested' if folder.recorded else ''} below"
+        notes.append(f"{_images(len(failed))} {what} {folder.path.name}: {some}.")
+        advice = f"; --images {folder.path} shows all that can be read" if folder.recorded else ""
+        progress.warn(f"{len(failed):,} of {len(wanted):,} images {what} {folder.path}: {some}{advice}")
     place = {key: i for i, key in enumerate(found)}
     at = {position: place[key] for position, key in names.items() if key in place}
     return [_pictured(*pair, at) for pair in zip(shown, chosen, strict=True)], tuple(found.values())
@@ -210,13 +221,12 @@ def _images(n: int) -> str:
     return f"{n:,} image{'' if n == 1 else 's'}"
 
 
-def _root(store: Store, owner: Dataset, images: str | None) -> Path | str:
+def _images_folder(store: Store, owner: Dataset, images: str | None) -> settings.ImagesFolder | str:
     """The folder of the images, or why there is none."""
-    named = settings.images_root(images, datasets.image_root(store.catalog, owner))
-    if named is None:
+    folder = settings.images_folder(images, datasets.image_root(store.catalog, owner))
+    if folder is None:
         return f"{owner.name} was not ingested from an image folder"
-    root = Path(named).expanduser()
-    return root if root.is_dir() else f"there is no folder {named}"
+    return folder if folder.path.is_dir() else f"there is no folder {folder.path}"
 
 
 def _by_interest(shown: Sequence[_Shown], chosen: Sequence[np.ndarray]) -> Iterator[int]:

@@ -252,11 +252,13 @@ class _Site:
         owner = self.reader.dataset(request.path_params["dataset"])
         position = request.path_params["position"]
         key = self.reader.keys(owner, [position]).get(position)
-        named = settings.images_root(self._images, datasets.image_root(self.reader.store.catalog, owner))
-        if key is None or named is None:
+        catalog = self.reader.store.catalog
+        folder = settings.images_folder(self._images, datasets.image_root(catalog, owner))
+        digest = datasets.digests_at(catalog, owner, [position]).get(position)
+        if key is None or folder is None or (folder.recorded and digest is None):
             raise NotFound("there is no picture")
         side = SIDES[1] if request.query_params.get("side") == str(SIDES[1]) else SIDES[0]
-        data = self.pictures.picture(Path(named).expanduser(), key, side)
+        data = self.pictures.picture(folder.path, key, side, digest if folder.recorded else None)
         return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
 
     def _report(self, request: Request) -> Response:

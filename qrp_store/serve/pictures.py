@@ -11,11 +11,10 @@ from threading import Lock
 
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.images import decode_bytes
-from qrp_store.rendering.thumbnails import below
+from qrp_store.rendering.thumbnails import LARGEST_FILE, below, image_bytes
 
 SIDES = (96, 512)
 _MOST_BYTES = 256 << 20
-_LARGEST_FILE = 256 << 20
 
 
 class Pictures:
@@ -27,13 +26,18 @@ class Pictures:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._limit, self._new, self._lock = limit, 0, Lock()
 
-    def picture(self, root: Path, key: str, side: int) -> bytes:
-        """The image that a key names below `root`, at most `side` pixels wide and high. Raises NotFound."""
+    def picture(self, root: Path, key: str, side: int, digest: str | None = None) -> bytes:
+        """The image that a key names below `root`, at most `side` pixels wide and high.
+
+        Raise NotFound when there is none, or when a `digest` is given and the file has another one.
+        """
         path = below(root, key)
         if path is None:
             raise NotFound("there is no image of that key")
         status = path.stat()
-        mark = hashlib.sha256(f"{path}\0{status.st_mtime_ns}\0{status.st_size}\0{side}".encode("utf-8", "replace"))
+        mark = hashlib.sha256(
+            f"{path}\0{status.st_mtime_ns}\0{status.st_size}\0{side}\0{digest}".encode("utf-8", "replace")
+        )
         kept = self._folder / f"{mark.hexdigest()}.webp"
         try:
             data = kept.read_bytes()
@@ -41,9 +45,9 @@ class Pictures:
             return data
         except FileNotFoundError:
             pass
-        if status.st_size > _LARGEST_FILE:
+        if status.st_size > LARGEST_FILE:
             raise NotFound("the image file is too large to show")
-        data = _reduced(path, side)
+        data = _reduced(path, side, digest)
         partial = self._folder / f"{mark.hexdigest()}.{os.getpid()}.{id(data)}.part"
         partial.write_bytes(data)
         os.replace(partial, kept)
@@ -70,9 +74,12 @@ class Pictures:
             self._temporary.cleanup()
 
 
-def _reduced(path: Path, side: int) -> bytes:
+def _reduced(path: Path, side: int, digest: str | None) -> bytes:
     try:
-        picture = decode_bytes(path.read_bytes())
+        data = image_bytes(path, digest)
+        if data is None:
+            raise NotFound("the file is not the image that was ingested")
+        picture = decode_bytes(data)
     except (OSError, InvalidInput, MemoryError) as error:
         raise NotFound("the image cannot be decoded") from error
     picture.thumbnail((side, side))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from contextlib import closing
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import qrp_store
+from qrp_store.images import digest_of
+from qrp_store.serve.app import create_app
 
 
 def _edit(store: Path, *statements: str) -> None:
@@ -87,3 +92,89 @@ def test_an_id_that_is_a_path_is_not_copied(qrp: Any, own: Path, tmp_path: Path)
     _edit(own, "UPDATE artifact SET id = '../../' || id WHERE kind = 'clustering'")
     qrp.ok("init", store=tmp_path / "target")
     assert "no id" in qrp.fails(4, "copy", "photos", "--to", tmp_path / "target", store=own)
+
+
+@pytest.fixture
+def photos(qrp: Any, own: Path, world: Any, tmp_path: Path) -> Path:
+    """A folder of pictures that the catalog of `own` names as the place of its images, without having taken them in."""
+    from PIL import Image
+
+    folder = tmp_path / "my photos"
+    (folder / "photos").mkdir(parents=True)
+    for number, key in enumerate(world.keys):
+        Image.new("RGB", (8, 8), (40 * (number % 7), 0, 0)).save(folder / key)
+    _edit(own, f"UPDATE dataset SET image_root = '{folder}'")
+    return folder
+
+
+def test_pictures_of_a_folder_that_the_catalog_names_are_those_that_were_ingested(
+    qrp: Any, own: Path, photos: Path, tmp_path: Path, world: Any
+) -> None:
+    page = tmp_path / "page.html"
+    line = ("report", "--dataset", "photos", "-o", page, "--json")
+    ran = qrp.run(*line, store=own)
+    assert (ran.code, ran.json["n_images"]) == (0, 0)
+    assert "not what was ingested" in ran.err
+    assert f"--images {photos}" in ran.err
+    assert "data:image/webp" not in page.read_text("utf-8")
+    some = [(number, digest_of((photos / key).read_bytes())) for number, key in enumerate(world.keys[:200])]
+    _edit(own, *(f"INSERT INTO image_file VALUES (1, {number}, 1, 1, '{digest}')" for number, digest in some))
+    known = qrp.run(*line, store=own).json["n_images"]
+    asked = qrp.run(*line, "--images", photos, store=own).json["n_images"]
+    assert 0 < known < asked
+
+
+def test_code_that_a_catalog_names_is_not_run(qrp: Any, own: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    arch = f"python/{tmp_path / 'evil.py'}:build"
+    _edit(
+        own,
+        f"UPDATE artifact SET provenance = json_set(provenance, '$.asked.arch', '{arch}', '$.source', '{photos}', "
+        "'$.asked.keys', NULL) WHERE kind = 'embedding'",
+    )
+    for block in (own / "arrays" / "embedding").rglob("c/1/0"):
+        block.unlink()
+    assert "--run-code" in qrp.fails(4, "repair", store=own)
+    assert "code that the catalog names" in qrp.fails(4, "repair", "--keep", store=own)
+    assert not (tmp_path / "ran").exists()
+    assert len(qrp.rows("ls", "embeddings", store=own)) == 3
+    ran = qrp.run("repair", "--keep", "--run-code", store=own)
+    assert ran.code == 6, ran.err
+    assert (tmp_path / "ran").exists()
+
+
+def test_the_pages_of_serve_show_only_pictures_that_were_ingested(own: Path, photos: Path, world: Any) -> None:
+    digest = digest_of((photos / world.keys[0]).read_bytes())
+    _edit(own, f"INSERT INTO image_file VALUES (1, 0, 1, 1, '{digest}'), (1, 1, 1, 1, '{digest}')")
+    with qrp_store.open(own) as store:
+        for images, codes in ((None, [200, 404, 404]), (str(photos), [200, 200, 200])):
+            assert [
+                _status(create_app(store, images=images), f"/dataset/photos/picture/{i}") for i in range(3)
+            ] == codes
+
+
+def _status(app: Any, path: str) -> int:
+    """The HTTP status of a GET, asked of the application itself."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    request: dict[str, Any] = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+    }
+    request |= {"headers": [(b"host", b"127.0.0.1")], "http_version": "1.1"}
+
+    async def ask() -> None:
+        async with app.router.lifespan_context(app):  # its end removes the application's temporary files
+            await app(request, receive, send)
+
+    asyncio.run(ask())
+    return int(sent[0]["status"])

@@ -152,6 +152,20 @@ def keys_at(catalog: Catalog, dataset: Dataset, positions: Sequence[int]) -> dic
     return keys_by_position
 
 
+def digests_at(catalog: Catalog, dataset: Dataset, positions: Sequence[int]) -> dict[int, str]:
+    """The digests of these samples' image files, by position; only of those that were ingested from files."""
+    digests: dict[int, str] = {}
+    f = t.image_file.c
+    with catalog.read() as connection:
+        query = sa.select(f.position, f.digest).where(
+            f.dataset_pk == dataset_pk(connection, dataset.id), f.digest.is_not(None)
+        )
+        for start in range(0, len(positions), 500):
+            rows = connection.execute(query.where(f.position.in_(positions[start : start + 500])))
+            digests.update((row[0], row[1]) for row in rows)
+    return digests
+
+
 def position_of(catalog: Catalog, dataset: Dataset, key: str) -> int:
     """The position of a sample's key. Raises NotFound."""
     k = t.sample.c
