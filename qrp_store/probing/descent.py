@@ -25,6 +25,8 @@ from qrp_store.probing.sparse import ConceptMatrix, block_diagonal
 
 _GROUP_BATCHES = 64
 _CHUNK_FLOATS = 1 << 20
+PIECE = 64
+"""The longest bag on a GPU, where one thread sums a column of a bag; the bias alone has a bag of the whole batch."""
 _PASS_FLOATS = 1 << 23
 """Logits at once in a full pass: each piece adds a whole gradient in float64, which costs more than it computes."""
 _NO_DECAY = 1e-20
@@ -65,18 +67,21 @@ class Trained:
 class Bags:
     """Lists of rows of a table: bag i is `members[ends[i]:ends[i + 1]]`; int32, on a device.
 
-    `weights`: the factor of each member, float32; None: 1.
+    `weights`: the factor of each member, float32; None: 1. `joined`: these bags are pieces, of which it lists those of
+    each whole bag.
     """
 
     members: torch.Tensor
     ends: torch.Tensor
     weights: torch.Tensor | None = None
+    joined: Bags | None = None
 
     def sum(self, table: torch.Tensor) -> torch.Tensor:
         """Return the weighted sum of each bag's rows of the table; (bags, columns)."""
-        return torch.nn.functional.embedding_bag(
+        sums = torch.nn.functional.embedding_bag(
             self.members, table, self.ends, mode="sum", include_last_offset=True, per_sample_weights=self.weights
         )
+        return sums if self.joined is None else self.joined.sum(sums)
 
     def sum_into(self, out: torch.Tensor, table: torch.Tensor, *, keep: float, scale: float) -> None:
         """Set out, (bags, columns), to keep · out + scale · sum(table), in one pass.
@@ -145,8 +150,23 @@ def _cut(
     for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         first, last = int(x.indptr[start]), int(x.indptr[stop])
         by_sample = Bags(members[first:last], (ends[start : stop + 1] - first).int(), _part(values, first, last))
-        by_concept = Bags(samples[first:last], sample_ends[number], _part(turned, first, last)) if transposed else None
+        by_concept = None
+        if transposed:
+            bags = Bags(samples[first:last], sample_ends[number], _part(turned, first, last))
+            by_concept = in_pieces(bags) if device.type == "cuda" else bags
         yield Batch(by_sample, target[start:stop], by_concept)
+
+
+def in_pieces(bags: Bags) -> Bags:
+    """Return the same bags, each cut into pieces of at most PIECE members; an empty bag is one empty piece."""
+    lengths = bags.ends.diff().long()
+    pieces = ((lengths + PIECE - 1) // PIECE).clamp(min=1)
+    joined_ends = torch.nn.functional.pad(pieces.cumsum(0), (1, 0))
+    bag = torch.repeat_interleave(torch.arange(len(pieces), device=pieces.device), pieces)
+    piece = torch.arange(len(bag), device=pieces.device)
+    starts = bags.ends[bag] + PIECE * (piece - joined_ends[bag])
+    ends = torch.cat([starts, bags.ends[-1:]]).int()
+    return Bags(bags.members, ends, bags.weights, Bags(piece.int(), joined_ends.int()))
 
 
 def _part(values: torch.Tensor | None, first: int, last: int) -> torch.Tensor | None:
@@ -215,8 +235,8 @@ class Descent(Protocol):
         """Take each probe over all its samples in its order. Return the summed cross-entropy of its batches."""
 
 
-class CpuDescent:
-    """SGD of a single probe: momentum and weight decay as in `torch.optim.SGD`, in two passes over the table a step.
+class Sgd:
+    """The update of a table: momentum and weight decay as in `torch.optim.SGD`, in two passes over the table a step.
 
     With gradient g, momentum μ, weight decay λ and learning rate η, a step is m ← μ m + g + λ W, W ← W − η m. The term
     λ W would cost a pass of its own. But where c solves η μ c² − (1 − μ − η λ) c + λ = 0, the vector U = W − m / c
@@ -224,55 +244,74 @@ class CpuDescent:
 
         U ← μ (1 + η c) U − (1 + η c) / c g        W ← W + η c / (1 + η c) (U − W)
 
-    The sum over samples goes straight into U, so g is never written. W is the same in exact arithmetic, and as exact in
-    float32: U is as much larger than m as it counts less. Where no such c exists (λ = 0, or a large η λ), the step is
-    the plain one.
+    W is the same in exact arithmetic, and as exact in float32: U is as much larger than m as it counts less. Where no
+    such c exists (λ = 0, or a large η λ), the step is the plain one.
 
     g is the sum over the batch divided by `batch_size`, so a short last batch counts by its share. Divided by its own
     size, a batch of a few samples would take a full step at a high learning rate, and the score would depend on n
     modulo `batch_size`.
+
+    `moving` is m; where c is above 0, it is U. A step is moving ← keep · moving + scale · (sum over the batch), then
+    `move`.
     """
 
-    def __init__(self, x: ConceptMatrix, clusters: NDArray[np.int64], n_clusters: int, options: ProbeOptions) -> None:
-        self._x, self._clusters, self._options = with_bias(x), clusters, options
-        self.table = torch.zeros((x.n_concepts + 1, n_clusters))
-        self._c = 0.0
-        self._momentum = torch.zeros_like(self.table)  # m; where c is above 0: U
+    def __init__(self, table: torch.Tensor, options: ProbeOptions) -> None:
+        self.table, self.moving, self._options = table, torch.zeros_like(table), options
+        self.lr = self.keep = self.scale = self._c = 0.0
 
-    def epoch(self, orders: Sequence[NDArray[np.int64]], lr: float) -> list[float]:
-        (order,) = orders
-        self._change(coupling(lr, self._options.momentum, self._options.weight_decay))
-        loss = torch.zeros((), dtype=torch.float64)
-        cpu = self.table.device
-        for batch in batches(self._x, self._clusters, self._options.batch_size, cpu, order=order, transposed=True):
-            assert batch.samples is not None
-            losses, residual = residuals(batch, self.table)
-            loss += losses.sum(dtype=torch.float64)
-            keep, scale = self._options.momentum, 1 / self._options.batch_size
-            if self._c > 0:
-                reach = lr * self._c
-                growth = 1 + reach
-                batch.samples.sum_into(self._momentum, residual, keep=keep * growth, scale=-scale * growth / self._c)
-                self.table.lerp_(self._momentum, reach / (1 + reach))
-            else:
-                batch.samples.sum_into(self._momentum, residual, keep=keep, scale=scale)
-                self._momentum.add_(self.table, alpha=self._options.weight_decay)
-                self.table.add_(self._momentum, alpha=-lr)
-        return [float(loss)]
+    def use(self, lr: float) -> None:
+        """Continue with this learning rate."""
+        keep, scale = self._options.momentum, 1 / self._options.batch_size
+        self._change(coupling(lr, keep, self._options.weight_decay))
+        growth = 1 + lr * self._c
+        self.lr, self.keep = lr, keep * growth
+        self.scale = -scale * growth / self._c if self._c > 0 else scale
+
+    def move(self, rows: slice = slice(None)) -> None:
+        """Update these rows of the table from `moving`."""
+        table, moving = self.table[rows], self.moving[rows]
+        if self._c > 0:
+            reach = self.lr * self._c
+            table.lerp_(moving, reach / (1 + reach))
+        else:
+            moving.add_(table, alpha=self._options.weight_decay)
+            table.add_(moving, alpha=-self.lr)
 
     def _change(self, c: float) -> None:
         """Continue with another c."""
         if c == self._c:
             return
         if self._c > 0:
-            self._momentum.sub_(self.table).mul_(-self._c)
+            self.moving.sub_(self.table).mul_(-self._c)
         if c > 0:
-            self._momentum.mul_(-1 / c).add_(self.table)
+            self.moving.mul_(-1 / c).add_(self.table)
         self._c = c
 
 
+class CpuDescent:
+    """SGD of a single probe on a CPU. The sum over the batch goes straight into `Sgd.moving`: g is never written."""
+
+    def __init__(self, x: ConceptMatrix, clusters: NDArray[np.int64], n_clusters: int, options: ProbeOptions) -> None:
+        self._x, self._clusters, self._size = with_bias(x), clusters, options.batch_size
+        self.table = torch.zeros((x.n_concepts + 1, n_clusters))
+        self._sgd = Sgd(self.table, options)
+
+    def epoch(self, orders: Sequence[NDArray[np.int64]], lr: float) -> list[float]:
+        (order,) = orders
+        sgd, cpu = self._sgd, self.table.device
+        sgd.use(lr)
+        loss = torch.zeros((), dtype=torch.float64)
+        for batch in batches(self._x, self._clusters, self._size, cpu, order=order, transposed=True):
+            assert batch.samples is not None
+            losses, residual = residuals(batch, self.table)
+            loss += losses.sum(dtype=torch.float64)
+            batch.samples.sum_into(sgd.moving, residual, keep=sgd.keep, scale=sgd.scale)
+            sgd.move()
+        return [float(loss)]
+
+
 def coupling(lr: float, momentum: float, weight_decay: float) -> float:
-    """Return the smaller solution c of `CpuDescent`'s equation; 0 where there is none or the weight decay is tiny."""
+    """Return the smaller solution c of the equation in `Sgd`; 0 where there is none or the weight decay is tiny."""
     slope = 1 - momentum - lr * weight_decay
     inside = slope * slope - 4 * lr * momentum * weight_decay
     if slope <= 0 or inside < 0:

@@ -110,18 +110,16 @@ def _fits(stack: Sequence[Problem], room: int) -> bool:
 
 def needed_bytes(stack: Sequence[Problem]) -> int:
     """Return an upper estimate of the device memory that training these together takes."""
-    from qrp_store.probing.resident import GROUP_BATCHES
+    from qrp_store.probing.resident import GROUP_BYTES, batch_bytes
 
-    k, size = stack[0].n_clusters, stack[0].options.batch_size
-    # float32: table, momentum, gradient, best, and the first two once more while a step is recorded; the final look
-    # at one probe's objective is in float64
-    tables = 4 * 6 * sum(p.shape[0] for p in stack) * k + 8 * 3 * max(p.shape[0] for p in stack) * k
+    k, size, rows = stack[0].n_clusters, stack[0].options.batch_size, sum(p.shape[0] for p in stack)
+    # float32: table, momentum, gradient and its pieces, best, and the first two once more while a step is recorded; the
+    # final evaluation of one probe's objective is in float64
+    tables = 4 * 7 * rows * k + 8 * 3 * max(p.shape[0] for p in stack) * k
     logits = 4 * 3 * len(stack) * size * k
     samples = sum(3 * 8 * len(p.x_train) + 2 * 8 * len(p.x_val) for p in stack)
     entries = sum(2 * 4 * (len(p.x_train.indices) + len(p.x_val.indices)) for p in stack)
-    # where a group of batches is put together: a dozen arrays of int64
     each = max(len(p.x_train.indices) / len(p.x_train) for p in stack) + 1
-    group = 8 * 12 * each * size * max(GROUP_BATCHES, len(stack))
-    # and the ends of each concept's samples in each of these batches
-    ends = 8 * 4 * max(1, GROUP_BATCHES // len(stack)) * sum(p.shape[0] for p in stack)
-    return int(tables + logits + samples + entries + group + ends) + _PASS_BYTES
+    batch = batch_bytes(rows, len(stack) * size, int(1.5 * each * len(stack) * size))
+    steps = max(len(p.x_train) // size for p in stack) + 1
+    return tables + logits + samples + entries + max(batch, min(GROUP_BYTES, steps * batch)) + _PASS_BYTES

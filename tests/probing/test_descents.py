@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from qrp_store.options import ProbeOptions
-from qrp_store.probing.descent import CpuDescent, batches, coupling, residuals, with_bias
+from qrp_store.probing.descent import (
+    PIECE,
+    Bags,
+    CpuDescent,
+    batches,
+    coupling,
+    in_pieces,
+    residuals,
+    with_bias,
+)
 from qrp_store.probing.resident import ResidentDescent
 from qrp_store.probing.sparse import ConceptMatrix
 
@@ -71,6 +80,7 @@ def no_graph():
         {"weight_decay": 0.05},  # so much that the fast form of the steps does not exist at the higher rates
         {"weight_decay": 1e-3, "batch_size": 3},  # more batches than are put together at once
         {"weight_decay": 1e-3, "batch_size": 1000},  # one, and that short
+        {"weight_decay": 1e-3, "batch_size": 100},  # concepts of more than PIECE samples in a batch
     ],
     ids=str,
 )
@@ -86,6 +96,21 @@ def test_the_steps_are_those_of_torch(kind, valued, options):
         descent.epoch([order], rate)[0] / len(x) for order, rate in zip(orders, rates, strict=True)
     ] == pytest.approx([loss / len(x) for loss in losses], abs=1e-5)
     np.testing.assert_allclose(descent.table.cpu().numpy(), table, atol=2e-5)
+
+
+@pytest.mark.parametrize("device", sorted({"cpu", DESCENTS[-1].removeprefix("resident-")}))
+def test_no_thread_of_a_gpu_sums_a_long_bag(device, monkeypatch):
+    """The bias and a concept that everybody has would be bags of the whole batch, 150 samples."""
+    x, c = samples(450, 17, valued=True)
+    options, longest, bag = ProbeOptions(batch_size=150), [], torch.nn.functional.embedding_bag
+
+    def noted(members, table, ends, **how):
+        longest.append(ends.diff().max())
+        return bag(members, table, ends, **how)
+
+    monkeypatch.setattr(torch.nn.functional, "embedding_bag", noted)
+    ResidentDescent([(x, c)], K, options, torch.device(device)).epoch([np.arange(450)], 0.1)
+    assert 0 < max(map(int, longest)) <= PIECE
 
 
 @pytest.mark.parametrize("kind", DESCENTS[1:])
@@ -124,3 +149,15 @@ def test_a_batchs_concepts_and_its_samples_are_one_matrix(size):
         batch.samples.sum_into(found, residual, keep=0.5, scale=2.0)
         np.testing.assert_allclose(found, 0.5 + 2 * dense.T @ residual.numpy(), atol=1e-4)
         np.testing.assert_allclose(batch.samples.sum(residual), dense.T @ residual.numpy(), atol=1e-4)
+
+
+def test_bags_in_pieces_have_the_same_sums():
+    lengths = [0, 1, PIECE, PIECE + 1, 5 * PIECE, 0, 300]
+    rng = np.random.default_rng(0)
+    members = torch.from_numpy(rng.integers(0, 50, sum(lengths)).astype(np.int32))
+    ends = torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32))
+    bags = Bags(members, ends, torch.from_numpy(rng.random(len(members), dtype=np.float32)))
+    table = torch.from_numpy(rng.random((50, K), dtype=np.float32))
+    pieces = in_pieces(bags)
+    assert int(pieces.ends.diff().max()) <= PIECE
+    torch.testing.assert_close(pieces.sum(table), bags.sum(table))
