@@ -40,7 +40,9 @@ def register(app: typer.Typer) -> None:
             "qrp-store label imagefolder/ --dataset photos --concepts classes --exclusive\n"
             "qrp-store label instances_val2017.json --dataset coco --concepts things --match basename\n"
             "qrp-store label --expert timm/efficientnet_lite0 --weights FILE --images photos/ --dataset photos "
-            "--concepts seen --top-k 5"
+            "--concepts seen --top-k 5\n"
+            "qrp-store label --expert open_clip/ViT-B-32 --weights FILE --vocabulary words.txt --images photos/ "
+            "--dataset photos --concepts words"
         ),
     )(label)
 

@@ -14,7 +14,9 @@ from . import output
 from .completion import anything
 from .session import Session, command
 
-What = Literal["datasets", "backbones", "embeddings", "concepts", "clusterings", "results", "jobs", "recipes"]
+What = Literal[
+    "datasets", "backbones", "embeddings", "concepts", "clusterings", "results", "jobs", "recipes", "vocabularies"
+]
 OVERVIEW: tuple[What, ...] = ("datasets", "backbones", "embeddings", "concepts", "clusterings", "results")
 
 
@@ -31,10 +33,10 @@ def ls(
     output_format: FormatOptions,
 ) -> None:
     """List what the store holds, or who is writing (jobs)."""
-    from qrp_store.look import listing, recipes
+    from qrp_store.look import listing, recipes, vocabularies
 
-    if what == "recipes":  # needs no store
-        session.list(recipes(), output_format.form, "qrp-store/ls/1")
+    if what in ("recipes", "vocabularies"):  # need no store
+        session.list(recipes() if what == "recipes" else vocabularies(), output_format.form, "qrp-store/ls/1")
         return
     with session.open() as store:
         if what is not None:

@@ -46,6 +46,17 @@ def recipes() -> Table:
     return Table(("id", "name", "about", "source", "container", "prefix", "auto"), rows)
 
 
+def vocabularies() -> Table:
+    """Return the vocabularies that `label --vocabulary` knows by name, with source and licence. Needs no store."""
+    from qrp_store.readers.vocabularies import all_shipped
+
+    rows: list[tuple[Any, ...]] = [
+        (v.name, v.name, v.about, len(v.terms), len({g for _, g in v.terms if g}), v.source, v.licence)
+        for v in all_shipped()
+    ]
+    return Table(("id", "name", "about", "n_concepts", "n_groups", "source", "licence"), rows)
+
+
 @takes(LeaderboardOptions)
 def leaderboard(
     store: Store,

@@ -17,16 +17,14 @@ from qrp_store.catalog.entities import concept_sets, datasets
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import available_cores
-from qrp_store.label import expert_scores
-from qrp_store.label.numbering import ALL, Numbers, Positions, Unknown, check_exclusive, numbered, refuse_unknown
+from qrp_store.label import expert_scores, zero_shot
+from qrp_store.label.numbering import ALL, Numbers, Unknown, check_exclusive, numbered
 from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
 from qrp_store.label.story import LabelReport, label_report, write
-from qrp_store.options import Activation, LabelExpertOptions, LabelOptions, Match, RunOptions, taken, takes
+from qrp_store.options import Activation, LabelExpertOptions, LabelOptions, Match, RunOptions, Several, taken, takes
 from qrp_store.progress import Progress, silent
-from qrp_store.readers.image_folders import list_images
 from qrp_store.readers.labels.class_names import read_names
 from qrp_store.records import Artifact, Dataset, Spec, fingerprint
-from qrp_store.samples import ImageFile
 from qrp_store.store import Store, check_name
 
 if TYPE_CHECKING:
@@ -52,6 +50,8 @@ def label_by_expert(
     match: Match = "key",
     activation: Activation | None = None,
     weights: str = "default",
+    vocabulary: str | None = None,
+    template: Several[str] = (),
     top_k: int | None = None,
     batch_size: int = 16,
     skip_bad: bool = False,
@@ -62,11 +62,12 @@ def label_by_expert(
     wait: bool = True,
     progress: Progress = silent,
 ) -> LabelReport:
-    """Store a concept set of a dataset: what a torchvision or timm model sees in its images.
+    """Store a concept set of a dataset: the categories that a model sees in its images.
 
     A category counts if its probability, its surest box (by default above 0.5) or its share of the pixels (by default
-    at least 1 %) does, or if it is among an image's `top_k`. The scores of all categories are kept, so that another
-    threshold needs no new run. Raise NotFound, InvalidInput and Unavailable.
+    at least 1 %) does, or if it is among an image's `top_k`. The scores of all categories are stored, so that another
+    threshold needs no new run. A vision-language model (`open_clip/…`, `hf/…`) takes its categories from `vocabulary`.
+    Raise NotFound, InvalidInput and Unavailable.
     """
     given = locals()
     options, how = taken(LabelOptions, given), taken(LabelExpertOptions, given)
@@ -81,10 +82,17 @@ def label_by_expert_with(
     check_name(options.concepts, "concept set")
     assert how.expert is not None
     assert how.images is not None
+    if how.expert.partition("/")[0] in zero_shot.FAMILIES:
+        return zero_shot.label_by_words_with(store, options, how, run, progress)
+    if how.vocabulary is not None or how.template:
+        raise InvalidInput(
+            f"--vocabulary and --template are for vision-language models; {how.expert} has categories of its own",
+            hint="--expert open_clip/NAME or hf/FOLDER",
+        )
     owner = datasets.get_dataset(store.catalog, options.dataset)
     keys = datasets.keys(store.catalog, owner)
     folder = Path(how.images).expanduser()
-    files = _files(folder, keys, owner, options.match, options.ignore_unknown_keys, progress)
+    files = expert_scores.files_of(folder, keys, owner, options.match, options.ignore_unknown_keys, progress)
     model = _load(how.expert, how.weights, options.activation or "softmax", options.names, how.device, how.seed)
     threshold = options.threshold
     if threshold is None and how.top_k is None:
@@ -92,7 +100,7 @@ def label_by_expert_with(
     if threshold is not None and model.kind == "segmenter":
         threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # at least, not more than
     asked = _Asked(options.concepts, options.group, threshold, how.top_k, options.exclusive)
-    mark = fingerprint({"expert": model.spec, "dataset": owner.fingerprint, "images": _digest(files)})
+    mark = fingerprint({"expert": model.spec, "dataset": owner.fingerprint, "images": expert_scores.digest(files)})
     spec = asked.spec(owner, model, mark)
     with lease.find_or_hold(store.catalog, spec, force=run.force, wait=run.wait, progress=progress) as work:
         if isinstance(work, Artifact):
@@ -144,27 +152,6 @@ class _Asked:
             "exclusive": self.exclusive,
         }
         return Spec("concepts", self.concepts, concept_sets.series(owner.name, self.concepts), document)
-
-
-def _files(
-    folder: Path, keys: list[str], owner: Dataset, match: Match, ignore_unknown: bool, progress: Progress
-) -> dict[int, ImageFile]:
-    """The image of each position that has one. Raises InvalidInput for images that are not of the dataset."""
-    listed = list_images(folder)
-    at = Positions(keys, match).of([file.key for file in listed], str(folder))
-    unknown = Unknown()
-    unknown.add([listed[i].key for i in np.flatnonzero(at < 0).tolist()])
-    refuse_unknown(str(folder), owner.name, unknown, len(listed), keys, ignore=ignore_unknown)
-    files = {position: file for position, file in zip(at.tolist(), listed, strict=True) if position >= 0}
-    if unknown.n_rows:
-        progress.warn(f"{folder}: {len(unknown)} images are not in dataset {owner.name!r} and are left out")
-    if len(files) < owner.n:
-        progress.warn(f"{folder}: {owner.n - len(files)} samples of {owner.name!r} have no image here")
-    return files
-
-
-def _digest(files: dict[int, ImageFile]) -> str:
-    return fingerprint([[at, file.key, file.size, file.mtime_ns] for at, file in sorted(files.items())])
 
 
 def _load(expert: str, weights: str, activation: Activation, names: str | None, device: str, seed: int) -> Expert:

@@ -64,6 +64,15 @@ class Expert:
     _columns: NDArray[np.int64] = field(repr=False)
     _width: int = field(repr=False)
 
+    @property
+    def arch(self) -> str:
+        return str(self.spec["arch"])
+
+    @property
+    def width(self) -> int:
+        """How many scores a picture has."""
+        return len(self.names)
+
     def prepare(self, image: Image) -> torch.Tensor:
         """An RGB picture as the network takes it: float32 (3, h, w). Safe from several threads."""
         return self._transform(image)

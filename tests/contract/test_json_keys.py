@@ -65,7 +65,19 @@ def test_label(world: Any) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("ls", what) for what in ("datasets", "backbones", "embeddings", "concepts", "clusterings", "results", "recipes")]
+    [
+        ("ls", what)
+        for what in (
+            "datasets",
+            "backbones",
+            "embeddings",
+            "concepts",
+            "clusterings",
+            "results",
+            "recipes",
+            "vocabularies",
+        )
+    ]
     + [("ls",)],
     ids=" ".join,
 )

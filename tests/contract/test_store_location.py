@@ -102,9 +102,13 @@ def test_looking_creates_nothing_in_a_store(qrp: Any, own: Path) -> None:
     assert names() == before
 
 
-def test_recipes_are_listed_without_a_store(qrp: Any, tmp_path: Path) -> None:
+def test_recipes_and_vocabularies_are_listed_without_a_store(qrp: Any, tmp_path: Path) -> None:
     names = {row["name"] for row in qrp.rows("ls", "recipes", store=tmp_path / "nowhere")}
     assert {"torchvision", "dino"} <= names
+    vocabularies = qrp.rows("ls", "vocabularies", store=tmp_path / "nowhere")
+    sizes = {row["name"]: row["n_concepts"] for row in vocabularies}
+    assert sizes.items() >= {"coco": 80, "voc": 20, "imagenet": 1000, "places365": 365, "textures": 47}.items()
+    assert all(row["source"] and row["licence"] for row in vocabularies)
     assert list(tmp_path.iterdir()) == []
 
 

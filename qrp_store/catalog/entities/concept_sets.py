@@ -173,15 +173,18 @@ def by_id(catalog: Catalog, identifier: str) -> StoredConcepts:
     return _stored(row, row["dataset_name"])
 
 
-def scores(catalog: Catalog, dataset: str, mark: str) -> list[Mapping[str, Any]]:
-    """What ready concept sets of a dataset say of their expert's scores, those under this mark, newest first."""
+def kept(catalog: Catalog, member: str, mark: str, dataset: str | None = None) -> list[Mapping[str, Any]]:
+    """Return what the provenance of ready concept sets says of an expert's arrays, newest first.
+
+    `member`: "scores" or "texts"; `mark`: what was computed. `dataset`: of that dataset alone.
+    """
     query = sa.select(_a.provenance).join(t.concept_set, _s.artifact_pk == _a.pk)
     query = query.join(t.dataset, t.dataset.c.pk == _s.dataset_pk).where(_a.state == "ready")
+    if dataset is not None:
+        query = query.where(t.dataset.c.name == dataset)
     with catalog.read() as connection:
-        provenances = (
-            connection.execute(query.where(t.dataset.c.name == dataset).order_by(_a.pk.desc())).scalars().all()
-        )
-    return [known["scores"] for known in provenances if known.get("scores", {}).get("mark") == mark]
+        provenances = connection.execute(query.order_by(_a.pk.desc())).scalars().all()
+    return [known[member] for known in provenances if known.get(member, {}).get("mark") == mark]
 
 
 def _pk(connection: sa.Connection, identifier: str) -> int:
