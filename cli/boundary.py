@@ -122,8 +122,8 @@ def _describe(error: Exception, called: str = "qrp-store") -> tuple[str | Interr
         hint = f"pip install 'qrp-store[{_EXTRA_OF[package]}]'"
         return Unavailable.kind, f"this command needs the package {package}, which is not installed", hint
     if isinstance(error, FileNotFoundError) and not _working_folder():
-        gone = f"the working folder {os.environ.get('PWD', '')} was deleted"
-        return InvalidInput.kind, gone, "cd to a folder that exists, or name absolute paths"
+        deleted = f"the working folder {os.environ.get('PWD', '')} was deleted"
+        return InvalidInput.kind, deleted, "cd to a folder that exists, or name absolute paths"
     first = (str(error).strip().splitlines() or [""])[0]
     return "failed", f"{type(error).__name__}: {first}".rstrip(": "), "run it again with --verbose to see where"
 

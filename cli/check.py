@@ -75,8 +75,8 @@ def compare(
         f"{report.b.id} {report.b.backbone}  NMI {report.b.nmi_common:.4f} on the common test images\n"
         f"difference {report.difference:+.4f}{interval} on {report.n_common:,} common test images"
     )
-    whole = replace(session, as_json=session.as_json or form == "json")
-    whole.show(report, "\n".join([text, *(f"differs: {what}" for what in report.differs), report.note]))
+    printed = replace(session, as_json=session.as_json or form == "json")
+    printed.show(report, "\n".join([text, *(f"differs: {what}" for what in report.differs), report.note]))
 
 
 def _compare_backbones(

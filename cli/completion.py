@@ -28,18 +28,18 @@ def anything(ctx: typer.Context, incomplete: str) -> list[str]:
     return _in_store(ctx, incomplete, {**named, **made})
 
 
-def _in_store(ctx: typer.Context, incomplete: str, wanted: Mapping[str, Sequence[str]]) -> list[str]:
+def _in_store(ctx: typer.Context, incomplete: str, columns_of: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the values in these columns of these listings that start with the typed text."""
     from qrp_store.errors import QrpStoreError
     from qrp_store.look import listing
     from qrp_store.store import open_store
 
     before = ctx.parent.params if ctx.parent is not None else {}
-    found: set[str] = set()
+    values: set[str] = set()
     try:
         with open_store(*(ctx.params.get(name) or before.get(name) for name in ("store", "arrays"))) as store:
-            for what, columns in wanted.items():
-                found.update(row[column] for row in listing(store, what).named() for column in columns)
+            for what, columns in columns_of.items():
+                values.update(row[column] for row in listing(store, what).named() for column in columns)
     except QrpStoreError:  # without a store there is nothing to complete
         return []
-    return sorted(value for value in found if value.startswith(incomplete))
+    return sorted(value for value in values if value.startswith(incomplete))

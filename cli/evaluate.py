@@ -78,8 +78,8 @@ def _show(session: Session, report: Any) -> None:
     document["results"] = [
         {k: v for k, v in r.items() if v is not None or k not in BESIDE} for r in document["results"]
     ]
-    rows = [{**r, **_beside(r)} for r in document["results"]]
-    columns = [*SHOWN[:-1], *dict.fromkeys(k for r in rows for k in _beside(r)), SHOWN[-1]]
+    rows = [{**r, **_extra_columns(r)} for r in document["results"]]
+    columns = [*SHOWN[:-1], *dict.fromkeys(k for r in rows for k in _extra_columns(r)), SHOWN[-1]]
     text = _planned(report) if report.plan else "no results"
     if rows:
         text = output.listing(output.table(rows, columns), "table", "")
@@ -89,28 +89,29 @@ def _show(session: Session, report: Any) -> None:
     session.show(document, text, report.error)
 
 
-def _beside(result: dict[str, Any]) -> dict[str, float | None]:
+def _extra_columns(result: dict[str, Any]) -> dict[str, float | None]:
     """Return the requested extras as columns: usual probes, p-value, less data, higher thresholds."""
-    every = [f for f in result.get("forward") or () if f["concept_group"] == "(all)"]
-    found = {f"{f['probe']} {f['metric']}": f["value"] for f in every}
+    all_concepts = [f for f in result.get("forward") or () if f["concept_group"] == "(all)"]
+    columns = {f"{f['probe']} {f['metric']}": f["value"] for f in all_concepts}
     if result["n_permutations"]:
-        found["p_value"] = result["p_value"]
-    less = [p for p in result.get("curve") or () if p["axis"] == "samples" and p["fraction"] < 1]
-    found |= {f"nmi of {100 * p['fraction']:g} % samples": p["nmi"] for p in less}
+        columns["p_value"] = result["p_value"]
+    fractions = [p for p in result.get("curve") or () if p["axis"] == "samples" and p["fraction"] < 1]
+    columns |= {f"nmi of {100 * p['fraction']:g} % samples": p["nmi"] for p in fractions}
     if result.get("nmi_limit") is not None:
-        found |= {name: result[name] for name in ("nmi_limit", "nmi_limit_lo", "nmi_limit_hi")}
-    return found | {f"nmi above {t['threshold']:g}": t["nmi"] for t in result.get("thresholds") or ()}
+        columns |= {name: result[name] for name in ("nmi_limit", "nmi_limit_lo", "nmi_limit_hi")}
+    return columns | {f"nmi above {t['threshold']:g}": t["nmi"] for t in result.get("thresholds") or ()}
 
 
 def _planned(report: Any) -> str:
     """Return the lines of a dry run and their total."""
     hidden = ("memory_bytes", "rows")
     lines = [{name: value for name, value in line.items() if name not in hidden} for line in report.plan]
-    whole = report.estimate
-    made = f"to make: {whole.clusterings_to_make} clusterings and {whole.results_to_make} results"
-    cost = f"about {_duration(whole.seconds)}, {whole.memory_bytes / 1e9:.1f} GB of memory, {whole.rows:,} rows of SQL"
-    there = f"{made} ({whole.results_there} results are there)"
-    return f"{output.listing(output.table(lines), 'table', '')}\n\n{there}\n{cost}, by {whole.by}"
+    estimate = report.estimate
+    missing = f"to make: {estimate.clusterings_to_make} clusterings and {estimate.results_to_make} results"
+    cost = f"about {_duration(estimate.seconds)}, {estimate.memory_bytes / 1e9:.1f} GB of memory, "
+    cost += f"{estimate.rows:,} rows of SQL"
+    counts = f"{missing} ({estimate.results_there} results are there)"
+    return f"{output.listing(output.table(lines), 'table', '')}\n\n{counts}\n{cost}, by {estimate.by}"
 
 
 def _duration(seconds: float) -> str:

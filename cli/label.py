@@ -78,5 +78,5 @@ def label(
 
             report = label_by_expert_with(store, options, expert, run, session.progress)
     counts = f"{report.n_concepts:,} concepts, {report.n_labels:,} labels on {report.n_labelled_samples:,} samples"
-    there = ", already there" if report.cached else ""
-    session.show(report, f"{report.id}  {report.concepts}@{report.version} of {report.dataset}: {counts}{there}")
+    existing = ", already there" if report.cached else ""
+    session.show(report, f"{report.id}  {report.concepts}@{report.version} of {report.dataset}: {counts}{existing}")

@@ -162,8 +162,8 @@ def _rich(table: Table) -> str:
         uncut = right or table.columns[number].endswith("id")  # ids are copied, so they stay whole
         values = [width(cell(row[number])) for row in table.rows]
         name = _folded(table.columns[number], max([6, *values])) if wide else table.columns[number]
-        whole = max([*map(width, name.split("\n")), *values])
-        narrowest = whole if uncut else min(whole, _NARROW)
+        full_width = max([*map(width, name.split("\n")), *values])
+        narrowest = full_width if uncut else min(full_width, _NARROW)
         least += 3 + narrowest
         shown.add_column(
             Text(name), justify="right" if right else "left", overflow="fold", no_wrap=uncut, min_width=narrowest
@@ -202,9 +202,9 @@ def _lift(table: Table) -> tuple[Table, str]:
     if len(table.rows) < 2:
         return table, ""
     same = {i for i in range(len(table.columns)) if len({cell(row[i]) for row in table.rows}) == 1}
-    said = ", ".join(f"{table.columns[i]} {value}" for i in sorted(same) if (value := cell(table.rows[0][i])))
+    constants = ", ".join(f"{table.columns[i]} {value}" for i in sorted(same) if (value := cell(table.rows[0][i])))
     kept = [i for i in range(len(table.columns)) if i not in same]
-    return Table(tuple(table.columns[i] for i in kept), [tuple(row[i] for i in kept) for row in table.rows]), said
+    return Table(tuple(table.columns[i] for i in kept), [tuple(row[i] for i in kept) for row in table.rows]), constants
 
 
 def _csv(table: Table) -> str:

@@ -71,12 +71,12 @@ def verify(session: Session, options: VerifyOptions) -> None:
         report = verify(store, deep=options.deep, progress=session.progress)
     problems = [": ".join(map(output.cell, p.values())) for p in output.document(report.problems)]
     counts = ", ".join(f"{kind} {n:,}" for kind, n in report.checked.items()) or "nothing"
-    said = f"checked {counts}; " + (f"{len(problems)} problems" if problems else "all well")
+    summary = f"checked {counts}; " + (f"{len(problems)} problems" if problems else "all well")
     unnamed = [f"{report.unnamed['arrays']} arrays that no row names ({report.unnamed['bytes']:,} bytes): qrp-store gc"]
     unnamed = unnamed if report.unnamed["arrays"] else []
     message = f"{len(problems)} problems, the first: {problems[0]}" if problems else None
     error = {"kind": "corrupt", "message": message, "hint": "qrp-store repair"} if problems else None
-    session.show(report, "\n".join([said, *problems, *unnamed]), error)
+    session.show(report, "\n".join([summary, *problems, *unnamed]), error)
 
 
 def repair(session: Session, options: RepairOptions) -> None:

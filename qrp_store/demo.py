@@ -95,8 +95,8 @@ def make_data(directory: Path, progress: Progress = silent) -> DemoData:
         raise InvalidInput(f"{directory} is a file", hint="name a folder for the demo")
     stamp = directory / "demo.json"
     drawings = _drawings()
-    wanted = {"recipe": 1, "side": SIDE, "n": len(drawings), "packages": _versions()}
-    if stamp.is_file() and _read(stamp) == wanted:
+    recipe = {"recipe": 1, "side": SIDE, "n": len(drawings), "packages": _versions()}
+    if stamp.is_file() and _read(stamp) == recipe:
         return DemoData(directory, len(drawings), made=False)
     data = DemoData(directory, len(drawings), made=True)
     (directory / "weights").mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def make_data(directory: Path, progress: Progress = silent) -> DemoData:
     _copy_weights(data)
     (directory / "LICENCES.txt").write_text(LICENCES, encoding="utf-8")
     # written last: without it everything is made again
-    stamp.write_text(json.dumps(wanted), encoding="utf-8")
+    stamp.write_text(json.dumps(recipe), encoding="utf-8")
     return data
 
 
@@ -120,18 +120,18 @@ def _drawings() -> list[_Drawing]:
     except ImportError as error:
         raise Unavailable(f"the demo needs {error.name}", hint="pip install 'qrp-store[cpu,demo]'") from error
     category = {_plain(row["unified"]): (row["category"], row["subcategory"]) for row in json.loads(table)}
-    found = []
+    drawings = []
     for file in get_openmoji_svg_data().iterdir():
         code = file.name.removesuffix(".svg")
         named = emoji.EMOJI_DATA.get("".join(chr(int(c, 16)) for c in code.split("-")) if file.name != code else "")
         if named is not None:
             name = named["en"].strip(":").replace("_", " ").lower()
-            found.append(_Drawing(code, _key(name), tuple(_concepts(code, name, category.get(_plain(code))))))
-    if len({d.key for d in found}) < len(found):
+            drawings.append(_Drawing(code, _key(name), tuple(_concepts(code, name, category.get(_plain(code))))))
+    if len({d.key for d in drawings}) < len(drawings):
         raise InvalidInput(
             "two emoji of the installed packages have one name", hint="use the versions in constraints.txt"
         )
-    return sorted(found, key=lambda d: d.key)
+    return sorted(drawings, key=lambda d: d.key)
 
 
 def _plain(code: str) -> str:

@@ -79,16 +79,16 @@ class Embedding:
                 raise IndexError(f"row {rows} of {n}")
             row: np.ndarray = self._gather(np.array([int(rows) % n]))[0]
             return row
-        wanted = np.asarray(rows)
-        if wanted.dtype == bool:
-            if wanted.shape != (n,):
-                raise IndexError(f"a mask of shape {wanted.shape} for {n} rows")
-            wanted = np.flatnonzero(wanted)
-        if wanted.size and wanted.dtype.kind not in "iu":
-            raise IndexError(f"rows are picked by position, not by {wanted.dtype}")
-        if wanted.size and (wanted.min() < -n or wanted.max() >= n):
+        positions = np.asarray(rows)
+        if positions.dtype == bool:
+            if positions.shape != (n,):
+                raise IndexError(f"a mask of shape {positions.shape} for {n} rows")
+            positions = np.flatnonzero(positions)
+        if positions.size and positions.dtype.kind not in "iu":
+            raise IndexError(f"rows are picked by position, not by {positions.dtype}")
+        if positions.size and (positions.min() < -n or positions.max() >= n):
             raise IndexError(f"rows outside 0…{n - 1}")
-        return self._gather(wanted.astype(np.int64) % max(n, 1))
+        return self._gather(positions.astype(np.int64) % max(n, 1))
 
     @property
     def keys(self) -> list[str]:
@@ -158,8 +158,8 @@ class Embedding:
             first, rows = spec.rows_of(index)
             low, high = max(start, first), min(stop, first + rows)
             if _FEW * (high - low) <= rows:
-                wanted = np.arange(low - first, high - first)
-                part = arrays.read_rows(self._root, spec, self.stored.blocks[index], wanted)
+                local = np.arange(low - first, high - first)
+                part = arrays.read_rows(self._root, spec, self.stored.blocks[index], local)
             else:
                 part = self.block(index)[low - first : high - first]
             out[low - start : high - start] = part
@@ -176,6 +176,6 @@ class Embedding:
         starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
         for start, stop in pairwise([*starts, len(positions)]):
             index = int(numbers[start])
-            wanted = ascending[start:stop] - index * spec.block_rows
-            out[order[start:stop]] = arrays.read_rows(self._root, spec, self.stored.blocks[index], wanted)
+            local = ascending[start:stop] - index * spec.block_rows
+            out[order[start:stop]] = arrays.read_rows(self._root, spec, self.stored.blocks[index], local)
         return out

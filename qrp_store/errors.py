@@ -97,10 +97,10 @@ def did_you_mean(name: str, known: Sequence[str]) -> str | None:
     return f"did you mean {near[0]!r}?" if near else None
 
 
-def near_names(asked: str, there: Sequence[str], none: str = "none") -> str:
+def near_names(name: str, known: Sequence[str], none: str = "none") -> str:
     """A hint for a name that is not there: the nearest, and what there is; `none` for nothing."""
-    if not there:
+    if not known:
         return f"there are: {none}"
-    near = difflib.get_close_matches(asked, there, n=1)
-    listed = ", ".join(there[:_SHOWN]) + (", …" if len(there) > _SHOWN else "")
+    near = difflib.get_close_matches(name, known, n=1)
+    listed = ", ".join(known[:_SHOWN]) + (", …" if len(known) > _SHOWN else "")
     return (f"did you mean {near[0]}? " if near else "") + f"there are: {listed}"

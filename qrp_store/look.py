@@ -96,31 +96,31 @@ def rank_correlations(board: Table) -> list[dict[str, Any]]:
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in board.named():
         settings.setdefault(tuple(row[name] for name in _SETTING), []).append(row)
-    found = []
+    correlations = []
     for setting, rows in settings.items():
         for name in ("linear", "knn"):
             both = [row for row in rows if row[f"{name}_mean"] is not None]
             if both:
                 about = {"probe": name, "metric": both[0]["forward_metric"], "n_backbones": len(both)}
                 rho = spearman([row["nmi_mean"] for row in both], [row[f"{name}_mean"] for row in both])
-                found.append({**dict(zip(_SETTING, setting, strict=True)), **about, "spearman": rho})
-    return found
+                correlations.append({**dict(zip(_SETTING, setting, strict=True)), **about, "spearman": rho})
+    return correlations
 
 
 def show(store: Store, reference: str) -> dict[str, Any]:
     """Everything that is known about the thing a name, an id or the unique start of one means. Raises NotFound."""
-    found = references.resolve(store.catalog, reference)
-    table = lists.listing(store.catalog, KINDS[found.kind].plural if found.kind in KINDS else f"{found.kind}s")
-    own = (row for row in table.named() if row["id"] == found.id)
-    known = next(own, {"id": found.id, "name": found.name})
+    target = references.resolve(store.catalog, reference)
+    table = lists.listing(store.catalog, KINDS[target.kind].plural if target.kind in KINDS else f"{target.kind}s")
+    matching = (row for row in table.named() if row["id"] == target.id)
+    known = next(matching, {"id": target.id, "name": target.name})
     if isinstance(known.get("spec"), str):  # listings have it as one text
         known["spec"] = json.loads(known["spec"])
-    if found.kind == "dataset":
-        known["fingerprint"] = get_dataset(store.catalog, found.name).fingerprint
+    if target.kind == "dataset":
+        known["fingerprint"] = get_dataset(store.catalog, target.name).fingerprint
     # what a retired thing was made of may be gone with it; a result keeps its rows
-    told = found.state == "ready" or found.kind == "result"
-    details = DETAILS[found.kind](store, found.id) if told and found.kind in DETAILS else {}
-    return {"kind": found.kind, "state": found.state, **known, **details}
+    complete = target.state == "ready" or target.kind == "result"
+    details = DETAILS[target.kind](store, target.id) if complete and target.kind in DETAILS else {}
+    return {"kind": target.kind, "state": target.state, **known, **details}
 
 
 def _result(store: Store, identifier: str) -> dict[str, Any]:

@@ -66,12 +66,12 @@ def key_difference(unknown: Iterable[str], keys: Sequence[str]) -> str | None:
 
     For example: "'a\\1.png' differs from 'a/1.png' by backslashes".
     """
-    wanted = list(unknown)
+    sample = list(unknown)
     for what, form in _KEY_FORMS:
         known: dict[str, str] = {}
         for key in keys:
             known.setdefault(form(key), key)
-        for key in wanted:
+        for key in sample:
             other = known.get(form(key))
             if other is not None and other != key:
                 return f"{shown(key)} differs from {shown(other)} by {what}"

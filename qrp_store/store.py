@@ -255,7 +255,7 @@ def give_new_identity(store: str | None = None, arrays: str | None = None) -> st
     location = resolve(store, arrays)
     catalog = schema.open_catalog(location)
     try:
-        row, here = schema.store_row(catalog), identity.place_of(catalog)
+        row, place = schema.store_row(catalog), identity.place_of(catalog)
         url = location.arrays or _default_arrays(location)
         root = None if url is None else _root(url)
         document = None if root is None else read_document(root)
@@ -274,7 +274,7 @@ def give_new_identity(store: str | None = None, arrays: str | None = None) -> st
         uuid = str(uuids.uuid4())
         with catalog.write() as connection:
             schema.rename_store(connection, uuid, root.url)
-            write_document(root, {**document, "uuid": uuid, "catalog": here})
+            write_document(root, {**document, "uuid": uuid, "catalog": place})
         return uuid
     finally:
         catalog.close()

@@ -59,22 +59,22 @@ def copy(source: Store, target: Store, reference: str, *, wait: bool = True, pro
     the difference and before anything is written, when a name means something else there.
     """
     started = time.perf_counter()
-    wanted = references.resolve(source.catalog, reference)
-    if wanted.state != "ready":
-        raise InvalidInput(f"{wanted.id} is retired", hint="qrp-store ls")
-    parcels = transfer.parcels(source.catalog, wanted)
+    artifact = references.resolve(source.catalog, reference)
+    if artifact.state != "ready":
+        raise InvalidInput(f"{artifact.id} is retired", hint="qrp-store ls")
+    parcels = transfer.parcels(source.catalog, artifact)
     if not parcels:
-        raise NotFound(f"nothing of {wanted.kind} {wanted.name!r} is complete", hint="qrp-store ls embeddings")
+        raise NotFound(f"nothing of {artifact.kind} {artifact.name!r} is complete", hint="qrp-store ls embeddings")
     job = _Copy(source, target, wait, progress)
     job.check(parcels)
-    with progress.task(f"copy {wanted.name}", len(parcels), "artifacts") as task:
+    with progress.task(f"copy {artifact.name}", len(parcels), "artifacts") as task:
         for parcel in parcels:
             job.take(parcel)
             task.advance()
     return CopyReport(
         schema=SCHEMA,
-        id=wanted.id,
-        name=wanted.name,
+        id=artifact.id,
+        name=artifact.name,
         to=target.name,
         copied=tuple(job.copied),
         found=tuple(job.found),
@@ -88,13 +88,13 @@ def copy(source: Store, target: Store, reference: str, *, wait: bool = True, pro
 
 @dataclass
 class _Copy:
-    """One copy under way. `there` maps ids here to ids there."""
+    """One copy under way. `copied_ids` maps ids of the source to ids of the target."""
 
     source: Store
     target: Store
     wait: bool
     progress: Progress
-    there: dict[str, str] = field(default_factory=dict)
+    copied_ids: dict[str, str] = field(default_factory=dict)
     copied: list[dict[str, object]] = field(default_factory=list)
     found: list[dict[str, object]] = field(default_factory=list)
     blocks: dict[str, int] = field(default_factory=lambda: {"total": 0, "written": 0, "reused": 0})
@@ -123,14 +123,14 @@ class _Copy:
                 if isinstance(made, lease.Held):
                     self._write(parcel, made)
         except Busy:  # its version was made there meanwhile: found, if it is the same, and InvalidInput if not
-            there = transfer.counterpart(self.source.catalog, self.target.catalog, original)
-            if there is None:
+            copied = transfer.counterpart(self.source.catalog, self.target.catalog, original)
+            if copied is None:
                 raise
-            made = there
+            made = copied
         if isinstance(made, Artifact):
             self._check_same_bytes(original, made)
         identifier = made.id if isinstance(made, Artifact) else made.claim.id
-        self.there[original.id] = identifier
+        self.copied_ids[original.id] = identifier
         row: dict[str, object] = {"kind": original.kind, "id": identifier, "name": original.name}
         row["version"] = made.version if isinstance(made, Artifact) else original.version
         (self.found if isinstance(made, Artifact) else self.copied).append(row)
@@ -143,7 +143,7 @@ class _Copy:
             self._embedding(parcel, work.claim, dataset, work.heartbeat)
             return
         self._arrays(parcel.artifact, work.claim)
-        inputs: Mapping[str, str] = {here: self.there[here] for here in parcel.inputs}
+        inputs: Mapping[str, str] = {source_id: self.copied_ids[source_id] for source_id in parcel.inputs}
         catalogs = self.source.catalog, self.target.catalog
         transfer.write_rows(*catalogs, work.claim, parcel.artifact, dataset, inputs)
 
@@ -169,54 +169,57 @@ class _Copy:
                 return work
             force = work.version != original.version  # another version of the same fingerprint is not this one
 
-    def _check_dataset(self, here: Dataset) -> None:
-        there = datasets.find_dataset(self.target.catalog, here.name)
-        if there is None:
+    def _check_dataset(self, original: Dataset) -> None:
+        existing = datasets.find_dataset(self.target.catalog, original.name)
+        if existing is None:
             return
-        self._require_same_keys(here, there)
-        before = datasets.image_files(self.target.catalog, there)
+        self._require_same_keys(original, existing)
+        before = datasets.image_files(self.target.catalog, existing)
         changed = [
             position
-            for position, (_, _, digest) in datasets.image_files(self.source.catalog, here).items()
+            for position, (_, _, digest) in datasets.image_files(self.source.catalog, original).items()
             if digest is not None and before.get(position, (0, 0, None))[2] not in (None, digest)
         ]
         if changed:
-            keys = datasets.keys(self.source.catalog, here)
+            keys = datasets.keys(self.source.catalog, original)
             examples = ", ".join(shown(keys[position]) for position in sorted(changed)[:5])
             raise InvalidInput(
-                f"{len(changed)} images of dataset {here.name!r} have other bytes in {self.target.name}: {examples}",
+                f"{len(changed)} images of dataset {original.name!r} have other bytes in {self.target.name}: "
+                f"{examples}",
                 hint="they are other images: ingest them as another --dataset, then copy that",
             )
 
-    def _require_same_keys(self, here: Dataset, there: Dataset) -> None:
-        if there.fingerprint != here.fingerprint:
-            differing = self._first_difference(here, there)
+    def _require_same_keys(self, original: Dataset, existing: Dataset) -> None:
+        if existing.fingerprint != original.fingerprint:
+            differing = self._first_difference(original, existing)
             raise InvalidInput(
-                f"dataset {here.name!r} has other keys in {self.target.name} ({there.n}, here {here.n}): {differing}",
+                f"dataset {original.name!r} has other keys in {self.target.name} "
+                f"({existing.n}, here {original.n}): {differing}",
                 hint="ingest and label under another --dataset name, then copy that",
             )
 
-    def _first_difference(self, here: Dataset, there: Dataset) -> str:
-        ours, theirs = datasets.keys(self.source.catalog, here), datasets.keys(self.target.catalog, there)
-        pairs = enumerate(zip(ours, theirs, strict=False))
-        at = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
-        keys_there_and_here = [shown(keys[at]) if at < len(keys) else "nothing" for keys in (theirs, ours)]
+    def _first_difference(self, original: Dataset, existing: Dataset) -> str:
+        ours, others = datasets.keys(self.source.catalog, original), datasets.keys(self.target.catalog, existing)
+        pairs = enumerate(zip(ours, others, strict=False))
+        at = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(others)))
+        keys_there_and_here = [shown(keys[at]) if at < len(keys) else "nothing" for keys in (others, ours)]
         return (
             f"the first difference is at position {at}: {keys_there_and_here[0]} there, {keys_there_and_here[1]} here"
         )
 
-    def _check_same_bytes(self, here: Artifact, there: Artifact) -> None:
+    def _check_same_bytes(self, original: Artifact, existing: Artifact) -> None:
         """The same fingerprint computed on two machines need not be the same bytes, and then is not the same thing."""
-        if here.kind == "result":  # rounding in the weights is no conflict; the clustering it tells of is the same
+        if original.kind == "result":  # rounding in the weights is no conflict; the clustering it tells of is the same
             return
-        ours = transfer.array_checksums(self.source.catalog, here)
-        theirs = transfer.array_checksums(self.target.catalog, there)
-        differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+        ours = transfer.array_checksums(self.source.catalog, original)
+        others = transfer.array_checksums(self.target.catalog, existing)
+        differing = [name for name in ours if name in others and ours[name] != others[name]]
         if differing:
             raise InvalidInput(
-                f"{here.kind} {here.name!r} version {here.version} was also made in {self.target.name} ({there.id}), "
-                f"on another machine and with other bytes: {differing[0]} and {len(differing) - 1} more differ",
-                hint=f"qrp-store rm {there.id} there, or make a new version here (--force) and copy that",
+                f"{original.kind} {original.name!r} version {original.version} was also made in {self.target.name} "
+                f"({existing.id}), on another machine and with other bytes: "
+                f"{differing[0]} and {len(differing) - 1} more differ",
+                hint=f"qrp-store rm {existing.id} there, or make a new version here (--force) and copy that",
             )
 
     def _backbone(self, name: str) -> Backbone:
@@ -224,23 +227,23 @@ class _Copy:
         assert backbone is not None, f"an embedding of backbone {name!r} is ready"
         return backbone
 
-    def _dataset(self, here: Dataset) -> Dataset:
-        there = datasets.find_dataset(self.target.catalog, here.name)
-        if there is not None:
-            self._require_same_keys(here, there)  # it may be younger than `check`
-            return there
-        keys = datasets.keys(self.source.catalog, here)
-        root = datasets.image_root(self.source.catalog, here)
-        return datasets.stage_dataset(self.target.catalog, here.name, keys, here.fingerprint, root)
+    def _dataset(self, original: Dataset) -> Dataset:
+        existing = datasets.find_dataset(self.target.catalog, original.name)
+        if existing is not None:
+            self._require_same_keys(original, existing)  # it may be younger than `check`
+            return existing
+        keys = datasets.keys(self.source.catalog, original)
+        root = datasets.image_root(self.source.catalog, original)
+        return datasets.stage_dataset(self.target.catalog, original.name, keys, original.fingerprint, root)
 
     def _embedding(self, parcel: Parcel, claimed: lease.Claim, dataset: Dataset, heartbeat: lease.Heartbeat) -> None:
         stored = embeddings.by_id(self.source.catalog, parcel.artifact.id)
         backbone = datasets.stage_backbone(self.target.catalog, stored.backbone.name, stored.backbone.spec)
-        asked = replace(stored.array, path=f"{claimed.path}/{embeddings.MEMBER}")
-        layout, recorded = embeddings.begin(self.target.catalog, claimed, dataset, backbone, asked)
+        requested = replace(stored.array, path=f"{claimed.path}/{embeddings.MEMBER}")
+        layout, recorded = embeddings.begin(self.target.catalog, claimed, dataset, backbone, requested)
         known = {b.index: b.checksum for b in stored.blocks}
         # what a computation began there may have other rows, or blocks of another size
-        spoiled = {b.index for b in recorded if layout != asked or known.get(b.index) != b.checksum}
+        spoiled = {b.index for b in recorded if layout != requested or known.get(b.index) != b.checksum}
         kept = standing_blocks(self.target, claimed, layout, recorded, spoiled)
         named = embeddings.attributes(self.target.catalog, claimed.id)
         arrays.create(self.target.arrays, layout, attributes=named)

@@ -77,13 +77,13 @@ def gc(store: Store, *, dry_run: bool = False) -> GcReport:
     present = list_objects(store)
     abandoned = _abandoned(store, present)
     survey = promises.survey(store.catalog)
-    going = _Going(store, dry_run)
+    deletion = _Going(store, dry_run)
     # First what nobody can take up again: where a disk is full, the catalog needs its room to write anything.
-    going.drop(abandoned)
+    deletion.drop(abandoned)
     for kept in survey:
         if kept.fate == "collect":
-            going.drop(present.artifacts.get(f"{kept.kind}/{kept.id}", ()))
-    rows, gone = 0, []
+            deletion.drop(present.artifacts.get(f"{kept.kind}/{kept.id}", ()))
+    rows, removed = 0, []
     for kept in survey:
         if kept.fate == "keep":
             continue
@@ -91,13 +91,13 @@ def gc(store: Store, *, dry_run: bool = False) -> GcReport:
         if kept.fate == "forget":
             if not dry_run and not promises.condemn(store.catalog, kept):
                 continue
-            going.drop(entries)
+            deletion.drop(entries)
         if kept.fate == "forget" or entries:
-            gone.append(kept.id)
+            removed.append(kept.id)
         rows += promises.remove_rows(store.catalog, kept, dry_run=dry_run)
-    size = going.bytes + (0 if dry_run else store.arrays.sweep(promises.GRACE_SECONDS))
+    size = deletion.bytes + (0 if dry_run else store.arrays.sweep(promises.GRACE_SECONDS))
     rows += promises.remove_staged(store.catalog, dry_run=dry_run)
-    return GcReport(dry_run, tuple(gone), rows, going.objects, size)
+    return GcReport(dry_run, tuple(removed), rows, deletion.objects, size)
 
 
 def _abandoned(store: Store, present: Listed) -> list[Entry]:
@@ -132,8 +132,8 @@ def require_sole_catalog(store: Store, *, claim: bool) -> None:
     if belongs_here(store.location, store.arrays.url):
         return
     document = roots.read_document(store.arrays) or {}
-    here, recorded = identity.place_of(store.catalog), document.get("catalog")
-    if recorded == here:
+    place, recorded = identity.place_of(store.catalog), document.get("catalog")
+    if recorded == place:
         return
     other = _other_catalog(store, recorded)
     if other is not None:
@@ -144,15 +144,15 @@ def require_sole_catalog(store: Store, *, claim: bool) -> None:
             "own; when the other catalog is gone: qrp-store init --adopt",
         )
     if claim:
-        roots.write_document(store.arrays, {**document, "catalog": here})
+        roots.write_document(store.arrays, {**document, "catalog": place})
 
 
 def _other_catalog(store: Store, recorded: object) -> str | None:
     """The place of the catalog that the root's arrays belong to, when that is, or may be, another one than this."""
     local = not store.arrays.url.startswith("s3://")
-    beside = _same_store(Path(store.arrays.url).parent, store) if local else None
-    if beside is not None or recorded is None:  # a root of an older version records none
-        return beside
+    neighbour = _same_store(Path(store.arrays.url).parent, store) if local else None
+    if neighbour is not None or recorded is None:  # a root of an older version records none
+        return neighbour
     place = str(recorded)
     if store.location.directory is None or place.startswith("postgresql") or not local:
         return place

@@ -72,18 +72,20 @@ def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = F
 
     A retired dataset's keys are deleted by `gc`; a dataset or backbone of that name can be made anew.
     """
-    thing = references.resolve(store.catalog, reference)
-    if thing.state != "ready":
-        raise InvalidInput(f"{thing.id} is retired already")
-    users = promises.dependants(store.catalog, thing)
+    artifact = references.resolve(store.catalog, reference)
+    if artifact.state != "ready":
+        raise InvalidInput(f"{artifact.id} is retired already")
+    users = promises.dependants(store.catalog, artifact)
     if users and not cascade:
         shown = ", ".join(f"{identifier} ({name})" for identifier, _, name in users[:8])
-        raise InvalidInput(f"{len(users)} things were made from {thing.id}: {shown}", hint="--cascade retires them too")
-    wanted = [*(identifier for identifier, _, _ in users), thing.id]
+        raise InvalidInput(
+            f"{len(users)} things were made from {artifact.id}: {shown}", hint="--cascade retires them too"
+        )
+    retired = [*(identifier for identifier, _, _ in users), artifact.id]
     if not yes:
-        raise InvalidInput(f"this would retire {', '.join(wanted)}", hint="--yes does it")
-    promises.retire(store.catalog, wanted, thing)
-    return RetireReport(tuple(wanted))
+        raise InvalidInput(f"this would retire {', '.join(retired)}", hint="--yes does it")
+    promises.retire(store.catalog, retired, artifact)
+    return RetireReport(tuple(retired))
 
 
 @takes(MigrateOptions)

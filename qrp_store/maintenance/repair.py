@@ -119,10 +119,10 @@ class _Repair:
         if blocks:
             self._try(blocks, self._blocks)
 
-    def _try(self, damages: list[Damage], again: Callable[[list[Damage]], Iterator[tuple[Damage, str]]]) -> None:
+    def _try(self, damages: list[Damage], restore: Callable[[list[Damage]], Iterator[tuple[Damage, str]]]) -> None:
         open_ = {damage.part: damage for damage in damages}
         try:
-            for damage, how in again(damages):
+            for damage, how in restore(damages):
                 del open_[damage.part]
                 self.mended.append({**asdict(damage), "how": how})
                 self.progress.note(f"{damage.id} ({damage.name}) {damage.part}: {how}")
@@ -151,16 +151,16 @@ class _Repair:
     def _blocks(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
         stored = embeddings.by_id(self.store.catalog, damages[0].id)
         known = {block.index: block for block in stored.blocks}
-        wanted = {d.block: d for d in damages if d.block is not None and d.block in known}
+        damaged = {d.block: d for d in damages if d.block is not None and d.block in known}
         source, rows = self._source(stored)
-        for number, made in zip(wanted, rows.blocks(stored.array, list(wanted)), strict=True):
+        for number, made in zip(damaged, rows.blocks(stored.array, list(damaged)), strict=True):
             block = known[number]
             bad = [block.start + local for local in made.bad]
             arrays.write_block(
                 self.store.arrays, stored.array, number, made.rows, bad, replace=True, expect=block.checksum
             )
-            yield wanted[number], f"ingested again from {source}"
-        if len(wanted) < len(damages):
+            yield damaged[number], f"ingested again from {source}"
+        if len(damaged) < len(damages):
             raise Corrupt("the catalog does not know what these blocks held")
 
     def _source(self, stored: StoredEmbedding) -> tuple[str, RowSource]:
@@ -202,14 +202,14 @@ class _Repair:
         stored = embeddings.by_id(self.store.catalog, of)
         training = {name: options[name] for name in ("niter", "sample", "init", "nredo", "normalize", "spherical")}
         seed = clusterings.by_id(self.store.catalog, identifier).row.seed
-        asked = ClusterOptions(
+        settings = ClusterOptions(
             k=options["clusters"], seed=seed, engine=provenance["engine"], device=provenance["device"], **training
         )
         keys = datasets.keys(self.store.catalog, stored.dataset)
         blocks = UsableBlocks(Embedding(self.store.arrays, stored))
-        with place_for(asked) as place:
-            memory = parse_memory(asked.memory)
-            return place.kmeans(blocks, keys, asked, memory, None, lambda state: None, self.progress).centroids
+        with place_for(settings) as place:
+            memory = parse_memory(settings.memory)
+            return place.kmeans(blocks, keys, settings, memory, None, lambda state: None, self.progress).centroids
 
     def _weights(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
         from qrp_store.probing.device import using_threads

@@ -39,7 +39,7 @@ def _assignments(store: Store, identifier: str, progress: Progress) -> str:
         raise Corrupt("these assignments were not made from centroids of this store: make them again with --force")
     centroids = np.asarray(load_array(store.arrays, row.centroids_path, row.centroids_checksum), np.float32)
     stored = embeddings.by_id(store.catalog, of)
-    asked = ClusterOptions(
+    settings = ClusterOptions(
         k=row.clusters,
         seed=row.seed,
         normalize=made.artifact.spec["options"].get("normalize", False),
@@ -48,8 +48,8 @@ def _assignments(store: Store, identifier: str, progress: Progress) -> str:
     )
     keys = datasets.keys(store.catalog, stored.dataset)
     blocks = UsableBlocks(Embedding(store.arrays, stored))
-    with place_for(asked) as place:
-        labels = place.assign(blocks, keys, centroids, asked, parse_memory(asked.memory), progress).labels
+    with place_for(settings) as place:
+        labels = place.assign(blocks, keys, centroids, settings, parse_memory(settings.memory), progress).labels
     positions = blocks.positions.tolist()
     parts, _ = split(labels, [keys[i] for i in positions], stored.dataset.name, derive_seed(row.seed, "split"))
     columns = {"position": positions, "cluster": labels.tolist(), "part": parts.tolist()}

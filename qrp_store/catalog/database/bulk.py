@@ -108,13 +108,13 @@ def put(connection: sa.Connection, table: sa.Table, names: Sequence[str], rows: 
 
 def clear(catalog: Catalog, table: sa.Table, owner: str, pk: int, claimed: Claim | None = None) -> None:
     """Remove an owner's rows from a large table (keyed by position), a chunk a transaction, fenced as in `insert`."""
-    mine, at = table.c[owner] == pk, table.c.position
+    owned, at = table.c[owner] == pk, table.c.position
     while True:
         with catalog.write() as connection:
             if claimed is not None:
                 fence(connection, claimed)
-            upto = connection.execute(sa.select(at).where(mine).order_by(at).offset(CHUNK_ROWS).limit(1)).scalar()
-            connection.execute(table.delete().where(mine, sa.true() if upto is None else at <= upto))
+            upto = connection.execute(sa.select(at).where(owned).order_by(at).offset(CHUNK_ROWS).limit(1)).scalar()
+            connection.execute(table.delete().where(owned, sa.true() if upto is None else at <= upto))
         if upto is None:
             return
 
@@ -143,7 +143,7 @@ def fetch_pairs(
     """
     import numpy as np
 
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
     if connection.dialect.name == "sqlite":
         query = (
             f"SELECT CAST(group_concat((position - ?) * {width + 1:d} + concept + 1, char(10)) AS BLOB) "
@@ -154,14 +154,14 @@ def fetch_pairs(
             text = connection.exec_driver_sql(query, values).scalar()
             if text is not None:
                 at, concepts = np.divmod(np.sort(_numbers(text, 1)[0]), width + 1)  # a group's order is not promised
-                found.append((at + start, (concepts - 1).astype(np.int32)))
+                parts.append((at + start, (concepts - 1).astype(np.int32)))
     else:
         query = f"SELECT position, concept FROM {table.name} WHERE {owner} = {pk:d} ORDER BY position, concept"
         for text in _copied(connection, query):
             at, concepts = _numbers(text, 2)
-            found.append((at, concepts.astype(np.int32)))
-    positions = np.concatenate([f[0] for f in found]) if found else np.empty(0, np.int64)
-    numbers = np.concatenate([f[1] for f in found]) if found else np.empty(0, np.int32)
+            parts.append((at, concepts.astype(np.int32)))
+    positions = np.concatenate([f[0] for f in parts]) if parts else np.empty(0, np.int64)
+    numbers = np.concatenate([f[1] for f in parts]) if parts else np.empty(0, np.int32)
     return positions, numbers
 
 

@@ -104,8 +104,8 @@ class Catalog:
 
     def _explained(self, error: Exception) -> QrpStoreError:
         explained = _translate(error, self.name)
-        mine = self.directory is not None and os.access(self.directory / "catalog.db", os.W_OK)
-        if mine and "readonly" in explained.message and os.access(str(self.directory), os.W_OK):  # see `_can_meet`
+        writable = self.directory is not None and os.access(self.directory / "catalog.db", os.W_OK)
+        if writable and "readonly" in explained.message and os.access(str(self.directory), os.W_OK):  # see `_can_meet`
             return Unavailable(f"the disk under the catalog of {self.name} is full", hint=ROOM)
         return explained
 
@@ -229,8 +229,8 @@ def _bytes(path: Path) -> int:
 
 def _patience(url: str) -> dict[str, int]:
     """How long to wait for a database that does not answer: libpq's options, unless the URL has its own."""
-    own = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 60_000}
-    return {name: value for name, value in own.items() if name not in sa.make_url(url).query}
+    defaults = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 60_000}
+    return {name: value for name, value in defaults.items() if name not in sa.make_url(url).query}
 
 
 def _sqlite_connect(connection: sqlite3.Connection, record: Any) -> None:

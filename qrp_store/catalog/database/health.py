@@ -40,31 +40,31 @@ def may_write(catalog: Catalog) -> bool:
 def free_space(path: Path, what: str) -> Finding:
     """How much room the file system under a folder has."""
     usage = shutil.disk_usage(path)
-    found = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB free under {path}"
+    free = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB free under {path}"
     if usage.free < _LOW_BYTES or usage.free < usage.total / 50:
-        return Finding(f"{what}: free space", "warning", found, "free some: what is half-written is told and resumed")
-    return Finding(f"{what}: free space", "ok", found)
+        return Finding(f"{what}: free space", "warning", free, "free some: what is half-written is told and resumed")
+    return Finding(f"{what}: free space", "ok", free)
 
 
 def _clock(catalog: Catalog) -> Finding:
     before = time.time()
     with catalog.read() as connection:
-        theirs = float(connection.execute(sa.select(now_seconds())).scalar_one())
-    skew = theirs - (before + time.time()) / 2
-    found = f"the database's clock is {abs(skew):.2f} s {'ahead' if skew > 0 else 'behind'}"
+        server_time = float(connection.execute(sa.select(now_seconds())).scalar_one())
+    skew = server_time - (before + time.time()) / 2
+    finding = f"the database's clock is {abs(skew):.2f} s {'ahead' if skew > 0 else 'behind'}"
     if abs(skew) > SKEW_SECONDS:
         advice = "leases go by the database's clock and are safe; dates that are compared with file times are not: NTP"
-        return Finding("catalog: clock", "warning", found, advice)
-    return Finding("catalog: clock", "ok", found)
+        return Finding("catalog: clock", "warning", finding, advice)
+    return Finding("catalog: clock", "ok", finding)
 
 
 def _jobs(catalog: Catalog) -> Finding:
     rows = listing(catalog, "jobs")
     states = [str(row[rows.columns.index("state")]) for row in rows.rows]
-    found = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "none under way"
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "none under way"
     if "abandoned" in states:
-        return Finding("catalog: jobs", "warning", found, "qrp-store ls jobs; the same command takes each one over")
-    return Finding("catalog: jobs", "ok", found)
+        return Finding("catalog: jobs", "warning", counts, "qrp-store ls jobs; the same command takes each one over")
+    return Finding("catalog: jobs", "ok", counts)
 
 
 def _sqlite(catalog: Catalog) -> Iterator[Finding]:
@@ -88,11 +88,11 @@ def _sqlite(catalog: Catalog) -> Iterator[Finding]:
         yield Finding("catalog: pages", "ok", f"not read: {file.stat().st_size / 1e9:.1f} GB")
         return
     with catalog.read() as connection:
-        said = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
-    if said == "ok":
+        answer = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
+    if answer == "ok":
         yield Finding("catalog: pages", "ok", "quick_check finds nothing")
     else:
-        yield Finding("catalog: pages", "problem", said, "restore catalog.db from a backup")
+        yield Finding("catalog: pages", "problem", answer, "restore catalog.db from a backup")
 
 
 _SETTINGS = (
@@ -108,15 +108,15 @@ _SETTINGS = (
 
 def _postgres(catalog: Catalog) -> Iterator[Finding]:
     with catalog.read() as connection:
-        said = {name: str(connection.exec_driver_sql(f"SHOW {name}").scalar_one()) for name in _SETTINGS}
+        settings = {name: str(connection.exec_driver_sql(f"SHOW {name}").scalar_one()) for name in _SETTINGS}
         used = int(connection.exec_driver_sql("SELECT count(*) FROM pg_stat_activity").scalar_one())
         may = connection.exec_driver_sql(
             "SELECT current_user, has_table_privilege('artifact', 'INSERT'), "
             "pg_has_role(c.relowner, 'MEMBER'), current_setting('is_superuser') = 'on' "
             "FROM pg_class c WHERE c.oid = 'artifact'::regclass"
         ).one()
-    old = int(said["server_version"].split(".")[0].split(" ")[0]) < 14
-    version = f"Postgres {said['server_version']}"
+    old = int(settings["server_version"].split(".")[0].split(" ")[0]) < 14
+    version = f"Postgres {settings['server_version']}"
     yield Finding("catalog: database", "warning" if old else "ok", version, "14 and later are tested" if old else None)
     role = "owner" if may[2] else "writer" if may[1] else "reader"
     if may[3]:
@@ -124,24 +124,24 @@ def _postgres(catalog: Catalog) -> Iterator[Finding]:
         yield Finding("catalog: role", "warning", f"{may[0]} is a superuser", advice)
     else:
         yield Finding("catalog: role", "ok", f"{may[0]} is {role}")
-    for name, wanted, advice in (
+    for name, expected, advice in (
         ("server_encoding", "UTF8", "make the database with ENCODING 'UTF8': keys are any text"),
         ("transaction_isolation", "read committed", "ALTER DATABASE … SET default_transaction_isolation = DEFAULT"),
         ("transaction_read_only", "off", "this is a standby or a read-only session: only looking works here"),
         ("fsync", "on", "what is committed may be lost in a power cut: set fsync = on"),
     ):  # fmt: skip
-        fine = said[name] == wanted
-        yield Finding(f"catalog: {name}", "ok" if fine else "warning", said[name], None if fine else advice)
+        fine = settings[name] == expected
+        yield Finding(f"catalog: {name}", "ok" if fine else "warning", settings[name], None if fine else advice)
     lossy = "the last moment's commits may be lost in a crash: set synchronous_commit = on"
-    durable = said["synchronous_commit"] != "off"
+    durable = settings["synchronous_commit"] != "off"
     name = "catalog: synchronous_commit"
-    yield Finding(name, "ok" if durable else "warning", said["synchronous_commit"], None if durable else lossy)
+    yield Finding(name, "ok" if durable else "warning", settings["synchronous_commit"], None if durable else lossy)
     yield _pooler(catalog)
-    most = int(said["max_connections"])
+    most = int(settings["max_connections"])
     full = used > 0.8 * most
     scarce = "every process holds up to 3 connections: raise max_connections or put a pooler before it"
-    found = f"{used} of {most} in use"
-    yield Finding("catalog: connections", "warning" if full else "ok", found, scarce if full else None)
+    connections = f"{used} of {most} in use"
+    yield Finding("catalog: connections", "warning" if full else "ok", connections, scarce if full else None)
 
 
 def _pooler(catalog: Catalog) -> Finding:

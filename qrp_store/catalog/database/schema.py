@@ -42,10 +42,10 @@ def state(connection: sa.Connection) -> tuple[SchemaState, str | None]:
     names = set(sa.inspect(connection).get_table_names())
     if VERSION_TABLE not in names:
         return ("foreign" if names else "empty"), None
-    found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalars().all()
-    if not found:
+    revisions = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalars().all()
+    if not revisions:
         return "empty", None
-    revision = str(found[0])
+    revision = str(revisions[0])
     if revision == HEAD:
         return "current", revision
     return ("older" if revision in REVISIONS else "newer"), revision
@@ -58,8 +58,8 @@ def open_catalog(location: Location) -> Catalog:
     catalog = Catalog(location)
     try:
         with catalog.read() as connection:
-            found, revision = state(connection)
-        _require_current(location.name, found, revision)
+            condition, revision = state(connection)
+        _require_current(location.name, condition, revision)
     except BaseException:
         catalog.close()
         raise
@@ -74,17 +74,17 @@ def _is_there(location: Location) -> bool:
         raise Unavailable(f"{location.name} cannot be looked into: {error.strerror}") from error
 
 
-def _require_current(name: str, found: SchemaState, revision: str | None) -> None:
-    if found == "current":
+def _require_current(name: str, condition: SchemaState, revision: str | None) -> None:
+    if condition == "current":
         return
-    if found == "empty":
+    if condition == "empty":
         raise NotFound(f"the database of {name} is empty: there is no store", hint=f"qrp-store init --store {name}")
-    if found == "foreign":
+    if condition == "foreign":
         raise SchemaMismatch(
             f"the database of {name} holds other tables and no qrp-store schema",
             hint="name another directory or database; in a shared Postgres: qrp-store init",
         )
-    if found == "older":
+    if condition == "older":
         raise SchemaMismatch(
             f"the schema of {name} is {revision}, this version needs {HEAD}", hint=f"qrp-store migrate --store {name}"
         )
@@ -101,10 +101,10 @@ def peek(location: Location) -> StoreRow | None:
     catalog = Catalog(location)
     try:
         with catalog.read() as connection:
-            found, revision = state(connection)
-            if found in ("empty", "foreign"):
+            condition, revision = state(connection)
+            if condition in ("empty", "foreign"):
                 return None
-            _require_current(location.name, found, revision)
+            _require_current(location.name, condition, revision)
             row = connection.execute(sa.select(t.store)).mappings().first()
             return StoreRow(row["uuid"], row["arrays_url"], row["created_at"]) if row else None
     finally:
@@ -124,16 +124,16 @@ def create(
     try:
         if catalog.sqlite and location.directory is not None:
             with catalog.read() as connection:
-                found, revision = state(connection)
-            if found != "empty":
-                _require_current(location.name, found, revision)  # before a file that isn't ours is touched
+                condition, revision = state(connection)
+            if condition != "empty":
+                _require_current(location.name, condition, revision)  # before a file that isn't ours is touched
             _set_journal_mode(catalog, journal_mode(location.directory))
         with catalog.write() as connection:
             _lock(connection)
-            found, revision = state(connection)
-            if found != "current":
-                if found != "empty" and not (found == "foreign" and not catalog.sqlite):
-                    _require_current(location.name, found, revision)
+            condition, revision = state(connection)
+            if condition != "current":
+                if condition != "empty" and not (condition == "foreign" and not catalog.sqlite):
+                    _require_current(location.name, condition, revision)
                 _refuse_clash(connection, location.name)
                 upgrade(connection)
             uuid = connection.execute(sa.select(t.store.c.uuid)).scalar()
@@ -203,9 +203,9 @@ def migrate(location: Location, *, check: bool = False) -> tuple[str | None, str
     try:
         with catalog.write() as connection:
             _lock(connection)
-            found, revision = state(connection)
-            if check or found != "older":
-                _require_current(location.name, found, revision)
+            condition, revision = state(connection)
+            if check or condition != "older":
+                _require_current(location.name, condition, revision)
                 if catalog.sqlite and not check:
                     views.renew(connection)
                 return revision, HEAD

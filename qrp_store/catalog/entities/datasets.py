@@ -170,8 +170,8 @@ def position_of(catalog: Catalog, dataset: Dataset, key: str) -> int:
     """The position of a sample's key. Raises NotFound."""
     k = t.sample.c
     with catalog.read() as connection:
-        own = sa.select(k.position).where(k.dataset_pk == dataset_pk(connection, dataset.id), k.key == key)
-        position = connection.execute(own).scalar()
+        query = sa.select(k.position).where(k.dataset_pk == dataset_pk(connection, dataset.id), k.key == key)
+        position = connection.execute(query).scalar()
     if position is None:
         raise NotFound(f"dataset {dataset.name!r} has no key {shown(key)}")
     return int(position)

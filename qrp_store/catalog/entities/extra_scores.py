@@ -70,7 +70,7 @@ def put_points(catalog: Catalog, what: str, result: str, rows: Rows) -> None:
         checksums.seal_later(connection, pk, table)
 
 
-def bring(source: Catalog, target: Catalog, here: str, there: str) -> int:
+def bring(source: Catalog, target: Catalog, source_id: str, target_id: str) -> int:
     """Copy the extra scores of a result to the same result in another catalog; return the number of rows.
 
     Rows stay as they are, with date and author. What the target has of its own stays, unless it is older: forward
@@ -78,27 +78,27 @@ def bring(source: Catalog, target: Catalog, here: str, there: str) -> int:
     """
     new = 0
     for table in t.BESIDE:
-        ours = _rows(source, table, here)
+        ours = _rows(source, table, source_id)
         if not ours:
             continue
         with target.write() as connection:
-            pk = _ready(connection, there)
-            known = [dict(row) for row in connection.execute(_whole(table, there)).mappings()]
+            pk = _ready(connection, target_id)
+            known = [dict(row) for row in connection.execute(_whole(table, target_id)).mappings()]
             same = [c.name for c in table.primary_key if c.name != "result_pk"]
             if table is t.forward_score:
-                wanted = ours if _newest(ours) > _newest(known) else []
-                drop = known if wanted else []
+                missing = ours if _newest(ours) > _newest(known) else []
+                drop = known if missing else []
             else:
                 dates = {tuple(row[name] for name in same): row["created_at"] for row in known}
-                wanted = [r for r in ours if r["created_at"] > dates.get(tuple(r[name] for name in same), "")]
-                drop = wanted
+                missing = [r for r in ours if r["created_at"] > dates.get(tuple(r[name] for name in same), "")]
+                drop = missing
             for row in drop:
                 same_row = [table.c[name] == row[name] for name in same]
                 connection.execute(table.delete().where(table.c.result_pk == pk, *same_row))
-            if wanted:
-                connection.execute(table.insert(), [{**row, "result_pk": pk} for row in wanted])
+            if missing:
+                connection.execute(table.insert(), [{**row, "result_pk": pk} for row in missing])
             checksums.seal_later(connection, pk, table)
-        new += len(wanted)
+        new += len(missing)
     return new
 
 

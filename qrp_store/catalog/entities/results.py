@@ -91,8 +91,8 @@ def by_id(catalog: Catalog, identifier: str) -> StoredResult:
         row = connection.execute(query).mappings().first()
     if row is None:
         raise NotFound(f"no result {identifier!r}", hint="qrp-store ls results")
-    own = {c.name: row[f"result_{c.name}"] for c in t.result.c if not c.name.endswith("_pk")}
-    return StoredResult(lease.artifact_of(row), own, row["clustering_id"])
+    columns = {c.name: row[f"result_{c.name}"] for c in t.result.c if not c.name.endswith("_pk")}
+    return StoredResult(lease.artifact_of(row), columns, row["clustering_id"])
 
 
 def values(catalog: Catalog, identifier: str) -> dict[str, Any]:
@@ -124,16 +124,16 @@ def origin(catalog: Catalog, identifier: str) -> dict[str, Any]:
 
 def concepts_of(catalog: Catalog, identifier: str) -> tuple[StoredConcepts, ...]:
     """The concept sets that a result was made with, in their order. Raises NotFound when one was retired."""
-    own, used = t.artifact.alias("own"), t.result_concept_set.c
+    result, used = t.artifact.alias("own"), t.result_concept_set.c
     query = (
         sa.select(t.dataset.c.name, _a.name, _a.version)
-        .join_from(t.result_concept_set, own, own.c.pk == used.result_pk)
+        .join_from(t.result_concept_set, result, result.c.pk == used.result_pk)
         .join(t.artifact, _a.pk == used.concept_set_pk)
         .join(t.concept_set, t.concept_set.c.artifact_pk == _a.pk)
         .join(t.dataset, t.dataset.c.pk == t.concept_set.c.dataset_pk)
-        .where(own.c.id == identifier)
+        .where(result.c.id == identifier)
         .order_by(used.place)
     )
     with catalog.read() as connection:
-        found = connection.execute(query).all()
-    return tuple(concept_sets.get(catalog, dataset, name, version) for dataset, name, version in found)
+        rows = connection.execute(query).all()
+    return tuple(concept_sets.get(catalog, dataset, name, version) for dataset, name, version in rows)

@@ -187,8 +187,8 @@ def _add(sums: dict[str, int], rows: Rows, values: Mapping[str, Sequence[Any]]) 
         name: np.array(held, np.float64 if isinstance(rows.table.c[name].type, sa.Float) else np.int64)
         for name, held in values.items()
     }
-    for name, wanted in rows.numbers.items():
-        sums[name] += _sum_of_hashes([columns[column] for column in wanted])
+    for name, names in rows.numbers.items():
+        sums[name] += _sum_of_hashes([columns[column] for column in names])
 
 
 class LargeTable:
@@ -201,8 +201,8 @@ class LargeTable:
 
     def add(self, held: Sequence[Sequence[Any]]) -> None:
         values = dict(zip(self._names, zip(*held, strict=True), strict=True))
-        wanted = {column for columns in (self._rows.numbers or {}).values() for column in columns}
-        _add(self._sums, self._rows, {name: column for name, column in values.items() if name in wanted})
+        summed = {column for columns in (self._rows.numbers or {}).values() for column in columns}
+        _add(self._sums, self._rows, {name: column for name, column in values.items() if name in summed})
 
     def values(self) -> dict[str, str]:
         return {name: f"{total % (1 << 64):016x}" for name, total in self._sums.items()}

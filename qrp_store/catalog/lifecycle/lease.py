@@ -227,14 +227,14 @@ def _insert(connection: sa.Connection, spec: Spec, token: str, identifier: str |
     return Claim(pk, identifier, token, path, resumed=False)
 
 
-def _take_over(connection: sa.Connection, found: Found, token: str, free: bool) -> Claim:
+def _take_over(connection: sa.Connection, writing: Found, token: str, free: bool) -> Claim:
     # A released, failed or provably dead owner writes no more; one that merely went silent might.
-    silent_owner = not free and not is_gone(cast(Owner, found.owner))
-    epoch = found.epoch + 1 if silent_owner else found.epoch
-    path = f"{found.path.rsplit('/', 1)[0]}/e{epoch}"
+    silent_owner = not free and not is_gone(cast(Owner, writing.owner))
+    epoch = writing.epoch + 1 if silent_owner else writing.epoch
+    path = f"{writing.path.rsplit('/', 1)[0]}/e{epoch}"
     values = {**_lease_values(token), "state": "writing", "error": None, "epoch": epoch, "path": path}
-    connection.execute(t.artifact.update().where(_a.pk == found.pk).values(values))
-    return Claim(found.pk, found.id, token, path, True, found.path if silent_owner else None)
+    connection.execute(t.artifact.update().where(_a.pk == writing.pk).values(values))
+    return Claim(writing.pk, writing.id, token, path, True, writing.path if silent_owner else None)
 
 
 @contextmanager
@@ -261,9 +261,9 @@ def _let_go(catalog: Catalog, claimed: Claim, error: str | None) -> None:
     values: dict[str, Any] = {"lease_token": None, "lease_host": None, "lease_expires": now_seconds()}
     if error is not None:
         values |= {"state": "failed", "error": error[:2000]}
-    mine = sa.and_(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")
+    claim = sa.and_(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")
     with catalog.write() as connection:
-        connection.execute(t.artifact.update().where(mine).values(values))
+        connection.execute(t.artifact.update().where(claim).values(values))
 
 
 @dataclass(frozen=True)
@@ -330,9 +330,9 @@ class Heartbeat:
 
 def renew(catalog: Catalog, claimed: Claim) -> bool:
     """Push a lease's expiry out again; False when it is no longer ours."""
-    mine = sa.and_(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")
+    claim = sa.and_(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")
     with catalog.write() as connection:
-        update = t.artifact.update().where(mine).values(lease_expires=now_seconds() + LEASE_SECONDS)
+        update = t.artifact.update().where(claim).values(lease_expires=now_seconds() + LEASE_SECONDS)
         return connection.execute(update).rowcount == 1
 
 
@@ -350,8 +350,8 @@ def fence(connection: sa.Connection, claimed: Claim) -> None:
 
 def require_inputs(connection: sa.Connection, pks: Iterable[int]) -> None:
     """Inside a write transaction: raise NotFound when something that this is made from was retired meanwhile."""
-    gone = sa.select(_a.kind, _a.name, _a.id).where(_a.pk.in_(list(pks)), _a.state != "ready").limit(1)
-    retired = connection.execute(gone).first()
+    query = sa.select(_a.kind, _a.name, _a.id).where(_a.pk.in_(list(pks)), _a.state != "ready").limit(1)
+    retired = connection.execute(query).first()
     if retired is not None:
         raise NotFound(
             f"{retired.kind} {retired.name!r} ({retired.id}), which this is made from, was retired meanwhile"

@@ -72,10 +72,10 @@ def condemn(catalog: Catalog, kept: Kept) -> bool:
     The same work then makes another artifact, and a paused writer that resumes is refused.
     """
     seen = _a.lease_token.is_(None) if kept.token is None else _a.lease_token == kept.token
-    mine = sa.and_(_a.pk == kept.pk, _a.state.in_(("writing", "failed")), seen)
-    gone = {"state": "failed", "fingerprint": f"forgotten {kept.id}", "lease_token": None, "lease_host": None}
+    abandoned = sa.and_(_a.pk == kept.pk, _a.state.in_(("writing", "failed")), seen)
+    values = {"state": "failed", "fingerprint": f"forgotten {kept.id}", "lease_token": None, "lease_host": None}
     with catalog.write() as connection:
-        return connection.execute(t.artifact.update().where(mine).values(gone)).rowcount == 1
+        return connection.execute(t.artifact.update().where(abandoned).values(values)).rowcount == 1
 
 
 def remove_rows(catalog: Catalog, kept: Kept, *, dry_run: bool = False) -> int:
@@ -115,15 +115,15 @@ def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
         old = now_seconds() - c.created_at_seconds > GRACE_SECONDS
         stale = sa.and_(c.state != "ready", sa.or_(c.retired_at.is_not(None), old), c.pk.not_in(users))
         emptied = sa.exists().where(t.sample.c.dataset_pk == t.dataset.c.pk)
-        gone = sa.or_(stale, sa.and_(c.retired_at.is_not(None), emptied)) if table is t.dataset else stale
+        removable = sa.or_(stale, sa.and_(c.retired_at.is_not(None), emptied)) if table is t.dataset else stale
         with catalog.read() as connection:
-            pks = list(connection.execute(sa.select(c.pk).where(gone)).scalars())
+            pks = list(connection.execute(sa.select(c.pk).where(removable)).scalars())
         removed += len(pks)
         for pk in [] if dry_run else pks:
             if table is t.dataset:
                 with catalog.write() as connection:  # nobody takes it up again from here on
                     values = {"state": "writing", "retired_at": sa.func.coalesce(c.retired_at, now_text())}
-                    if not connection.execute(table.update().where(c.pk == pk, gone).values(values)).rowcount:
+                    if not connection.execute(table.update().where(c.pk == pk, removable).values(values)).rowcount:
                         continue
                 bulk.clear(catalog, t.sample, "dataset_pk", pk)
                 bulk.clear(catalog, t.image_file, "dataset_pk", pk)
@@ -158,16 +158,18 @@ def counts(catalog: Catalog, pk: int, kind: str) -> list[Count]:
         row = connection.execute(sa.select(table).where(table.c.artifact_pk == pk)).mappings().first()
         if row is None:
             return [Count(table.name, kind, 1, 0)]
-        found = []
+        result = []
         for rows in KINDS[kind].rows:
             if rows.promised is not None and row[rows.promised[0]] is not None:
                 column, words = rows.promised
-                found.append(Count(rows.table.name, words, row[column], _count(connection, rows, pk)))
+                result.append(Count(rows.table.name, words, row[column], _count(connection, rows, pk)))
         if kind == "embedding":
             samples = sa.select(sa.func.count()).where(t.sample.c.dataset_pk == row["dataset_pk"]).scalar_subquery()
-            wanted, held = connection.execute(sa.select(n, samples).where(t.dataset.c.pk == row["dataset_pk"])).one()
-            found.append(Count("sample", "samples", wanted, held))
-    return found
+            promised, stored = connection.execute(
+                sa.select(n, samples).where(t.dataset.c.pk == row["dataset_pk"])
+            ).one()
+            result.append(Count("sample", "samples", promised, stored))
+    return result
 
 
 def saved_arrays(catalog: Catalog, pk: int, kind: str) -> list[tuple[str, str]]:

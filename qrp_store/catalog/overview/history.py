@@ -56,8 +56,8 @@ def past_clusterings(catalog: Catalog) -> list[PastClustering]:
 
 def past_probes(catalog: Catalog) -> list[PastProbe]:
     """The newest results, newest first."""
-    used, own = t.result_concept_set.c, t.concept_set.c
-    labels = sa.select(sa.func.sum(own.n_labels)).join(t.result_concept_set, used.concept_set_pk == own.artifact_pk)
+    used, sets = t.result_concept_set.c, t.concept_set.c
+    labels = sa.select(sa.func.sum(sets.n_labels)).join(t.result_concept_set, used.concept_set_pk == sets.artifact_pk)
     labels = labels.where(used.result_pk == _a.pk)
     columns = (_r.clusters, _r.n_train, _r.n_concepts, _r.n_val, _r.n_test, _r.epochs_run, _r.timings, _a.spec)
     query = sa.select(*columns, labels.scalar_subquery().label("n_labels"))

@@ -33,17 +33,17 @@ def resolve(catalog: Catalog, text: str) -> Reference:
     """The one ready thing that a text names; a retired artifact only by its id. Raises NotFound, or InvalidInput
     when several things go by that name."""
     with catalog.read() as connection:
-        things = _by_id(connection, text) if _ID.match(text) else []
-        if not any(thing.id == text for thing in things):  # a name may look like the start of an id
-            things += [thing for thing in _by_name(connection, text) if thing not in things]
-        if not things:
+        matches = _by_id(connection, text) if _ID.match(text) else []
+        if not any(match.id == text for match in matches):  # a name may look like the start of an id
+            matches += [match for match in _by_name(connection, text) if match not in matches]
+        if not matches:
             near = difflib.get_close_matches(text, _names(connection), n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "qrp-store ls"
             raise NotFound(f"nothing here is called {text!r}", hint=hint)
-    if len(things) > 1:
-        shown = ", ".join(f"{r.id} ({r.kind} {r.name})" for r in things[:8])
-        raise InvalidInput(f"{text!r} names {len(things)} things: {shown}", hint="use an id")
-    return things[0]
+    if len(matches) > 1:
+        shown = ", ".join(f"{r.id} ({r.kind} {r.name})" for r in matches[:8])
+        raise InvalidInput(f"{text!r} names {len(matches)} things: {shown}", hint="use an id")
+    return matches[0]
 
 
 def _things(where: sa.ColumnElement[bool], table: sa.Table, kind: str) -> sa.Select[Any]:
@@ -56,16 +56,16 @@ def _reference(row: Any) -> Reference:
 
 
 def _by_id(connection: sa.Connection, text: str) -> list[Reference]:
-    things = []
+    matches = []
     for table, kind in ((t.dataset, "dataset"), (t.backbone, "backbone")):
         query = _things(table.c.id.startswith(text, autoescape=True), table, kind)
-        things += [_reference(row) for row in connection.execute(query.limit(9))]
+        matches += [_reference(row) for row in connection.execute(query.limit(9))]
     query = sa.select(_a.kind, _a.id, _a.name, _a.state).where(
         _a.id.startswith(text, autoescape=True), _a.state.in_(("ready", "retired"))
     )
-    things += [_reference(row) for row in connection.execute(query.limit(9))]
-    exact = [r for r in things if r.id == text]
-    return exact or things
+    matches += [_reference(row) for row in connection.execute(query.limit(9))]
+    exact = [r for r in matches if r.id == text]
+    return exact or matches
 
 
 def _by_name(connection: sa.Connection, text: str) -> list[Reference]:
@@ -73,9 +73,9 @@ def _by_name(connection: sa.Connection, text: str) -> list[Reference]:
     if name and VERSION.fullmatch(number):
         query = sa.select(_a.kind, _a.id, _a.name, _a.state).where(_a.name == name, _a.version == int(number))
         return [_reference(row) for row in connection.execute(query.where(_a.state == "ready"))]
-    things = []
+    matches = []
     for table, kind in ((t.dataset, "dataset"), (t.backbone, "backbone")):
-        things += [_reference(row) for row in connection.execute(_things(table.c.name == text, table, kind))]
+        matches += [_reference(row) for row in connection.execute(_things(table.c.name == text, table, kind))]
     newest = (
         sa.select(_a.series, sa.func.max(_a.version).label("version"))
         .where(_a.state == "ready", _a.name == text)
@@ -85,7 +85,7 @@ def _by_name(connection: sa.Connection, text: str) -> list[Reference]:
     query = sa.select(_a.kind, _a.id, _a.name, _a.state).join(
         newest, sa.and_(newest.c.series == _a.series, newest.c.version == _a.version)
     )
-    return things + [_reference(row) for row in connection.execute(query)]
+    return matches + [_reference(row) for row in connection.execute(query)]
 
 
 def _names(connection: sa.Connection) -> list[str]:

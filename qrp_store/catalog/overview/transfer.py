@@ -39,19 +39,21 @@ class Parcel:
     inputs: tuple[str, ...]
 
 
-def parcels(catalog: Catalog, wanted: Reference) -> list[Parcel]:
+def parcels(catalog: Catalog, reference: Reference) -> list[Parcel]:
     """What copying a thing means, inputs first: an artifact and all it was made from; of a dataset or backbone
     everything. Raises InvalidInput when an input was retired."""
     with catalog.read() as connection:
-        chosen = _chosen(connection, wanted)
+        chosen = _chosen(connection, reference)
         edges = retire.edges(connection)
         rows = connection.execute(sa.select(t.artifact).order_by(_a.pk)).mappings().all()
         known = {row["pk"]: row for row in rows}
         whole = retire.closure(chosen, edges)
         lost = [pk for pk in whole if known[pk]["state"] != "ready"]
-        if lost and wanted.kind not in ("dataset", "backbone"):
+        if lost and reference.kind not in ("dataset", "backbone"):
             what = ", ".join(f"{known[pk]['id']} ({known[pk]['name']})" for pk in lost)
-            raise InvalidInput(f"{wanted.id} was made from what is retired: {what}", hint="qrp-store show " + wanted.id)
+            raise InvalidInput(
+                f"{reference.id} was made from what is retired: {what}", hint="qrp-store show " + reference.id
+            )
         # of a whole dataset or backbone, what was made from something retired stays behind
         complete = [pk for pk in sorted(whole) if not retire.closure({pk}, edges) & set(lost)]
         for pk in complete:  # the id becomes part of a path there
@@ -60,10 +62,10 @@ def parcels(catalog: Catalog, wanted: Reference) -> list[Parcel]:
         return [_parcel(connection, known, pk, edges) for pk in complete]
 
 
-def _chosen(connection: sa.Connection, wanted: Reference) -> set[int]:
+def _chosen(connection: sa.Connection, reference: Reference) -> set[int]:
     """The ready artifacts that copying a thing is about; of a backbone also what was made from its embeddings."""
-    chosen = retire.belonging(connection, wanted)
-    if wanted.kind == "backbone":
+    chosen = retire.belonging(connection, reference)
+    if reference.kind == "backbone":
         users: dict[int, set[int]] = {}
         for made, sources in retire.edges(connection).items():
             for source in sources:
@@ -77,8 +79,10 @@ def _parcel(
     connection: sa.Connection, known: Mapping[int, sa.RowMapping], pk: int, edges: Mapping[int, set[int]]
 ) -> Parcel:
     artifact = artifact_of(known[pk])
-    own, d = KINDS[artifact.kind].table, t.dataset.c
-    row = connection.execute(sa.select(t.dataset).join(own, own.c.dataset_pk == d.pk).where(own.c.artifact_pk == pk))
+    table, d = KINDS[artifact.kind].table, t.dataset.c
+    row = connection.execute(
+        sa.select(t.dataset).join(table, table.c.dataset_pk == d.pk).where(table.c.artifact_pk == pk)
+    )
     row_of_dataset = row.mappings().one()
     dataset = Dataset(row_of_dataset["id"], row_of_dataset["name"], row_of_dataset["n"], row_of_dataset["fingerprint"])
     query = sa.select(t.backbone.c.name).join(t.embedding, t.embedding.c.backbone_pk == t.backbone.c.pk)
@@ -119,13 +123,13 @@ def _same_rows(source: Catalog, target: Catalog, original: Artifact) -> Artifact
     query = sa.select(t.artifact).where(_a.series == original.series, _a.state == "ready").order_by(_a.version.desc())
     with target.read() as connection:
         versions = [artifact_of(row) for row in connection.execute(query).mappings()]
-    mine, rows = array_checksums(source, original), _portable(source, original)
+    ours, rows = array_checksums(source, original), _portable(source, original)
     for other in versions:
         if original.kind == "embedding":  # its rows are the blocks
-            same = other.fingerprint == original.fingerprint and array_checksums(target, other) == mine
+            same = other.fingerprint == original.fingerprint and array_checksums(target, other) == ours
         else:
-            theirs = array_checksums(target, other) if original.kind != "result" else mine  # weights may be rounded
-            same = bool(rows) and _portable(target, other) == rows and theirs == mine
+            others = array_checksums(target, other) if original.kind != "result" else ours  # weights may be rounded
+            same = bool(rows) and _portable(target, other) == rows and others == ours
         if same:
             return other
     return None
@@ -139,11 +143,11 @@ def _portable(catalog: Catalog, artifact: Artifact) -> dict[str, str]:
     return {name: value for name, value in recorded.items() if name in KINDS[artifact.kind].portable}
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _differences(target: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
+        f"{name}: {target.get(name)!r} there, {source.get(name)!r} here"
+        for name in sorted({*target, *source})
+        if target.get(name) != source.get(name)
     ]
 
 
@@ -189,8 +193,8 @@ def write_rows(
         lease.fence(connection, claimed)
         owner_pk = datasets.publish_dataset(connection, dataset)
         if large:
-            mine = kind.table.c.artifact_pk == claimed.pk
-            connection.execute(kind.table.update().where(mine).values(dataset_pk=owner_pk))
+            this = kind.table.c.artifact_pk == claimed.pk
+            connection.execute(kind.table.update().where(this).values(dataset_pk=owner_pk))
         else:  # in one piece
             _put(connection, kind.table, [{**row, "dataset_pk": owner_pk}])
         for rows in small:
@@ -292,13 +296,13 @@ def _own_row(
     target: Catalog,
     claimed: Claim,
     original: Artifact,
-    own: sa.Table,
+    table: sa.Table,
     pk: int,
     inputs: Mapping[str, str],
 ) -> dict[str, Any]:
     """The row of the artifact's own table, with the other catalog's keys and paths; the dataset's is left out."""
     with source.read() as connection:
-        row = dict(connection.execute(sa.select(own).where(own.c.artifact_pk == pk)).mappings().one())
+        row = dict(connection.execute(sa.select(table).where(table.c.artifact_pk == pk)).mappings().one())
     for name, value in row.items():
         if name.endswith("_path") and value is not None:
             row[name] = claimed.path + value.removeprefix(str(original.path))
