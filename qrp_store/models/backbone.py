@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qrp_store import images
-from qrp_store.device import float32_arithmetic, memory_errors, resolve_device
+from qrp_store.device import Arithmetic, float32_arithmetic, memory_errors, resolve_device
 from qrp_store.errors import InvalidInput, NotFound, Unavailable, first_line
 from qrp_store.models import architectures, checkpoints
 from qrp_store.models.network import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-PRECISIONS = ("float32", "float16", "bfloat16")
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 _CPU_PIECE = 8  # what a layer makes of so many images stays in the caches: half the time of 64 at once
 
 
@@ -94,6 +94,7 @@ class LoadedBackbone:
     _statistics: tuple[torch.Tensor, torch.Tensor] = field(repr=False)
     _dtype: torch.dtype = field(repr=False)
     _format: torch.memory_format = field(repr=False)
+    _arithmetic: Arithmetic = field(default="ieee", repr=False)
 
     @property
     def dim(self) -> int:
@@ -129,7 +130,7 @@ class LoadedBackbone:
 
         task = f"a batch of {len(batch)} images of {self.image_size} × {self.image_size} pixels"
         memory = memory_errors(self.device, task, "choose a smaller --batch-size")
-        with torch.inference_mode(), float32_arithmetic(), memory:
+        with torch.inference_mode(), float32_arithmetic(self._arithmetic), memory:
             if self.device != "cpu":
                 return self._features(batch.to(self.device)).cpu()
             starts = range(0, len(batch), _CPU_PIECE)
@@ -152,7 +153,7 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
     torch = _torch()
     device = resolve_device(options.device)
     built, loaded_weights = _built(options)
-    dtype, memory_format = _numbers(options)
+    dtype, memory_format = _numbers(options, device)
     model = _with_layers(built, options) if options.layers else built.model
     with memory_errors(device, f"the weights of {options.arch}"):
         model = model.eval().requires_grad_(False).to(device, dtype).to(memory_format=memory_format)
@@ -185,16 +186,21 @@ def load_backbone(options: BackboneOptions) -> LoadedBackbone:
         _statistics=(statistics[0], statistics[1]),
         _dtype=dtype,
         _format=memory_format,
+        _arithmetic="tf32" if options.precision == "tf32" else "ieee",
     )
     return replace(loaded, widths=_widths(loaded, options, built))
 
 
-def _numbers(options: BackboneOptions) -> tuple[torch.dtype, torch.memory_format]:
+def _numbers(options: BackboneOptions, device: torch.device) -> tuple[torch.dtype, torch.memory_format]:
     import torch
 
     if options.precision not in PRECISIONS:
         raise InvalidInput(f"--precision {options.precision!r}: known are {', '.join(PRECISIONS)}")
-    dtype: torch.dtype = getattr(torch, options.precision)
+    if options.precision == "tf32" and device.type == "cpu":
+        raise InvalidInput(
+            "--precision tf32 needs a GPU: a CPU has no TF32", hint="--device cuda, or --precision float32"
+        )
+    dtype: torch.dtype = torch.float32 if options.precision == "tf32" else getattr(torch, options.precision)
     return dtype, torch.channels_last if options.channels_last else torch.contiguous_format
 
 

@@ -9,7 +9,7 @@ from qrp_store.errors import InvalidInput
 from qrp_store.options.declaring import Options, option, required
 from qrp_store.options.running import DeviceOptions, RunOptions, SchedulerOptions, WorkerOptions
 
-Precision = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["float32", "tf32", "float16", "bfloat16"]
 Dtype = Literal["float32", "float16"]
 
 
@@ -80,7 +80,7 @@ class ModelOptions(Options):
     image_size: int | None = option(
         None, "Side of the model's input in pixels.", metavar="PX", default_text="the model's"
     )
-    precision: Precision = option("float32", "Number format of the model's arithmetic.")
+    precision: Precision = option("float32", "Number format of the model's arithmetic; tf32 needs a GPU.")
     channels_last: bool = option(True, "Memory layout of the model's images.", flags=("--channels-last/--contiguous",))
     batch_size: int = option(64, "Images per forward pass.", metavar="N", minimum=1, identity=False)
     seed: int = option(0, "Random seed of --weights random.", metavar="SEED")

@@ -95,9 +95,20 @@ def test_too_little_memory_is_exit_8_and_says_what_to_do(
     assert call(command(store)) == 0  # nothing half-written is in the way
 
 
-@pytest.mark.parametrize("command", [ingest, label])
-def test_networks_convolve_in_float32_whatever_the_program_has_set(
-    store: str, command: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+def ingest_tf32(store: str) -> list[str]:
+    return ingest(store, "--precision", "tf32")
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "arithmetic"),
+    [(ingest, "high", "ieee"), (label, "high", "ieee"), (ingest_tf32, "highest", "tf32")],
+)
+def test_networks_compute_in_float32_or_tf32_whatever_the_program_has_set(
+    store: str,
+    command: Callable[[str], list[str]],
+    setting: str,
+    arithmetic: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = []
     convolve = torch.nn.Conv2d.forward
@@ -108,10 +119,16 @@ def test_networks_convolve_in_float32_whatever_the_program_has_set(
         return convolve(self, pixels)
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", recorded)
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(setting)
     try:
-        assert torch.backends.cudnn.allow_tf32
         assert call(command(store)) == 0
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert set(flags) == {("cuda:0", False, "ieee")}
+    assert set(flags) == {("cuda:0", arithmetic == "tf32", arithmetic)}
+
+
+def test_tf32_is_part_of_the_identity(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(ingest(store)) == 0
+    capsys.readouterr()
+    assert call(ingest_tf32(store)) == 4  # the same backbone's name with another precision
+    assert "precision" in json.loads(capsys.readouterr().out)["error"]["message"]

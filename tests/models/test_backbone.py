@@ -177,6 +177,8 @@ def test_precision_and_memory_format_are_choices_that_the_identity_tells() -> No
     assert features(half, PHOTOS).dtype == np.float32
     assert 0 < np.abs(features(half, PHOTOS) - whole).max() < 0.05 * np.abs(whole).max()
     np.testing.assert_allclose(features(other, PHOTOS), whole, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidInput, match="tf32 needs a GPU"):
+        load_backbone(BackboneOptions("torchvision/resnet18", precision="tf32", **options))
     with pytest.raises(InvalidInput, match="--precision 'int8'"):
         load_backbone(BackboneOptions("torchvision/resnet18", precision="int8", **options))
 
