@@ -3,7 +3,7 @@
     python benchmarks/kmeans_gpu.py [--device cuda] [-n N] [-d DIM] [-k K] [--niter I] [--repeat R]
 
 The defaults are the size of Laina et al. 2022. `ours` is the torch engine; where faiss sees a GPU, `faiss` is our faiss
-engine, which sends the rows over in every pass and sums on the CPU, and `peer` is faiss.Kmeans. Each run is a process
+engine, which searches the rows that torch keeps on the GPU, and `peer` is faiss.Kmeans. Each run is a process
 of its own, since faiss and torch may be built for different versions of CUDA. Printed are the seconds of the training
 iterations (after a first one that brings the rows to the device), of all with assigning, and the objectives from the
 same start. `--device cpu` tries the script without a GPU.
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from kmeans import machine
 
-from qrp_store.kmeans import Chosen, KMeansOptions, MemoryPoints, kmeans
+from qrp_store.kmeans import KMeansOptions, MemoryPoints, Points, kmeans
 from qrp_store.kmeans.nearest import faiss_gpus
 
 
@@ -51,7 +51,11 @@ def ours(x: Any, start: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def by_faiss(x: Any, start: Any, options: argparse.Namespace) -> dict[str, Any]:
-    points = MemoryPoints(x, nearest=Chosen("faiss", options.device).nearest())
+    from qrp_store.kmeans.torch_points import TorchPoints
+
+    points: Points = MemoryPoints(x)
+    if options.device != "cpu":
+        points = TorchPoints(MemoryPoints(x), device=options.device, engine="faiss", budget=x.nbytes)
     points.step(start)
     began = time.perf_counter()
     result = kmeans(points, KMeansOptions(len(start), niter=options.niter, sample="all"), start=start)

@@ -51,7 +51,7 @@ def course(array: np.ndarray, k: int, start: str, seed: int) -> Iterator[tuple[f
     for share in (GROWTH if growing else ()) + (1,) * PASSES:
         points = MemoryPoints(array if share == 1 else array[np.sort(order[: len(array) // share])])
         began = time.perf_counter()
-        centroids = _update(points.step(centroids), points.count, spherical=False)
+        centroids = _update(points.means(centroids), points.count, spherical=False, before=None)
         spent += time.perf_counter() - began
         yield spent, centroids
 

@@ -325,6 +325,7 @@ def _copy(function: Any, base: str, args: Any, kwargs: dict[str, Any]) -> Any:
             into.held.copy_(source)
         return into
     counts["copies to host"] += 1
+    counts["bytes to host"] += args[0].numel() * args[0].element_size()
     _wait("copy to host")
     stream.flush()
     on_cpu = {k: (torch.device("cpu") if k == "device" and v is not None else v) for k, v in kwargs.items()}

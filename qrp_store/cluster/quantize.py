@@ -161,15 +161,15 @@ class Place:
             blocks,
             normalize=options.normalize,
             memory=memory,
-            nearest=self.chosen.nearest(),
+            nearest=None if self.chosen.on_gpu else self.chosen.nearest(),
             workers=options.workers,
             name=name,
         )
-        if not self.chosen.sums_there:
+        if not self.chosen.on_gpu:
             return streamed
         from qrp_store.kmeans.torch_points import TorchPoints
 
-        return TorchPoints(streamed, device=self.chosen.device, name=name)
+        return TorchPoints(streamed, device=self.chosen.device, engine=self.chosen.engine, name=name)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from qrp_store.kmeans.nearest import Float32, Labels
 from qrp_store.kmeans.passes import (
     Engine,
     Group,
+    Means,
     Step,
     Subtree,
     assign_pass,
@@ -152,6 +153,9 @@ class DistributedPoints:
                 return total(subtrees)
 
         return self._again(once)
+
+    def means(self, centroids: Float32) -> Means:
+        return self.step(centroids).means()
 
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
         labels, distances = np.empty(self.count, np.int32), np.empty(self.count, np.float32)
@@ -293,14 +297,15 @@ def _read(shared: Source, first: int, last: int, chosen: Chosen) -> Held:
     rows = read_rows(source, normalize, first, last)
     if origin is not None:
         rows -= origin
-    return on_device(first, rows, chosen.device) if chosen.sums_there else rows
+    return on_device(first, rows, chosen) if chosen.on_gpu else rows
 
 
-def on_device(first: int, rows: Float32, device: str) -> TorchPoints:
-    """Rows from number `first` on, as points whose passes run on a torch device."""
+def on_device(first: int, rows: Float32, chosen: Chosen) -> TorchPoints:
+    """Return rows from number `first` on as points whose passes run on a torch device."""
     from qrp_store.kmeans.torch_points import TorchPoints
 
-    return TorchPoints(MemoryPoints(rows), device=device, name=partial(_row_after, first))
+    name = partial(_row_after, first)
+    return TorchPoints(MemoryPoints(rows), device=chosen.device, engine=chosen.engine, name=name)
 
 
 def _row_after(first: int, row: int) -> str:

@@ -10,7 +10,7 @@ from typing import get_args
 
 from qrp_store.device import check_device, gpu_count, gpu_number
 from qrp_store.errors import InvalidInput, Unavailable
-from qrp_store.kmeans.nearest import FaissGpuNearest, FaissNearest, Nearest, faiss_gpus
+from qrp_store.kmeans.nearest import FaissNearest, Nearest, faiss_gpus
 from qrp_store.options import Engine
 
 ENGINES = get_args(Engine)
@@ -25,15 +25,14 @@ class Chosen:
     device: str
 
     @property
-    def sums_there(self) -> bool:
-        """Whether rows are held and summed on the device too, instead of only searched there."""
-        return self.engine == "torch" and self.device != "cpu"
+    def on_gpu(self) -> bool:
+        """Whether rows are kept, searched and summed on a GPU (`torch_points`)."""
+        return self.device != "cpu"
 
     def nearest(self) -> Nearest:
-        """The engine itself. Raises Unavailable when it cannot be loaded."""
+        """Return the engine that searches rows of the host. Raise Unavailable if it cannot be loaded."""
         if self.engine == "faiss":
-            gpu = gpu_number(self.device)
-            return FaissNearest() if gpu is None else FaissGpuNearest(gpu)
+            return FaissNearest()
         from qrp_store.kmeans.torch_nearest import TorchNearest
 
         return TorchNearest(self.device)
@@ -80,7 +79,7 @@ def _may_have_cuda() -> bool:
 
 
 def _n_gpus(engine: str) -> int:
-    """Return on how many CUDA devices an engine can compute here."""
-    if engine == "faiss":
-        return faiss_gpus()
-    return gpu_count()
+    """Return on how many GPUs an engine can compute here. Rows are kept there by torch, whichever searches."""
+    if not _installed("torch"):
+        return 0
+    return min(gpu_count(), faiss_gpus()) if engine == "faiss" else gpu_count()

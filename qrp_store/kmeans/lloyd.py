@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from qrp_store.errors import InvalidInput
 from qrp_store.kmeans.nearest import Float32, Labels
-from qrp_store.kmeans.passes import Step
+from qrp_store.kmeans.passes import Means
 from qrp_store.kmeans.points import Points, Rows
 from qrp_store.kmeans.seeding import INITS, Init, initial
 from qrp_store.progress import Progress, silent
@@ -275,7 +275,7 @@ def _train(
 
 def _iterate(training: Points, options: KMeansOptions, state: KMeansState) -> KMeansState:
     """One Lloyd step; or all that are left, when it moves nothing and they would only repeat it."""
-    step = training.step(state.centroids)
+    step = training.means(state.centroids)
     last = state.iteration + 1 == options.niter
     centroids = _update(step, training.count, options.spherical, state.centroids if last else None)
     done = options.niter - state.iteration if np.array_equal(centroids, state.centroids) else 1
@@ -304,15 +304,14 @@ def _initial(training: Points, options: KMeansOptions, redo: int, start: Float32
     return _unit_length(centroids) if options.spherical else centroids
 
 
-def _update(step: Step, n: int, spherical: bool, before: Float32 | None) -> Float32:
+def _update(step: Means, n: int, spherical: bool, before: Float32 | None) -> Float32:
     """The means of a step's clusters; an empty one takes half of another, as faiss does it.
 
     In the last step, where no other would settle the two halves, it stays where it was `before`: so the centroids are
     at least as good as the objective that was recorded last.
     """
     counts = step.counts.astype(np.float32)
-    centroids = np.empty(step.sums.shape, np.float32)
-    np.divide(step.sums, np.maximum(step.counts, 1)[:, None], out=centroids, casting="same_kind")  # in float64
+    centroids = step.means.copy()
     if before is None:
         centroids = _split_empty(centroids, counts, n)
     else:

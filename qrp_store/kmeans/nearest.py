@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from typing import Any, Protocol
@@ -12,14 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from qrp_store.device import memory_errors
-from qrp_store.errors import Unavailable
+from qrp_store.errors import Unavailable, first_line
 
 Float32 = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int32]
 Search = Callable[[Float32], tuple[Labels, Float32]]
-_turn = threading.Lock()
-_BUILDS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12", "faiss-gpu-cuvs", "faiss")
+_BUILDS = """
+    faiss faiss-cpu faiss-cpu-noavx2 faiss-gpu faiss-gpu-cu11 faiss-gpu-cu12 faiss-gpu-cuvs faiss-gpu-cu12-cuvs
+    faiss-gpu-cu13-cuvs faiss-cuda
+""".split()  # noqa: SIM905
+GPU_HINT = "pip install 'qrp-store[gpu]' for the CUDA version of this machine, or use --engine torch"
 
 
 class Nearest(Protocol):
@@ -46,7 +47,7 @@ class FaissNearest:
     name = "faiss"
 
     def prepare(self, centroids: Float32) -> Search:
-        faiss = _faiss()
+        faiss = load_faiss()
         index = faiss.IndexFlatL2(centroids.shape[1])
         index.add(np.ascontiguousarray(centroids, np.float32))
 
@@ -58,61 +59,28 @@ class FaissNearest:
         return search
 
 
-class FaissGpuNearest:
-    """Exact float32 search by faiss on the CUDA device of that number. Rows cross over in each call.
-
-    faiss allows one call at a time on a device, so threads take turns; they sum side by side.
-    """
-
-    name = "faiss"
-
-    def __init__(self, gpu: int = 0) -> None:
-        self._gpu = gpu
-
-    def prepare(self, centroids: Float32) -> Search:
-        device, task = f"cuda:{self._gpu}", f"{len(centroids):,} centroids, {centroids.shape[1]:,}-d"
-        with _turn, memory_errors(device, task, "choose a smaller K"):
-            faiss = _faiss()
-            place = faiss.GpuIndexFlatConfig()
-            place.device = self._gpu
-            index = faiss.GpuIndexFlatL2(_working_memory(), centroids.shape[1], place)
-            index.add(np.ascontiguousarray(centroids, np.float32))
-
-        def search(rows: Float32) -> tuple[Labels, Float32]:
-            with _turn, memory_errors(device, task, "choose a smaller K"):
-                distances, labels = index.search(np.ascontiguousarray(rows, np.float32), 1)
-            found, apart = labels[:, 0].astype(np.int32), np.maximum(distances[:, 0], 0)
-            found[~np.isfinite(apart)] = -1
-            return found, apart
-
-        return search
-
-
-@cache
-def _working_memory() -> Any:
-    """Return the devices' working memory: allocated once per process."""
-    return _faiss().StandardGpuResources()
-
-
 def faiss_gpus() -> int:
     """Return on how many CUDA devices the installed faiss can compute here."""
-    faiss = _faiss()
-    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+    faiss = load_faiss()
+    if not hasattr(faiss, "StandardGpuResources"):
+        return 0
+    try:
+        return int(faiss.get_num_gpus())
+    except RuntimeError:  # a driver that is missing, or too old for the build's CUDA
+        return 0
 
 
 def faiss_builds() -> list[str]:
-    """The installed distributions that provide the module `faiss`; more than one of them corrupt each other."""
-    found = []
+    """Return the installed distributions that provide the module `faiss`: more than one corrupt each other."""
+    builds = []
     for name in _BUILDS:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            pass
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            builds.append(f"{name} {metadata.version(name)}")
+    return builds
 
 
 def require_one_build(builds: list[str]) -> None:
-    """Unavailable when more than one faiss build is installed: they overwrite each other's files silently."""
+    """Raise Unavailable if more than one build of faiss is installed: they overwrite each other's files."""
     if len(builds) > 1:
         raise Unavailable(
             f"several builds of faiss are installed and corrupt each other: {', '.join(builds)}",
@@ -121,13 +89,24 @@ def require_one_build(builds: list[str]) -> None:
 
 
 @cache
-def _faiss() -> Any:
-    require_one_build(faiss_builds())
+def load_faiss() -> Any:
+    """Return the module faiss. Raise Unavailable if it, or a library that it needs, is missing."""
+    builds = faiss_builds()
+    require_one_build(builds)
     try:
         import faiss
-    except ImportError as error:
-        raise Unavailable("K-means needs faiss", hint="pip install 'qrp-store[cpu]'") from error
+    except ModuleNotFoundError as error:
+        if error.name == "faiss":
+            raise Unavailable("K-means needs faiss", hint="pip install 'qrp-store[cpu]'") from error
+        raise _broken(builds, error) from error
+    except (ImportError, OSError, RuntimeError) as error:  # a shared library, like a CUDA runtime, is missing
+        raise _broken(builds, error) from error
     return faiss
+
+
+def _broken(builds: list[str], error: Exception) -> Unavailable:
+    named = " ".join(builds) or "faiss"
+    return Unavailable(f"{named} is installed but cannot be loaded: {first_line(error)}", hint=GPU_HINT)
 
 
 @contextmanager

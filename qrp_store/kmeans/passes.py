@@ -34,6 +34,21 @@ class Step:
     def __add__(self, other: Step) -> Step:
         return Step(self.counts + other.counts, self.sums + other.sums, self.inertia + other.inertia)
 
+    def means(self) -> Means:
+        """Return the centroids' new places, divided in float64."""
+        means = np.empty(self.sums.shape, np.float32)
+        np.divide(self.sums, np.maximum(self.counts, 1)[:, None], out=means, casting="same_kind")
+        return Means(self.counts, means, self.inertia)
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a Lloyd step makes: rows per centroid int64 (k,), their mean float32 (k, d; 0 for an empty one), inertia."""
+
+    counts: npt.NDArray[np.int64]
+    means: Float32
+    inertia: float
+
 
 @dataclass(frozen=True)
 class Group:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from qrp_store.errors import InvalidInput
 from qrp_store.execution import available_cores, run
 from qrp_store.kmeans.nearest import FaissNearest, Float32, Labels, Nearest
-from qrp_store.kmeans.passes import BATCH, Engine, Group, Step, assign_pass, group_rows, step_pass
+from qrp_store.kmeans.passes import BATCH, Engine, Group, Means, Step, assign_pass, group_rows, step_pass
 
 Rows = npt.NDArray[np.int64]
 DEFAULT_MEMORY = 2_000_000_000
@@ -51,6 +51,10 @@ class Points(Protocol):
 
     def step(self, centroids: Float32) -> Step:
         """One Lloyd step about `centroids` (k, d): counts, sums and inertia."""
+        ...
+
+    def means(self, centroids: Float32) -> Means:
+        """Return the means of a step, as `Step.means`; sums on a device are divided there."""
         ...
 
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
@@ -142,6 +146,9 @@ class MemoryPoints:
         with closing(self.groups(len(centroids))) as groups:
             return step_pass(groups, centroids, self._engine, self._name)
 
+    def means(self, centroids: Float32) -> Means:
+        return self.step(centroids).means()
+
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
         with closing(self.groups(len(centroids))) as groups:
             return assign_pass(groups, self.count, centroids, self._engine, self._name)
@@ -221,6 +228,9 @@ class StreamedPoints:
     def step(self, centroids: Float32) -> Step:
         with closing(self.groups(len(centroids))) as groups:
             return step_pass(groups, centroids, self._side_by_side(len(centroids))[1], self._name)
+
+    def means(self, centroids: Float32) -> Means:
+        return self.step(centroids).means()
 
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
         with closing(self.groups(len(centroids))) as groups:

@@ -18,7 +18,7 @@ import torch
 from qrp_store.device import float32_arithmetic, free_bytes, memory_errors
 from qrp_store.errors import InvalidInput, Unavailable
 from qrp_store.kmeans.nearest import Float32, Labels
-from qrp_store.kmeans.passes import Step, Subtree, group_rows, joined, total
+from qrp_store.kmeans.passes import Means, Step, Subtree, group_rows, joined, total
 from qrp_store.kmeans.points import MemoryPoints, Points, Rows, StreamedPoints, row_number
 from qrp_store.kmeans.torch_nearest import nearest, on_device, prepared, squared
 from qrp_store.kmeans.torch_transfer import brought
@@ -52,10 +52,12 @@ class TorchPoints:
         inner: MemoryPoints | StreamedPoints,
         *,
         device: str = "cuda",
+        engine: str = "torch",
         budget: int | None = None,
         name: Callable[[int], str] = row_number,
     ) -> None:
         self._inner, self._device, self._name = inner, torch.device(device), name
+        self._engine = engine
         self._budget = budget
         self._held: list[_Group] | None = None
         self._held_size = 0
@@ -84,13 +86,21 @@ class TorchPoints:
 
     def subset(self, rows: Rows | None) -> Points:
         name = self._name if rows is None else (lambda row: self._name(int(rows[row])))
-        return TorchPoints(self._inner.subset(rows), device=str(self._device), budget=self._budget, name=name)
+        return TorchPoints(
+            self._inner.subset(rows), device=str(self._device), engine=self._engine, budget=self._budget, name=name
+        )
 
     def step(self, centroids: Float32) -> Step:
         with self._partials(centroids, 0) as partials:
             whole = total(partials)
         self._refuse(int(whole.bad))
         return whole.step()
+
+    def means(self, centroids: Float32) -> Means:
+        with self._partials(centroids, 0) as partials:
+            means, bad = total(partials).means()
+        self._refuse(bad)
+        return means
 
     def subtrees(self, centroids: Float32, first: int) -> list[Subtree[Step]]:
         """A step's sums for points whose first group is number `first` of more, as the subtrees that they make up."""
@@ -112,7 +122,7 @@ class TorchPoints:
 
         with self._pass(centroids) as (groups, own, norms):
             for group in groups:
-                found, apart = _search(group, own, norms)
+                found, apart = self._search(group, own, norms)
                 # From the differences: exact far from the origin too, as on the CPU.
                 exact = [(group.rows[b] - own[found[b]]).square_().sum(dim=1) for b in _blocks(group, len(own))]
                 late.append((group.start, found.int(), torch.cat(exact), _first_bad(group.start, apart)))
@@ -124,7 +134,7 @@ class TorchPoints:
     @contextmanager
     def _partials(self, centroids: Float32, first: int) -> Iterator[Iterator[Subtree[_Partial]]]:
         with self._pass(centroids) as (groups, own, norms):
-            yield (Subtree(0, number, _partial(group, own, norms)) for number, group in enumerate(groups, first))
+            yield (Subtree(0, number, self._partial(group, own, norms)) for number, group in enumerate(groups, first))
 
     @contextmanager
     def _pass(self, centroids: Float32) -> Iterator[tuple[Iterator[_Group], torch.Tensor, torch.Tensor]]:
@@ -137,6 +147,24 @@ class TorchPoints:
         except Unavailable:
             self._held = None
             raise
+
+    def _search(self, group: _Group, centroids: torch.Tensor, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        search = nearest
+        if self._engine == "faiss":
+            from qrp_store.kmeans.torch_faiss import nearest_by_faiss as search
+        parts = [search(group.rows[b], group.squares[b], centroids, norms) for b in _blocks(group, len(centroids))]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _partial(self, group: _Group, centroids: torch.Tensor, norms: torch.Tensor) -> _Partial:
+        labels, distances = self._search(group, centroids, norms)
+        ordered, order = torch.sort(labels, stable=True)
+        counts = torch.searchsorted(ordered, torch.arange(len(centroids) + 1, device=labels.device)).diff()
+        return _Partial(
+            counts,
+            _sums(group.rows, order, counts),
+            distances.sum(dtype=torch.float64),
+            _first_bad(group.start, distances),
+        )
 
     def _groups(self, k: int) -> Generator[_Group, None, None]:
         """The groups of a pass about `k` centroids, on the device."""
@@ -195,6 +223,13 @@ class _Partial:
             torch.minimum(self.bad, other.bad),
         )
 
+    def means(self) -> tuple[Means, int]:
+        """Return the means, divided on the device in float64, and the first row that cannot be searched."""
+        means = (self.sums / self.counts.clamp(min=1)[:, None]).float()
+        # one copy of all that is small: each copy waits for the device
+        numbers = torch.cat([self.counts, self.bad[None], self.inertia[None].view(torch.int64)]).cpu().numpy()
+        return Means(numbers[:-2], means.cpu().numpy(), float(numbers[-1:].view(np.float64)[0])), int(numbers[-2])
+
     def step(self) -> Step:
         return Step(self.counts.cpu().numpy(), self.sums.cpu().numpy(), float(self.inertia))
 
@@ -207,23 +242,6 @@ def _rows_at_once(k: int) -> int:
 def _blocks(group: _Group, k: int) -> list[slice]:
     rows = _rows_at_once(k)
     return [slice(first, first + rows) for first in range(0, len(group.rows), rows)]
-
-
-def _search(group: _Group, own: torch.Tensor, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    parts = [nearest(group.rows[b], group.squares[b], own, norms) for b in _blocks(group, len(own))]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-
-def _partial(group: _Group, own: torch.Tensor, norms: torch.Tensor) -> _Partial:
-    labels, distances = _search(group, own, norms)
-    ordered, order = torch.sort(labels, stable=True)
-    counts = torch.searchsorted(ordered, torch.arange(len(own) + 1, device=labels.device)).diff()
-    return _Partial(
-        counts,
-        _sums(group.rows, order, counts),
-        distances.sum(dtype=torch.float64),
-        _first_bad(group.start, distances),
-    )
 
 
 def _sums(rows: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -326,7 +326,7 @@ def test_workers_choose_the_engine(address: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_torch_on_the_workers_has_the_bits_of_torch_here(address: str, store: Store, device: str) -> None:
     chosen, array = Chosen("torch", device), rows_of(store)
-    here = TorchPoints(MemoryPoints(array)) if chosen.sums_there else MemoryPoints(array, nearest=chosen.nearest())
+    here = TorchPoints(MemoryPoints(array)) if chosen.on_gpu else MemoryPoints(array, nearest=chosen.nearest())
     with DaskPool(address) as connected:
         for memory in (1, 10**9):
             points = DistributedPoints(blocks_of(store), connected, chosen, k=K, memory=memory)

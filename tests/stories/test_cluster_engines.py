@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from qrp_store.cli.main import call
 from qrp_store.cluster import cluster
 from qrp_store.errors import InvalidInput, Unavailable
 from qrp_store.ingest import ingest
+from qrp_store.kmeans.nearest import load_faiss
 from qrp_store.kmeans.torch_nearest import TorchNearest
 from qrp_store.label import label
 from qrp_store.store import Store, create_store, open_store
@@ -94,3 +96,36 @@ def test_a_scheduler_that_is_not_there_ends_with_exit_8_within_seconds(
     error = document["errors"][0] if document.get("errors") else document["error"]
     assert error["kind"] == "unavailable"
     assert "tcp://127.0.0.1:1 cannot be reached" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("raise RuntimeError('cannot load libcudart.so.13')", "cannot be loaded: cannot load libcudart.so.13"),
+        ("raise ImportError('libcublas.so.12: cannot open shared object file')", "cannot be loaded: libcublas.so.12"),
+        ("import faiss_swig", "cannot be loaded: No module named 'faiss_swig'"),
+    ],
+)
+def test_a_faiss_without_its_libraries_ends_with_exit_8(
+    store: Store,
+    tmp_path: Path,
+    line: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.close()
+    (tmp_path / "site" / "faiss").mkdir(parents=True)
+    (tmp_path / "site" / "faiss" / "__init__.py").write_text(line + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    load_faiss.cache_clear()
+    try:
+        words = ["--dataset", "d", "--backbone", "b", "-k", "5", "--engine", "faiss", "--device", "cpu", "--json"]
+        assert call(["cluster", *words, "--store", str(tmp_path / "store")]) == 8
+    finally:
+        load_faiss.cache_clear()
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["kind"] == "unavailable"
+    assert message in error["message"]
+    assert "--engine torch" in error["hint"]

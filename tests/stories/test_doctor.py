@@ -92,10 +92,11 @@ def test_arrays_that_one_may_only_read_are_no_problem_for_who_only_looks(
     assert (found.status, "Access Denied" in found.found, "check the keys" in str(found.advice)) == (status, True, True)
 
 
-def test_two_builds_of_faiss_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = tmp_path / "site" / "faiss_gpu-1.15.1.dist-info"
+@pytest.mark.parametrize("build", ["faiss-gpu", "faiss-gpu-cu13-cuvs"])
+def test_two_builds_of_faiss_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str) -> None:
+    other = tmp_path / "site" / f"{build.replace('-', '_')}-1.15.1.dist-info"
     other.mkdir(parents=True)
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: faiss-gpu\nVersion: 1.15.1\n")
+    (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {build}\nVersion: 1.15.1\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     create_store(str(tmp_path / "s"))
     report = doctor(str(tmp_path / "s"))
