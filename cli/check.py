@@ -1,4 +1,4 @@
-"""compare, rerun, selfcheck: compare results, recompute one, and check known answers."""
+"""compare, compare-concepts, rerun, selfcheck: compare results or concept sets, recompute, check known answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from qrp_store.options import (
+    AgreementOptions,
     CompareOptions,
     Format,
     FormatOptions,
@@ -36,6 +37,9 @@ def register(app: typer.Typer) -> None:
             "qrp-store compare r50 vit --dataset photos --concepts objects -k 1000 --width 0.01"
         ),
     )(compare)
+    command(app, "compare-concepts", example="qrp-store compare-concepts people clip --dataset photos")(
+        compare_concepts
+    )
     command(app, "rerun", example="qrp-store rerun res-7f3a9c21 --check")(rerun)
     command(app, "selfcheck", example="qrp-store selfcheck")(selfcheck)
 
@@ -108,6 +112,38 @@ def _one_row(report: Any) -> Table:
     row |= {"b": report.b.id, "b_backbone": report.b.backbone, "b_nmi": report.b.nmi}
     row |= {"difference": report.difference, "ci_lo": lo, "ci_hi": hi, "n_common": report.n_common}
     return output.table([row])
+
+
+def compare_concepts(
+    session: Session,
+    first: Annotated[
+        str, typer.Argument(metavar="A", autocompletion=anything, help="The reference: labels that are trusted.")
+    ],
+    second: Annotated[
+        str,
+        typer.Argument(metavar="B", autocompletion=anything, help="The concept set to judge, for example an expert's."),
+    ],
+    selection: AgreementOptions,
+    output_format: FormatOptions,
+) -> None:
+    """Compare two concept sets of the same images, concept by concept: F1, Cohen's kappa, average precision."""
+    from qrp_store.label.agreement import compare_concepts
+
+    with session.open() as store:
+        report = compare_concepts(store, first, second, **selection.values())
+    rows = output.table(output.document(report.rows))
+    form = output_format.form
+    if form not in (None, "table", "json"):
+        session.list(rows, form, report.schema)
+        return
+    means = (("F1", report.f1_mean), ("kappa", report.kappa_mean), ("average precision", report.ap_mean))
+    text = (
+        f"{output.listing(rows, 'table', '')}\n"
+        f"{report.n_common} concepts in common, {len(report.only_a)} of {output.cell(first)} alone, "
+        f"{len(report.only_b)} of {output.cell(second)} alone\n"
+        f"mean {', '.join(f'{name} {value:.3f}' for name, value in means if value is not None)}"
+    )
+    replace(session, as_json=session.as_json or form == "json").show(report, text)
 
 
 def rerun(

@@ -7,6 +7,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from qrp_store.options import (
+    AgreementOptions,
     BrowserOptions,
     ClusterOptions,
     ClusterSource,
@@ -68,6 +69,7 @@ TABLES: dict[str, list[tuple[str, type[Options]]]] = {
     "report": [("", ReportOptions)],
     "export": [("", ExportOptions)],
     "compare": [("Over seeds", CompareOptions), ("Two results", PairOptions), ("Output", FormatOptions)],
+    "compare-concepts": [("Selection", AgreementOptions), ("Output", FormatOptions)],
     "leaderboard": [("Selection", LeaderboardOptions), ("Columns", ColumnOptions), ("Output", FormatOptions)],
     "rerun": [("Computing", RerunOptions), ("Exit code", RerunCheckOptions)],
     "selfcheck": [("", SelfcheckOptions)],

@@ -3,7 +3,6 @@ concepts of the dataset's other sets mean the same."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from qrp_store.catalog.entities import concept_sets, datasets
 from qrp_store.catalog.entities.concept_sets import StoredConcepts, Vocabulary
 from qrp_store.label import concept_rows
+from qrp_store.label.agreement import agreement, by_expert, forms, matched
 from qrp_store.store import Store
 
 _TOP = 10
@@ -28,7 +28,8 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
     `n_rare`: concepts that hold for fewer than 10 samples; `n_constant`: for none or for every labelled sample.
     `together`: the most frequent concepts pair by pair, with lift P(both) / (P(one) P(other)). `near_duplicates`:
     concepts of other sets with the same name but for case, plural and synonyms, or with a Jaccard index of the
-    samples of at least 0.8 among each set's 50 most frequent. `options` and `provenance`: what it was made from and
+    samples of at least 0.8 among each set's 50 most frequent. `agreement`: mean F1 and kappa over the concepts shared
+    with each other set. `options` and `provenance`: what it was made from and
     how (a file's sha256, or the expert with its weights' digest and preprocessing; threshold, group).
     """
     words = concept_sets.vocabulary(store.catalog, identifier)
@@ -57,6 +58,7 @@ def describe(store: Store, identifier: str) -> dict[str, Any]:
         "most_frequent": common,
         "together": [] if rows is None else _together(rows, words, order[:_TOP], n),
         "near_duplicates": sorted(near, key=_closest)[:_SHOWN],
+        "agreement": [] if rows is None else list(_agreements(store, stored, words)),
         **_origin(stored),
     }
 
@@ -123,8 +125,8 @@ def _near_duplicates(
             continue
         other = concept_sets.get(store.catalog, stored.dataset, name)
         theirs = concept_sets.vocabulary(store.catalog, other.artifact.id)
-        known = {form: i for i, concept in enumerate(theirs.names) for form in _forms(concept)}
-        called = {(i, known[f]) for i, concept in enumerate(words.names) for f in _forms(concept) if f in known}
+        known = {form: i for i, concept in enumerate(theirs.names) for form in forms(concept)}
+        called = {(i, known[f]) for i, concept in enumerate(words.names) for f in forms(concept) if f in known}
         first = sorted({i for i, _ in called} | set(frequent(words)[:_COMPARED]))
         second = sorted({j for _, j in called} | set(frequent(theirs)[:_COMPARED]))
         if not first or not second:
@@ -139,13 +141,23 @@ def _near_duplicates(
                     yield {**same, "same_name": (i, j) in called, "jaccard": jaccard}
 
 
+def _agreements(store: Store, stored: StoredConcepts, words: Vocabulary) -> Iterator[dict[str, Any]]:
+    """Yield the mean agreement with each other set of the dataset that shares concepts, as `compare-concepts` has it.
+
+    An expert's set is judged by one that is not, whichever is shown. Average precision, which reads all scores, is left
+    out.
+    """
+    for name in concept_sets.names(store.catalog, stored.dataset):
+        if name == stored.artifact.name:
+            continue
+        other = concept_sets.get(store.catalog, stored.dataset, name)
+        if not matched(words, concept_sets.vocabulary(store.catalog, other.artifact.id)):
+            continue
+        a, b = (other, stored) if by_expert(stored) and not by_expert(other) else (stored, other)
+        report = agreement(store, a, b, ranked=False)
+        means = {"f1_mean": report.f1_mean, "kappa_mean": report.kappa_mean}
+        yield {"concepts": name, "n_common": report.n_common, **means}
+
+
 def _closest(row: dict[str, Any]) -> tuple[Any, ...]:
     return not row["same_name"], -row["jaccard"], row["concept"], row["concepts"], row["other"]
-
-
-def _forms(name: str) -> set[str]:
-    """A name and its synonyms (`tench, Tinca tinca`) in lower case, letters and digits alone, in the singular."""
-    forms = {re.sub(r"[\W_]+", " ", part.casefold()).strip() for part in name.split(",")}
-    return {
-        form[:-1] if len(form) > 3 and form.endswith("s") and not form.endswith("ss") else form for form in forms
-    } - {""}

@@ -15,6 +15,7 @@ from qrp_store.options.clustering import (
     suggested_k,
 )
 from qrp_store.options.comparing import (
+    AgreementOptions,
     CompareOptions,
     PairOptions,
     RerunCheckOptions,
@@ -71,6 +72,7 @@ from qrp_store.options.running import (
 
 __all__ = [
     "Activation",
+    "AgreementOptions",
     "BrowserOptions",
     "ClusterOptions",
     "ClusterSource",

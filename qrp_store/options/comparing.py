@@ -1,4 +1,4 @@
-"""The options of `compare`, `rerun` and `selfcheck`."""
+"""The options of `compare`, `compare-concepts`, `rerun` and `selfcheck`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ class PairOptions(Options):
     anyway: bool = plain_option(False, "Compare even if dataset, concepts or protocol differ; report the difference.")
     bootstrap: int = plain_option(1000, "Bootstrap replicates of the confidence interval.", metavar="N", minimum=0)
     seed: int = plain_option(0, "Random seed of the bootstrap.", metavar="SEED")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementOptions(Options):
+    """Which concept sets are compared."""
+
+    dataset: str | None = plain_option(
+        None, "Dataset of both sets.", metavar="D", default_text="the only one that has them", completes="datasets"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

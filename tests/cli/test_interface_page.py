@@ -22,6 +22,7 @@ from qrp_store.evaluate.selfcheck import SelfcheckReport
 from qrp_store.evaluate.story import EvaluateReport
 from qrp_store.export.story import ExportReport
 from qrp_store.ingest.story import IngestReport
+from qrp_store.label.agreement import AgreementReport, ConceptAgreement
 from qrp_store.label.story import LabelReport
 from qrp_store.maintenance.copy import CopyReport
 from qrp_store.maintenance.gc import GcReport
@@ -42,6 +43,8 @@ REPORTS: dict[str, Any] = {
     "each of `evaluate`'s `results`": Result,
     "`evaluate`'s `estimate`": Estimate,
     "`compare`": (CompareReport, BackbonesReport),
+    "`compare-concepts`": AgreementReport,
+    "each of `compare-concepts`' `rows`": ConceptAgreement,
     "`rerun`": RerunReport,
     "`selfcheck`": SelfcheckReport,
     "`report`": ReportReport,
@@ -74,8 +77,12 @@ def test_every_row_of_promises_names_a_test() -> None:
 def test_every_command_has_a_promise_and_a_document() -> None:
     commands = set(get_command(build()).commands)  # type: ignore[attr-defined]
     section = PAGE.split("## Commands")[1].split("## Exit codes")[0]
-    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.M)) == commands
-    assert {name for row in ROWS for name in re.findall(r"`(\w+)`", row)} - {"results", "estimate"} == commands
+    assert set(re.findall(r"^\| `([\w-]+)` \|", section, flags=re.M)) == commands
+    assert {name for row in ROWS for name in re.findall(r"`([\w-]+)`", row)} - {
+        "results",
+        "estimate",
+        "rows",
+    } == commands
 
 
 def test_every_exit_code_has_its_kind() -> None:

@@ -30,6 +30,7 @@ from qrp_store.evaluate.story import evaluate
 from qrp_store.export.story import export
 from qrp_store.ingest.story import ingest
 from qrp_store.kmeans.engines import ENGINES
+from qrp_store.label.agreement import compare_concepts
 from qrp_store.label.expert import label_by_expert
 from qrp_store.label.story import label
 from qrp_store.look import leaderboard
@@ -38,6 +39,7 @@ from qrp_store.maintenance.gc import gc
 from qrp_store.maintenance.removal import migrate, retire, verify
 from qrp_store.maintenance.repair import repair
 from qrp_store.options import (
+    AgreementOptions,
     BrowserOptions,
     ClusterOptions,
     ClusterSource,
@@ -91,6 +93,7 @@ COMMANDS: dict[str, tuple[type[Options], ...]] = {
     "report": (ReportOptions,),
     "export": (ExportOptions,),
     "compare": (CompareOptions, PairOptions, FormatOptions),
+    "compare-concepts": (AgreementOptions, FormatOptions),
     "leaderboard": (LeaderboardOptions, ColumnOptions, FormatOptions),
     "rerun": (RerunOptions, RerunCheckOptions),
     "selfcheck": (SelfcheckOptions,),
@@ -122,6 +125,7 @@ FUNCTIONS: list[tuple[Callable[..., Any], set[str], set[str]]] = [
     (export, set(), {"output"}),
     (compare, set(), set()),
     (compare_backbones, set(), {"dataset"}),
+    (compare_concepts, set(), set()),
     (rerun, set(), set()),
     (selfcheck, set(), set()),
     (leaderboard, {"dataset"}, set()),

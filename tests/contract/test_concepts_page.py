@@ -42,7 +42,8 @@ def lines() -> dict[str, str]:
     return {" ".join(re.findall(r"--(?:dataset|concepts) (\S+)", line)): line for line in found}
 
 
-LINES = lines()
+COMPARED = "qrp-store compare-concepts people words --dataset photos"
+LINES = {made: line for made, line in lines().items() if line != COMPARED}
 PHOTOS = ["a.jpg", "b.jpg", "trip/c.jpg"]
 COCO = ["000000397133.jpg", "000000037777.jpg", "000000252219.jpg"]
 OPEN_IMAGES = ["0001eeaf4aed83f9.jpg", "0004886b7d043cfd.jpg"]
@@ -277,6 +278,7 @@ EXPERTS = ["photos things", "photos stuff", "photos seen", "photos scenes", "pho
 
 
 def test_the_page_has_no_other_lines() -> None:
+    assert COMPARED in lines().values()
     assert sorted(LINES) == sorted([*WANTED, *EXPERTS, "imagenet-val factors"])
 
 
@@ -331,5 +333,9 @@ def test_the_experts_of_the_page_label_pictures(qrp: Any, sql: Any, lab: Path) -
         zip(EXPERTS, (80, 20, 1000, 3, 4, 47), strict=True)
     )
     assert (reports["photos seen"]["n_labels"], reports["photos scenes"]["n_labels"]) == (15, 6)
+    table(lab / "people.csv", ("key", "concept"), ("a.jpg", "dog"), ("b.jpg", "red"))
+    qrp.ok("label", lab / "people.csv", "--dataset", "photos", "--concepts", "people", store=lab / "qrp-data")
+    agreement = qrp.ok(*shlex.split(COMPARED)[1:], store=lab / "qrp-data")
+    assert [(row["concept"], row["n"], row["n_a"]) for row in agreement["rows"]] == [("dog", 3, 1), ("red", 3, 1)]
     rows = sql(lab / "qrp-data", "SELECT concept FROM labels WHERE concepts = 'scenes'")
     assert {row["concept"] for row in rows} <= {"a/airfield", "a/airplane_cabin", "a/alcove"}

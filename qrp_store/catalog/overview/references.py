@@ -29,6 +29,11 @@ class Reference:
     state: str
 
 
+def looks_like_id(text: str) -> bool:
+    """Return whether a text could be the start of an id."""
+    return _ID.match(text) is not None
+
+
 def resolve(catalog: Catalog, text: str) -> Reference:
     """The one ready thing that a text names; a retired artifact only by its id. Raises NotFound, or InvalidInput
     when several things go by that name."""
