@@ -15,6 +15,7 @@ import numpy as np
 from qrp_store.catalog.entities import clusterings, embeddings
 from qrp_store.catalog.entities import extra_scores as stored
 from qrp_store.catalog.entities.clusterings import StoredClustering
+from qrp_store.device import resolve_device
 from qrp_store.embedding import Embedding
 from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import probe
@@ -158,7 +159,6 @@ def _forward_asked(clustering: StoredClustering, joined: JoinedConcepts, request
 
 
 def _computed(question: Question, queries: int) -> list[dict[str, Any]]:
-    from qrp_store.probing.device import resolve_device
     from qrp_store.probing.forward import ForwardData, forward
 
     store, seed = question.store, question.clustering.row.seed

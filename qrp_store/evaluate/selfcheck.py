@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qrp_store.device import resolve_device
 from qrp_store.evaluate.probe import surroundings
 from qrp_store.options import ProbeOptions, SelfcheckOptions, takes
 from qrp_store.probing.controls import Trial
@@ -53,7 +54,7 @@ class SelfcheckReport:
 @takes(SelfcheckOptions)
 def selfcheck(*, device: str = "cpu", progress: Progress = silent) -> SelfcheckReport:
     """Compute the known answers, on one thread: at these sizes a second one mostly waits. Takes seconds."""
-    from qrp_store.probing.device import resolve_device, using_threads
+    from qrp_store.probing.device import using_threads
 
     with using_threads(1):
         return _selfcheck(str(resolve_device(device)), progress)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from qrp_store.device import resolve_device as resolve_device
 from qrp_store.errors import Unavailable
 
 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qrp_store.probing.device import resolve_device, torch, using_threads
+from qrp_store.device import float32_arithmetic, memory_errors, resolve_device
+from qrp_store.probing.device import torch, using_threads
 from qrp_store.probing.linear import Features, Labelled, LinearProbe, fit_linear
 from qrp_store.probing.neighbours import NEIGHBOURS, TEMPERATURE, Votes, vote
 from qrp_store.probing.sparse import ConceptMatrix
@@ -72,9 +74,11 @@ def forward(data: ForwardData, *, queries: int, seed: int, device: str, progress
     and `map` (those of a group are read off the whole vocabulary's probe). At most `queries` test samples, drawn by
     `seed`, are asked of their neighbours; 0: all.
     """
-    work = len(data.positions) * data.features.dim * data.x.n_concepts
-    with using_threads(1 if work < _SMALL else None):
-        return _forward(data, queries, seed, resolve_device(device), progress)
+    size, m, place = (len(data.positions), data.features.dim), data.x.n_concepts, resolve_device(device)
+    threads = using_threads(1 if math.prod(size) * m < _SMALL else None)
+    task = f"the linear and the nearest-neighbour probe of {size[0]:,} × {size[1]:,} vectors and {m:,} concepts"
+    with threads, float32_arithmetic(), memory_errors(place, task):
+        return _forward(data, queries, seed, place, progress)
 
 
 def _forward(data: ForwardData, queries: int, seed: int, place: torch.device, progress: Progress) -> list[ForwardScore]:

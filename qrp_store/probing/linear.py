@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qrp_store.device import free_bytes
 from qrp_store.errors import QrpStoreError
 from qrp_store.probing.device import torch
 from qrp_store.probing.sparse import ConceptMatrix
@@ -18,7 +19,10 @@ PATH = tuple(10.0**-step for step in range(7))
 """Weight decays that are walked down: 1, 0.1, … 1e-6, on standardised features."""
 _ITERATIONS = 100
 _CELLS = 1 << 22
-_KEPT_FLOATS = 1 << 28
+_KEPT_BYTES = 1 << 30
+"""How many bytes of a part's vectors stay in the host's memory between passes."""
+_KEPT_SHARE = 0.5
+"""The share of a GPU's free memory that a part's vectors may take."""
 
 
 class Features(Protocol):
@@ -97,11 +101,11 @@ def fit_linear(
 
 
 class _Standardised:
-    """A part's vectors as the probe sees them, gone through many times: kept on the device when they are few."""
+    """A part's vectors as the probe sees them, for many passes: they stay on the device when it has room for them."""
 
     def __init__(self, probe: LinearProbe, features: Features, part: Labelled) -> None:
         self.part, self._probe, self._features = part, probe, features
-        few = len(part) * features.dim <= _KEPT_FLOATS
+        few = 4 * len(part) * features.dim <= _room(probe.mean.device)
         self._kept = list(self._fresh()) if few else None
 
     def __iter__(self) -> Iterator[torch.Tensor]:
@@ -109,6 +113,11 @@ class _Standardised:
 
     def _fresh(self) -> Iterator[torch.Tensor]:
         return self._probe.standardised(self._features, self.part.positions)
+
+
+def _room(device: torch.device) -> int:
+    """Return how many bytes of vectors may stay on a device."""
+    return int(_KEPT_SHARE * free_bytes(device)) if device.type == "cuda" else _KEPT_BYTES
 
 
 def _descend(seen: _Standardised, table: torch.Tensor, decay: float, exclusive: bool) -> int:

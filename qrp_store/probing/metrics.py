@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qrp_store.device import memory_errors, resolve_device
 from qrp_store.errors import InvalidInput
 from qrp_store.probing.descent import batches, chunk_rows, log_probabilities, with_bias
-from qrp_store.probing.device import resolve_device, torch
+from qrp_store.probing.device import torch
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import ProbeFit
 
@@ -135,19 +136,25 @@ def _predict(
     weights: NDArray[np.float32], x: ConceptMatrix, clusters: NDArray[np.int64], device: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """ln q of each sample's own cluster, and how many clusters stand before it; both (n,). Weights are (M + 1, K)."""
-    place = resolve_device(device)
+    place, (rows, k) = resolve_device(device), weights.shape
+    with torch.no_grad(), memory_errors(place, f"scoring a probe of {rows - 1:,} concepts × {k:,} clusters"):
+        return _predict_on(place, weights, x, clusters)
+
+
+def _predict_on(
+    place: torch.device, weights: NDArray[np.float32], x: ConceptMatrix, clusters: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     # rows must lie whole in memory: gathering them is 3 times slower otherwise
     table = torch.from_numpy(np.ascontiguousarray(weights)).to(place)
     # Made before the large arrays: small ones kept from between those leave malloc with holes, gigabytes of them at
     # ImageNet's size.
     log_q, rank, done = np.empty(len(x)), np.empty(len(x), np.int64), 0
-    with torch.no_grad():
-        for batch in batches(with_bias(x), clusters, chunk_rows(table.shape[1]), place):
-            every = log_probabilities(batch, table)
-            own = every.gather(1, batch.clusters.unsqueeze(1))
-            part, done = slice(done, done + len(batch)), done + len(batch)
-            log_q[part] = own.squeeze(1).cpu().numpy()
-            rank[part] = _standing(every, own, batch.clusters).cpu().numpy()
+    for batch in batches(with_bias(x), clusters, chunk_rows(table.shape[1]), place):
+        every = log_probabilities(batch, table)
+        own = every.gather(1, batch.clusters.unsqueeze(1))
+        part, done = slice(done, done + len(batch)), done + len(batch)
+        log_q[part] = own.squeeze(1).cpu().numpy()
+        rank[part] = _standing(every, own, batch.clusters).cpu().numpy()
     return log_q, rank
 
 

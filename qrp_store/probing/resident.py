@@ -165,8 +165,13 @@ def _recorded(step: Callable[[], None], state: list[torch.Tensor]) -> Callable[[
             step()
     here.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        if isinstance(error.__context__, torch.OutOfMemoryError):
+            raise error.__context__ from None  # ending a failed recording raises an error that hides the reason
+        raise
     for values, kept in zip(state, before, strict=True):
         values.copy_(kept)
     return graph.replay

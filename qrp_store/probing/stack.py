@@ -14,7 +14,8 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
-from qrp_store.errors import QrpStoreError
+from qrp_store.device import free_bytes
+from qrp_store.errors import QrpStoreError, Unavailable
 from qrp_store.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -52,13 +53,10 @@ def _fit(progress: Progress, stack: Sequence[tuple[Key, Problem]]) -> Iterable[t
     from qrp_store.probing.train import fit_together
 
     keys, problems = zip(*stack, strict=True)
-    try:
-        return list(zip(keys, fit_together(problems, progress), strict=True))
-    except RuntimeError as error:  # while a step is recorded, torch raises any of these for too little memory
-        if len(stack) == 1:
-            raise
-        reason = str(error).partition("\n")[0]
-    # outside of the except clause: the error would keep the stack's tensors
+    fits = fit_together(problems, progress)
+    if len(stack) == 1 or not isinstance(fits[0], Unavailable):
+        return list(zip(keys, fits, strict=True))
+    reason = fits[0].message
     progress.note(f"{problems[0].place} could not train {len(stack)} probes at once; one after another ({reason})")
     return [(key, fit) for key, problem in stack for fit in fit_together([problem], progress)]
 
@@ -85,13 +83,7 @@ def _stacks(work: Iterable[tuple[Key, Problem]]) -> Iterator[list[tuple[Key, Pro
 
 def room_on(device: torch.device) -> int:
     """Return how many bytes a stack may take on a device; 0: probes are trained one by one there."""
-    from qrp_store.probing.device import torch
-
-    if device.type != "cuda":
-        return 0
-    free, _ = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(int(_SHARE * (free + kept)), _MOST_BYTES)
+    return min(int(_SHARE * free_bytes(device)), _MOST_BYTES) if device.type == "cuda" else 0
 
 
 def _fits(stack: Sequence[Problem], room: int) -> bool:

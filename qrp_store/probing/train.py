@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qrp_store.errors import Interrupted, InvalidInput, QrpStoreError
+from qrp_store.device import memory_errors, resolve_device
+from qrp_store.errors import Interrupted, InvalidInput, QrpStoreError, Unavailable
 from qrp_store.options import ProbeOptions
 from qrp_store.probing.descent import (
     CpuDescent,
@@ -26,7 +27,7 @@ from qrp_store.probing.descent import (
     log_frequencies,
     square,
 )
-from qrp_store.probing.device import resolve_device, torch, using_threads
+from qrp_store.probing.device import torch, using_threads
 from qrp_store.probing.optimum import CERTIFICATE, optimum, tightest
 from qrp_store.probing.resident import ResidentDescent
 from qrp_store.probing.sparse import ConceptMatrix
@@ -184,8 +185,22 @@ def fit(
 def fit_together(problems: Sequence[Problem], progress: Progress = silent) -> list[ProbeFit | QrpStoreError]:
     """Train these at once; they share options, number of clusters and device. Return for each what `fit` would.
 
-    For one that diverges that is the error. `stack` decides which problems gain by it.
+    For one that diverges, and for all of them when memory is too short, that is the error. `stack` decides which
+    problems gain by it.
     """
+    (rows, k), place = problems[0].shape, problems[0].place
+    several = f"{len(problems)} probes, each" if len(problems) > 1 else "a probe"
+    task = f"training {several} of {rows - 1:,} concepts × {k:,} clusters"
+    try:
+        with memory_errors(place, task, "use a smaller K or fewer concepts"):
+            return _fit(problems, progress)
+    except Unavailable as error:
+        # a new one: the frames of this one hold the tensors
+        failure = Unavailable(error.message, hint=error.hint)
+    return [failure] * len(problems)
+
+
+def _fit(problems: Sequence[Problem], progress: Progress) -> list[ProbeFit | QrpStoreError]:
     sgd = problems[0].options.solver == "sgd"
     # not under lbfgs, whose sums depend on the number of threads in their last bits
     small = sgd and problems[0].floats <= _SMALL

@@ -40,8 +40,8 @@ class World:
         return self.x.take(at), self.c[at]
 
     def fit(self, **options: object) -> ProbeFit:
-        seed = options.pop("seed", 0)
-        return fit(*self.part(0), *self.part(1), self.n_clusters, ProbeOptions(**options), seed=seed)
+        seed, device = options.pop("seed", 0), options.pop("device", "cpu")
+        return fit(*self.part(0), *self.part(1), self.n_clusters, ProbeOptions(**options), seed=seed, device=device)
 
 
 def log_linear(

@@ -20,6 +20,7 @@ from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.progress import silent
 from qrp_store.records import TEST, TRAIN, VAL
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 CPU = torch.device("cpu")
 WHOLE: Any = {"queries": 0, "seed": 0, "device": "cpu", "progress": silent}
 
@@ -74,16 +75,17 @@ def named(scores: list[ForwardScore]) -> dict[tuple[str, str, str], ForwardScore
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_linear_probe_is_the_logistic_regression_of_its_weight_decay(
-    rows: np.ndarray, parts: np.ndarray, exclusive: bool
+    rows: np.ndarray, parts: np.ndarray, exclusive: bool, device: str
 ) -> None:
     held = np.eye(3, dtype=bool)[classes(rows)] if exclusive else several(rows)[:, :3]
     part = [Labelled(np.flatnonzero(parts == p), matrix(held[parts == p])) for p in (TRAIN, VAL)]
-    probe = fit_linear(Rows(rows), *part, exclusive=exclusive, device=CPU, progress=silent)
+    probe = fit_linear(Rows(rows), *part, exclusive=exclusive, device=torch.device(device), progress=silent)
     train = rows[parts == TRAIN]
     scale = np.where(train.std(axis=0) > 0, train.std(axis=0), 1)
     standard, c = (train - train.mean(axis=0)) / scale, 1 / (probe.weight_decay * len(train))
-    ours = probe.table.numpy()
+    ours = probe.table.cpu().numpy()
     if exclusive:
         theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(standard, classes(rows)[parts == TRAIN])
         weight, bias = theirs.coef_.T, theirs.intercept_
@@ -95,9 +97,10 @@ def test_the_linear_probe_is_the_logistic_regression_of_its_weight_decay(
     np.testing.assert_allclose(ours[-1], bias, atol=0.02 * np.abs(weight).max())
 
 
-def test_neighbours_are_the_nearest_by_cosine(rows: np.ndarray, parts: np.ndarray) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_neighbours_are_the_nearest_by_cosine(rows: np.ndarray, parts: np.ndarray, device: str) -> None:
     train, test = np.flatnonzero(parts == TRAIN), np.flatnonzero(parts == TEST)
-    found = vote(Rows(rows), Labelled(train, matrix(several(rows)[train])), test, CPU)
+    found = vote(Rows(rows), Labelled(train, matrix(several(rows)[train])), test, torch.device(device))
     theirs = NearestNeighbors(n_neighbors=20, metric="cosine", algorithm="brute").fit(rows[train])
     distance, neighbours = theirs.kneighbors(rows[test])
     weights = np.exp((1 - distance) / 0.07)
@@ -166,14 +169,17 @@ def test_a_single_label_vocabulary_gets_top1(rows: np.ndarray, parts: np.ndarray
     assert (knn.n_test, knn.details["n_queries"]) == (50, 50)
 
 
-def test_a_group_of_exclusive_concepts_gets_top1_and_the_whole_map(rows: np.ndarray, parts: np.ndarray) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_group_of_exclusive_concepts_gets_top1_and_the_whole_map(
+    rows: np.ndarray, parts: np.ndarray, device: str
+) -> None:
     some = classes(rows)
     single = np.eye(3, dtype=bool)[some]
     single[::3] = False  # these have no class
     data = ForwardData(
         Rows(rows), np.arange(600), parts, matrix(np.hstack([single, several(rows)])), ["class"] * 3 + ["trait"] * 4
     )
-    scores = named(forward(data, queries=0, seed=0, device="cpu", progress=silent))
+    scores = named(forward(data, queries=0, seed=0, device=device, progress=silent))
     assert set(scores) == {
         *((group, probe, "map") for group in ("(all)", "trait") for probe in ("linear", "knn")),
         *(("class", probe, "top1") for probe in ("linear", "knn")),

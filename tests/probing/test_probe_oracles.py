@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import minimize
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
@@ -15,6 +16,8 @@ from qrp_store.probing.metrics import score
 from qrp_store.probing.optimum import PATH
 from qrp_store.probing.sparse import ConceptMatrix, permute_rows
 from qrp_store.probing.train import fit
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +53,12 @@ def test_one_concept_a_sample_meets_the_contingency_table():
     assert bounds[0] < truth - 0.01
 
 
-def test_lbfgs_is_scikit_learns_optimum(world, dense):
+@pytest.mark.parametrize("device", DEVICES)
+def test_lbfgs_is_scikit_learns_optimum(world, dense, device):
     """Known answer 3, and the definition of `train_loss`, with the bias penalised as ours is."""
     decay = 1e-4
     x, c = world.part(0)
-    found = world.fit(solver="lbfgs", weight_decay=decay)
+    found = world.fit(solver="lbfgs", weight_decay=decay, device=device)
     with_one = np.hstack([dense(x), np.ones((len(x), 1))])  # so that its bias is penalised as ours is
     peer = LogisticRegression(C=1 / (decay * len(c)), fit_intercept=False, tol=1e-8, max_iter=5000).fit(with_one, c)
     ours = np.hstack([found.weight, found.bias[:, None]])
@@ -137,8 +141,9 @@ def test_tight_is_tighter_where_data_are_few(make_world):
     assert optimum < published < tight < world.mi
 
 
-def test_tight_records_its_path_and_its_choice(world):
-    found = world.fit(protocol="tight")
+@pytest.mark.parametrize("device", DEVICES)
+def test_tight_records_its_path_and_its_choice(world, device):
+    found = world.fit(protocol="tight", device=device)
     path = found.history[1:]
     assert [e.weight_decay for e in path] == list(PATH[: len(path)])
     best = min(path, key=lambda e: e.val_cross_entropy)

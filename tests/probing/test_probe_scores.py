@@ -14,6 +14,8 @@ from qrp_store.probing.metrics import score
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import ProbeFit, fit
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
 
 def probe(weight: np.ndarray, bias: np.ndarray, counts: np.ndarray | None = None) -> ProbeFit:
     """A probe with these weights, (K, M) and (K,)."""
@@ -57,11 +59,12 @@ def test_scores_are_those_of_a_direct_computation(world, dense):
     assert result.n_test == len(c)
 
 
-def test_scores_are_those_of_scikit_learn_and_torchmetrics(world, dense):
+@pytest.mark.parametrize("device", DEVICES)
+def test_scores_are_those_of_scikit_learn_and_torchmetrics(world, dense, device):
     """cross_entropy_nats, top1 and top5."""
     found = world.fit(epochs=5)
     x, c = world.part(2)
-    result = score(found, x, c, seed=0)
+    result = score(found, x, c, seed=0, device=device)
     logits = torch.from_numpy(dense(x)) @ torch.from_numpy(found.weight).double().T + torch.from_numpy(found.bias)
     q, target = torch.softmax(logits, 1), torch.from_numpy(c)
     assert result.cross_entropy_nats == pytest.approx(log_loss(c, q.numpy(), labels=range(12)), abs=1e-5)

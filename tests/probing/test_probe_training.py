@@ -13,6 +13,8 @@ from qrp_store.probing.metrics import score
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import ProbeFit, fit
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
 
 def plain_script(y, c, y_val, c_val, n_clusters, options, seed):
     """DataLoader, nn.Linear, SGD, MultiStepLR: running loss and validation cross-entropy of each epoch."""
@@ -44,11 +46,12 @@ def plain_script(y, c, y_val, c_val, n_clusters, options, seed):
     return curve, model
 
 
-def test_sgd_is_the_plain_script(world, dense):
+@pytest.mark.parametrize("device", DEVICES)
+def test_sgd_is_the_plain_script(world, dense, device):
     """Known answer 4: same order, same loss curve, same weights."""
     (x, c), (x_val, c_val) = world.part(0), world.part(1)
     options = ProbeOptions(epochs=10, batch_size=500, lr=0.5, weight_decay=1e-3)
-    ours = world.fit(epochs=10, batch_size=500, lr=0.5, weight_decay=1e-3, seed=7)
+    ours = world.fit(epochs=10, batch_size=500, lr=0.5, weight_decay=1e-3, seed=7, device=device)
     theirs, model = plain_script(dense(x), c, dense(x_val), c_val, world.n_clusters, options, 7)
     assert len(c) % 500
     assert [(e.train_loss, e.val_cross_entropy) for e in ours.history[1:]] == [
@@ -75,10 +78,11 @@ def test_any_number_of_concepts_and_many_batches(n_concepts, dense):
 
 
 @pytest.mark.parametrize("how", ["sgd", "lbfgs", "tight"])
-def test_train_loss_and_grad_norm_are_those_of_autograd(world, dense, how):
+@pytest.mark.parametrize("device", DEVICES)
+def test_train_loss_and_grad_norm_are_those_of_autograd(world, dense, how, device):
     """The definitions of `train_loss`, `grad_norm`, `converged`: at the returned weights, over the whole part."""
     options = {"protocol": "tight"} if how == "tight" else {"solver": how, "epochs": 5, "lr": 0.5, "weight_decay": 1e-3}
-    found = world.fit(**options)
+    found = world.fit(**options, device=device)
     decay = found.weight_decay
     x, c = world.part(0)
     counts = np.bincount(c, minlength=world.n_clusters) + 0.5
