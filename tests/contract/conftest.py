@@ -25,9 +25,28 @@ LIGHT = "alembic.command, alembic.config, faiss, pyarrow.parquet, sqlalchemy, za
 HEAVY = f"{LIGHT}, PIL.Image, torch, torchvision"
 DRAWS = "alembic.config, jinja2, matplotlib.figure, matplotlib.backends.backend_svg, PIL.Image, sqlalchemy, zarr"
 SERVER = """
-import gc, json, os, sys
+import functools, gc, json, os, sys, tempfile, typer.main
 import qrp_store.cluster, qrp_store.evaluate, qrp_store.ingest, qrp_store.label, qrp_store.look
 from qrp_store.cli.main import main
+
+typer.main.get_command = functools.cache(typer.main.get_command)
+
+
+def warm(*words):  # what a command loads late; nothing that starts a thread
+    sys.argv = ["qrp-store", *words]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code, words
+
+
+out = os.dup(1)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+with tempfile.TemporaryDirectory() as folder:
+    warm("init", "--store", folder + "/store")
+    warm("ls", "results", "--store", folder + "/store")
+sys.stdout.flush()
+os.dup2(out, 1)
 gc.freeze()
 for line in sys.stdin:
     asked = json.loads(line)
@@ -203,12 +222,17 @@ def sql() -> Any:
     return query
 
 
-@pytest.fixture
-def store(qrp: Qrp, tmp_path: Path) -> Path:
-    """An empty store."""
-    folder = tmp_path / "store"
+@pytest.fixture(scope="session")
+def empty(qrp: Qrp, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("empty") / "store"
     qrp.ok("init", store=folder)
     return folder
+
+
+@pytest.fixture
+def store(empty: Path, tmp_path: Path) -> Path:
+    """An empty store: a copy of one that `init` made."""
+    return Path(shutil.copytree(empty, tmp_path / "store"))
 
 
 N, GROUPS, DIM = 400, 6, 8
