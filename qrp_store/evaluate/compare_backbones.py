@@ -1,6 +1,7 @@
-"""Is one backbone above another? The difference over seeds and images together, with Student's t interval.
+"""The difference between two backbones over seeds and images, with Student's t interval.
 
-An interval over images alone is conditional on one clustering: image noise shrinks with n, that of K-means does not.
+An interval over images alone is conditional on one clustering: more images reduce the noise of sampling images, not
+the variance of K-means.
 Over S common seeds the difference is Δ̄ ± t(S − 1, 0.975) · sd(Δ) / √S, each Δ on the test images that both share.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 from qrp_store.catalog.entities import concept_sets, datasets
 from qrp_store.errors import InvalidInput, NotFound, near_names
 from qrp_store.evaluate.compare import paired_scores
-from qrp_store.evaluate.rerun import asked
+from qrp_store.evaluate.rerun import inputs_of
 from qrp_store.options import CompareOptions, takes
 from qrp_store.probing.student import quantile, two_sided
 from qrp_store.store import Store
@@ -31,7 +32,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Compared:
-    """One of the two, over the common seeds; `nmi_common` is its mean NMI on the common test images."""
+    """One side of the comparison; `nmi_common` is its mean NMI over the common seeds and test images."""
 
     backbone: str
     concepts: str
@@ -60,8 +61,8 @@ class BackbonesReport:
     """`difference`: mean over seeds, with its 95 % t interval `ci` and `p_value`, None below three common seeds.
 
     `sd_seeds`: standard deviation (n − 1) of the seeds' differences; `se_images`: root mean square of their standard
-    errors over images. `narrow_by` is what would narrow the interval most, seeds or images; `n_seeds_for_width` the
-    seeds that an interval as narrow as `width` takes. `advice` says both in words, with a command.
+    errors over images. `narrow_by`: whether more seeds or more images would narrow the interval most.
+    `n_seeds_for_width`: number of seeds for an interval of this `width`. `advice` states both, with a command.
     """
 
     schema: str
@@ -101,8 +102,8 @@ def compare_backbones(
 ) -> BackbonesReport:
     """Compare two backbones of a dataset over all seeds that both have, or two concept sets under one `backbone`.
 
-    `width` is the wanted width of the interval. Raises NotFound for names without results or without a common seed, and
-    InvalidInput when the options leave several questions.
+    `width` is a target width of the interval. Raise NotFound for names without results or without a common seed, and
+    InvalidInput if the options allow several comparisons.
     """
     started = time.perf_counter()
     options = CompareOptions(dataset=dataset, concepts=concepts, k=k, protocol=protocol, backbone=backbone, width=width)
@@ -118,7 +119,7 @@ def compare_backbones(
     images = math.sqrt(statistics.fmean(seed.se_images**2 for seed in seeds))
     enough = n >= _FEWEST and sd is not None
     half = quantile(n - 1) * sd / math.sqrt(n) if enough and sd is not None else None
-    # a seed's difference varies with its clustering and with its test images; this is the larger part
+    # the difference under a seed varies with clustering and test images; name the larger source
     narrow_by = "images" if sd is not None and images**2 > sd**2 / 2 else "seeds"
     needed = _seeds_for(sd, width) if width is not None and enough and sd is not None else None
     return BackbonesReport(
@@ -146,7 +147,7 @@ def compare_backbones(
 
 
 def _rows(store: Store, dataset: str, concepts: str | None, k: int | None, protocol: str | None) -> list[Row]:
-    """The results that the leaderboard ranks and the options leave."""
+    """Return the leaderboard's results that match the options."""
     query = "SELECT * FROM results WHERE dataset = ? AND NOT permuted AND nmi IS NOT NULL ORDER BY seed, id"
     current = {row["id"] for row in store.sql("SELECT id FROM clusterings WHERE is_current")}
     rows = [row for row in store.sql(query, (dataset,)) if row["clustering_id"] in current]
@@ -163,17 +164,17 @@ def _rows(store: Store, dataset: str, concepts: str | None, k: int | None, proto
 def _pairs(
     store: Store, dataset: str, rows: Sequence[Row], first: str, second: str, backbone: str | None
 ) -> list[tuple[Row, Row]]:
-    """The two results of each common seed."""
+    """Return the two results of each common seed."""
     backbones, sets = ({row[name] for row in rows} for name in ("backbone", "concepts"))
     if first == second:
         raise InvalidInput(f"{first!r} cannot be compared with itself")
     known_sets = {*sets, *concept_sets.names(store.catalog, dataset)}
     name = "concepts" if {first, second} <= known_sets and not {first, second} <= backbones else "backbone"
-    for wanted in (first, second):
+    for side in (first, second):
         known = sorted(sets if name == "concepts" else backbones)
-        if wanted not in known:
-            raise NotFound(f"dataset {dataset!r} has no results of {name} {wanted!r}", hint=near_names(wanted, known))
-    # equal in all but what is compared: of backbones the setting, of concept sets the clustering and the options
+        if side not in known:
+            raise NotFound(f"dataset {dataset!r} has no results of {name} {side!r}", hint=near_names(side, known))
+    # what must be equal: the setting for backbones, clustering and options for concept sets
     same = ("concepts", "clusters", "protocol", "setting") if name == "backbone" else _SAME_CLUSTERING
     if name == "concepts" and backbone is not None:
         rows = [row for row in rows if row["backbone"] == backbone]
@@ -192,10 +193,10 @@ def _pairs(
             f"{first!r} and {second!r} have no common seed in any setting",
             hint=f"qrp-store evaluate --dataset {dataset} --seed 0 1 2",
         )
-    asked_for = {key[:3] for key in common}
-    if len(asked_for) > 1:
-        told = "; ".join(", ".join(f"{n} {v}" for n, v in zip(same, key, strict=False)) for key in sorted(asked_for))
-        raise InvalidInput(f"several comparisons are possible: {told}", hint="name --concepts, -k, --protocol")
+    questions = {key[:3] for key in common}
+    if len(questions) > 1:
+        choices = "; ".join(", ".join(f"{n} {v}" for n, v in zip(same, key, strict=False)) for key in sorted(questions))
+        raise InvalidInput(f"several comparisons are possible: {choices}", hint="name --concepts, -k, --protocol")
     return max(common.values(), key=lambda pairs: (len(pairs), pairs[0][0]["created_at"]))
 
 
@@ -203,7 +204,7 @@ _SAME_CLUSTERING = ("backbone", "clusters", "protocol", "solver", "n_permutation
 
 
 def _difference(store: Store, one: Row, other: Row) -> SeedDifference:
-    first, second = paired_scores(store, asked(store, one["id"], "cpu"), asked(store, other["id"], "cpu"))
+    first, second = paired_scores(store, inputs_of(store, one["id"], "cpu"), inputs_of(store, other["id"], "cpu"))
     influence = []
     scores = []
     for log_q, log_p in (first.T, second.T):
@@ -227,10 +228,10 @@ def _p_value(mean: float, sd: float, n: int) -> float:
 
 
 def _seeds_for(sd: float, width: float) -> int | None:
-    """The fewest seeds whose interval is no wider than `width`; None for more than anyone will run."""
+    """Return the fewest seeds with an interval of at most `width`; None if more than _MOST_SEEDS."""
     n = _FEWEST
     while 2 * quantile(n - 1) * sd / math.sqrt(n) > width:
-        # a step that cannot pass the answer: the quantile only falls
+        # this step never overshoots: the quantile decreases with n
         n = max(n + 1, min(math.floor((2 * 1.9599 * sd / width) ** 2), _MOST_SEEDS + 1))
         if n > _MOST_SEEDS:
             return None
@@ -247,7 +248,7 @@ def _advice(one: Row, other: Row, n: int, narrow_by: str, width: float | None, n
         return f"{what}; at least three common seeds give one: {line} --seed 0 1 2"
     parts = [f"more {narrow_by} would narrow the interval most"]
     if width is not None:
-        seeds = "more than anyone will run" if needed is None else str(needed)
+        seeds = f"more than {_MOST_SEEDS:,}" if needed is None else str(needed)
         parts.append(f"a width of {width:g} takes about {seeds} seeds")
     more = max(n + 2, needed or 0)
     if narrow_by == "seeds" or (needed is not None and needed > n):

@@ -1,4 +1,4 @@
-"""What limits a score: the same probe with less data, fewer concepts, or surer labels only."""
+"""Limits of a score: the same probe with less data, fewer concepts, or only labels with high scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FRACTIONS = (0.25, 0.5)
 DRAWS = 3
-"""How many random vocabularies of each size are tried."""
+"""Number of random vocabularies of each size."""
 
 
 def learning_curve(
@@ -35,10 +35,10 @@ def learning_curve(
     result: Result,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """The rows of `curve_scores` of a result: axis, fraction, draw, n_train, n_concepts, nmi, mi_nats.
+    """Return a result's rows of `curve_scores`: axis, fraction, draw, n_train, n_concepts, nmi, mi_nats.
 
-    Validation and test part stay whole. Subsets are nested, and drawn by position and seed alone, so that backbones
-    share them as far as they share the split.
+    Validation and test parts stay complete. Subsets are nested and depend only on position and seed, so backbones with
+    the same split get the same subsets.
     """
     data = load(store, clustering, joined, request)
     seed = clustering.row.seed
@@ -52,10 +52,10 @@ def learning_curve(
     ]
     rows = []
     with progress.task("curve", len(smaller), "probe") as task:
-        found = _scored((some for *_, some in smaller), clustering, request)
-        for (axis, fraction, draw, some), told in zip(smaller, found, strict=True):
-            size = {"n_train": int((some.parts == TRAIN).sum()), "n_concepts": len(some.concepts.names)}
-            rows.append({"axis": axis, "fraction": fraction, "draw": draw, **size, **_information(told)})
+        scored = _scored((subset for *_, subset in smaller), clustering, request)
+        for (axis, fraction, draw, subset), score in zip(smaller, scored, strict=True):
+            size = {"n_train": int((subset.parts == TRAIN).sum()), "n_concepts": len(subset.concepts.names)}
+            rows.append({"axis": axis, "fraction": fraction, "draw": draw, **size, **_information(score)})
             task.advance()
     whole = {"n_train": result.n_train, "n_concepts": result.n_concepts, "nmi": result.nmi, "mi_nats": result.mi_nats}
     rows += [{"axis": axis, "fraction": 1.0, "draw": 0, **whole} for axis in ("samples", "concepts")]
@@ -70,9 +70,9 @@ def at_thresholds(
     thresholds: Sequence[float],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """The rows of `threshold_scores`: threshold, n_labels, n_concepts, nmi, mi_nats.
+    """Return rows of `threshold_scores`: threshold, n_labels, n_concepts, nmi, mi_nats.
 
-    A label counts when its score is above the threshold; the samples and the vocabulary stay the result's.
+    A label counts if its score is above the threshold. Samples and vocabulary are those of the result.
     """
     scored = load(store, clustering, joined, replace(request, soft=True))
     rows: list[dict[str, Any]] = []
@@ -86,14 +86,14 @@ def at_thresholds(
             yield data
 
     with progress.task("thresholds", len(thresholds), "probe") as task:
-        for number, told in enumerate(_scored(surer(), clustering, request)):
-            rows[number] |= _information(told)
+        for number, score in enumerate(_scored(surer(), clustering, request)):
+            rows[number] |= _information(score)
             task.advance()
     return rows
 
 
 def check_thresholds(joined: JoinedConcepts, thresholds: Sequence[float]) -> None:
-    """Raises InvalidInput for a threshold below the one that the labels were stored with."""
+    """Raise InvalidInput for a threshold below the one that the labels were stored with."""
     for part in joined.parts:
         stored = part.artifact.spec.get("threshold")
         low = [t for t in thresholds if isinstance(stored, float) and t < stored]
@@ -105,9 +105,9 @@ def check_thresholds(joined: JoinedConcepts, thresholds: Sequence[float]) -> Non
 
 
 def flips(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
-    """Where two backbones of one setting and seed stand in another order than with everything.
+    """Yield the points of the curve at which two backbones of one setting and seed change their order.
 
-    `by`: how much the better one is ahead there (below 0), `ahead`: how much with everything; of NMI.
+    `ahead`: by how much NMI the better backbone leads on all data; `by`: the same difference at this point, below 0.
     """
     peers: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
@@ -129,17 +129,17 @@ def _scored(several: Iterable[ProbeData], clustering: StoredClustering, request:
     return scores((Trial(data.clusters, data.parts, *how), data.concepts.matrix) for data in several)
 
 
-def _information(found: Score) -> dict[str, Any]:
-    return {"nmi": found.nmi, "mi_nats": found.mi_nats}
+def _information(score: Score) -> dict[str, Any]:
+    return {"nmi": score.nmi, "mi_nats": score.mi_nats}
 
 
 def _surer(data: ProbeData, threshold: float, soft: bool) -> ProbeData:
-    """With the labels alone whose score is above the threshold; `soft`: they keep it."""
+    """Return the data with only the labels whose score is above the threshold; `soft` keeps the scores."""
     return replace(data, concepts=replace(data.concepts, matrix=data.concepts.matrix.above(threshold, soft=soft)))
 
 
 def _fewer_samples(data: ProbeData, fraction: float, seed: int) -> ProbeData:
-    """Without all but a fraction of the training part."""
+    """Return the data with a fraction of the training part."""
     chance = np.random.default_rng(derive_seed(seed, "curve")).random(int(data.positions[-1]) + 1)[data.positions]
     train = np.flatnonzero(data.parts == TRAIN)
     kept = data.parts != TRAIN
@@ -156,12 +156,14 @@ def _fewer_samples(data: ProbeData, fraction: float, seed: int) -> ProbeData:
 
 
 def _fewer_concepts(data: ProbeData, fraction: float, seed: int) -> ProbeData:
-    """With a random fraction of the vocabulary."""
-    own = data.concepts
-    order = np.random.default_rng(seed).permutation(len(own.names))
-    kept = np.sort(order[: math.ceil(fraction * len(own.names))])
-    columns = [tuple(column[i] for i in kept) for column in (own.names, own.groups, own.sets)]
+    """Return the data with a random fraction of the vocabulary."""
+    concepts = data.concepts
+    order = np.random.default_rng(seed).permutation(len(concepts.names))
+    kept = np.sort(order[: math.ceil(fraction * len(concepts.names))])
+    columns = [tuple(column[i] for i in kept) for column in (concepts.names, concepts.groups, concepts.sets)]
     return replace(
         data,
-        concepts=replace(own, matrix=own.matrix.select(kept), names=columns[0], groups=columns[1], sets=columns[2]),
+        concepts=replace(
+            concepts, matrix=concepts.matrix.select(kept), names=columns[0], groups=columns[1], sets=columns[2]
+        ),
     )

@@ -153,9 +153,9 @@ class Evaluation:
 
     def _made(self, turn: Turn, wait: bool) -> StoredClustering:
         store, name, dataset = self.store, turn.name, self.plan.job.dataset.name
-        if turn.asked is None:
+        if turn.options is None:
             return with_seed(store, dataset, name, turn.seed, wait=wait, progress=self.progress)
-        report = cluster_with(store, dataset, name, turn.asked, wait=wait, force=False, progress=self.progress)
+        report = cluster_with(store, dataset, name, turn.options, wait=wait, force=False, progress=self.progress)
         if not report.cached:
             self._seconds[turn] = report.timings["total_s"]
         return clusterings.by_id(store.catalog, report.id)

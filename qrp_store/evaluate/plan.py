@@ -1,4 +1,4 @@
-"""What a call of `evaluate` will do, decided before it does anything: `--dry-run` prints it, a run executes it."""
+"""The plan of a call of `evaluate`, made before any computation: `--dry-run` prints it, a run executes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXISTS, _IMPORTED, _TO_MAKE = "there", "imported", "to make"
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What all results of one call have in common."""
+    """What all results of one call share."""
 
     store: Store
     dataset: Dataset
@@ -36,19 +36,19 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """A backbone, K and seed; with `asked` None, the name of an existing clustering and a seed."""
+    """A backbone, K and seed; with `options` None, the name of an existing clustering and a seed."""
 
     name: str
     seed: int | None
-    asked: ClusterOptions | None
+    options: ClusterOptions | None
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
     """One result of a plan.
 
-    `clustering` and `result` are those that exist; None: to be made. `missing` are the extras still to be scored. With
-    an `error` nothing is done. `facts` describe the clustering: backbone, clusters, seed, n, dim.
+    `clustering` and `result` are None if they do not exist yet. `missing` are the extra scores to compute. An item
+    with an `error` is skipped. `facts` describe the clustering: backbone, clusters, seed, n, dim.
     """
 
     turn: Turn
@@ -60,8 +60,8 @@ class Item:
     imported: bool = False
     error: QrpStoreError | None = None
 
-    def document(self, wanted: ExtraOptions) -> dict[str, Any]:
-        """The item as a line of `--dry-run`."""
+    def document(self, extras: ExtraOptions) -> dict[str, Any]:
+        """Return the item as a line of `--dry-run`."""
         clustering = _EXISTS if self.clustering is not None else _TO_MAKE
         return {
             "backbone": self.facts["backbone"],
@@ -69,13 +69,13 @@ class Item:
             **self.facts,
             "clustering": _IMPORTED if self.imported else clustering,
             "result": _EXISTS if self.result is not None else _TO_MAKE,
-            **{name: _TO_MAKE if getattr(self.missing, name) else _EXISTS for name in wanted.named},
+            **{name: _TO_MAKE if getattr(self.missing, name) else _EXISTS for name in extras.named},
         }
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Every result of a call, in order. `failed` holds the turns that cannot be had at all, and why."""
+    """Every result of a call, in order. `failed` maps each turn that cannot run to its error."""
 
     job: Job
     turns: tuple[Turn, ...]
@@ -83,17 +83,17 @@ class Plan:
     failed: Mapping[Turn, QrpStoreError]
 
     def lines(self) -> list[dict[str, Any]]:
-        """The items without an error, as `--dry-run` prints them."""
+        """Return the items without an error, as `--dry-run` prints them."""
         return [item.document(self.job.wanted) for item in self.items if item.error is None]
 
 
 def plan(job: Job, turns: Sequence[Turn], sets: Sequence[JoinedConcepts]) -> Plan:
-    """Look up what exists of every turn's results with every concept set. Reads only; an error stays with its item."""
+    """Return the plan: which results exist for every turn and concept set. Only reads; an item keeps its error."""
     items: list[Item] = []
     failed: dict[Turn, QrpStoreError] = {}
     for turn in turns:
         try:
-            items += list(_items(job, turn, sets))  # whole or not at all
+            items += list(_items(job, turn, sets))  # all items of a turn or none
         except Interrupted:
             raise
         except QrpStoreError as error:
@@ -106,14 +106,14 @@ def _items(job: Job, turn: Turn, sets: Sequence[JoinedConcepts]) -> Iterator[Ite
     store = job.store
     existing: StoredClustering | None = None
     clustering: StoredClustering | None
-    if turn.asked is None:
+    if turn.options is None:
         existing, seed = named(store, job.dataset.name, turn.name, turn.seed)
         row = existing.row
         facts = {"backbone": row.backbone, "clusters": row.clusters, "seed": seed, "n": row.n, "dim": row.dim}
         clustering = find_with_seed(store, job.dataset, existing, seed)
     else:
-        stored, asked, spec = requested(store, job.dataset.name, turn.name, turn.asked)
-        facts = {"backbone": stored.backbone.name, "clusters": asked.clusters, "seed": asked.seed}
+        stored, options, spec = requested(store, job.dataset.name, turn.name, turn.options)
+        facts = {"backbone": stored.backbone.name, "clusters": options.clusters, "seed": options.seed}
         facts |= {"n": stored.usable, "dim": stored.array.dim}
         clustering = _find(store, spec)
     if clustering is not None and job.groups is not None:
@@ -124,7 +124,7 @@ def _items(job: Job, turn: Turn, sets: Sequence[JoinedConcepts]) -> Iterator[Ite
 
 
 def _item(job: Job, item: Item, existing: StoredClustering | None) -> Item:
-    """The item with the result that exists, or with the error that its concepts make."""
+    """Return the item with its existing result, or with the error of its concepts."""
     try:
         check(job.store, existing, item.joined, job.wanted)
     except QrpStoreError as error:
@@ -144,7 +144,7 @@ def _find(store: Store, spec: Spec) -> StoredClustering | None:
 
 
 def result_spec(job: Job, clustering: StoredClustering, joined: JoinedConcepts) -> Spec:
-    """What the result of a clustering and joined concept sets is made of."""
+    """Return the specification of the result of a clustering and joined concept sets."""
     options, algorithm = job.request.document(), job.request.algorithm(clustering)
     made_by = clustering.artifact.spec
     setting = {

@@ -1,4 +1,4 @@
-"""The story of rerun: a result computed again from what its row says, and compared with what it holds."""
+"""The story of rerun: recompute a result from its row and compare every number."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _EPOCH = ("epoch", "train_loss", "val_cross_entropy", "weight_decay")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a stored result is the answer to."""
+class ResultInputs:
+    """What a stored result was computed from."""
 
     result: StoredResult
     clustering: StoredClustering
@@ -41,7 +41,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that did not come out the same. Of a table's column: the largest difference; of a text: infinite."""
+    """A value that differs. For the column of a table it is the largest difference, for text it is infinite."""
 
     name: str
     stored: float | None
@@ -51,7 +51,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class RerunReport:
-    """A result computed again. `equal`: to the bit; `agrees`: as close as promised (`tolerance` 0: equal)."""
+    """A recomputed result. `equal`: bit-identical; `agrees`: within the tolerances (`tolerance` 0: bit-identical)."""
 
     schema: str
     id: str
@@ -69,20 +69,20 @@ class RerunReport:
     timings: dict[str, float]
 
 
-def asked(store: Store, reference: str, device: str | None = None) -> Asked:
-    """The question behind the result that an id or name means; `device` None is the one it was computed on.
+def inputs_of(store: Store, reference: str, device: str | None = None) -> ResultInputs:
+    """Return the inputs of the result with this id or name; `device` None is the device that computed it.
 
-    Raises NotFound when it, its clustering or one of its concept sets is not there any more.
+    Raise NotFound if the result, its clustering or one of its concept sets no longer exists.
     """
-    found = references.resolve(store.catalog, reference)
-    if found.kind != "result":
-        raise InvalidInput(f"{reference!r} is a {found.kind}, not a result", hint="qrp-store ls results")
-    stored = results.by_id(store.catalog, found.id)
+    target = references.resolve(store.catalog, reference)
+    if target.kind != "result":
+        raise InvalidInput(f"{reference!r} is a {target.kind}, not a result", hint="qrp-store ls results")
+    stored = results.by_id(store.catalog, target.id)
     document = stored.artifact.spec
-    return Asked(
+    return ResultInputs(
         stored,
         clusterings.by_id(store.catalog, stored.clustering_id),
-        JoinedConcepts(document["concept_names"], results.concepts_of(store.catalog, found.id)),
+        JoinedConcepts(document["concept_names"], results.concepts_of(store.catalog, target.id)),
         ProbeRequest.of(document["options"], device or stored.row["device"]),
     )
 
@@ -91,27 +91,27 @@ def asked(store: Store, reference: str, device: str | None = None) -> Asked:
 def rerun(store: Store, reference: str, *, device: str | None = None, progress: Progress = silent) -> RerunReport:
     """Train and score a result's probe again, from its stored clustering, split, concepts, options and seed.
 
-    Nothing is written. On the CPU it uses as many threads as the first time, and every value must be equal to the bit
-    when library versions and instruction set are the same; otherwise each must agree within its own tolerance
+    Nothing is written. On the CPU it uses the recorded number of threads. With the same library versions and
+    instruction set every value must be bit-identical; otherwise each must agree within its tolerance
     (`catalog.model.values`).
     """
     from qrp_store.probing.device import using_threads
 
-    question = asked(store, reference, device)
-    _require_same_algorithm(question)
-    recorded = question.result.artifact.provenance
+    inputs = inputs_of(store, reference, device)
+    _require_same_algorithm(inputs)
+    recorded = inputs.result.artifact.provenance
     started = time.perf_counter()
     with using_threads(recorded.get("threads")):
-        outcome = probe.run(store, question.clustering, question.joined, question.request, progress)
+        outcome = probe.run(store, inputs.clustering, inputs.joined, inputs.request, progress)
         now = outcome.provenance
     same = all(recorded.get(k) == now[k] for k in ("device", "threads", "instructions", "versions"))
     same = same and now["device"] == "cpu"
-    before = _stored(store, question.result)
+    before = _stored(store, inputs.result)
     differences = tuple(_differences(before, _recomputed(outcome)))
-    row = question.result.row
+    row = inputs.result.row
     return RerunReport(
         schema=SCHEMA,
-        id=question.result.artifact.id,
+        id=inputs.result.artifact.id,
         dataset=row["dataset"],
         backbone=row["backbone"],
         concepts=row["concepts"],
@@ -127,14 +127,16 @@ def rerun(store: Store, reference: str, *, device: str | None = None, progress: 
     )
 
 
-def _require_same_algorithm(question: Asked) -> None:
-    """Raise InvalidInput for a result of an older version of the method, whose numbers this one does not compute."""
-    artifact = question.result.artifact
-    made, now = artifact.spec.get("algorithm", 1), question.request.algorithm(question.clustering)
-    if made != now:
-        told = f"{artifact.id} was computed by version {made} of the method; this qrp-store computes version {now}"
+def _require_same_algorithm(inputs: ResultInputs) -> None:
+    """Raise InvalidInput for a result of another version of the method."""
+    artifact = inputs.result.artifact
+    version, now = artifact.spec.get("algorithm", 1), inputs.request.algorithm(inputs.clustering)
+    if version != now:
+        message = (
+            f"{artifact.id} was computed by version {version} of the method; this qrp-store computes version {now}"
+        )
         raise InvalidInput(
-            told, hint="evaluate again for a new result, or rerun it with the qrp-store named by `show --json`"
+            message, hint="evaluate again for a new result, or rerun it with the qrp-store named by `show --json`"
         )
 
 
@@ -143,7 +145,7 @@ Column = NDArray[np.float64] | list[str | None]
 
 
 def _within(difference: Difference) -> bool:
-    """Whether a difference is one that another device or library version may make."""
+    """Whether another device or library version may cause a difference of this size."""
     tolerance = _TOLERANCES.get(difference.name)
     return tolerance is None or difference.difference <= tolerance
 
@@ -163,7 +165,7 @@ def _differences(stored: Mapping[str, Column], recomputed: Mapping[str, Column])
         elif before.shape != now.shape:
             yield Difference(name, None, None, float("inf"))
         elif not np.array_equal(before, now, equal_nan=True):
-            # a number where there was none is as far off as can be
+            # a number in place of NaN counts as an infinite difference
             gap = np.where(np.isnan(before) & np.isnan(now), 0, np.abs(before - now))
             single = before.ndim == 0
             yield Difference(
@@ -175,7 +177,7 @@ def _differences(stored: Mapping[str, Column], recomputed: Mapping[str, Column])
 
 
 def _stored(store: Store, result: StoredResult) -> dict[str, Column]:
-    """Every value of a result that is computed again, by name; without those that it is too old to have."""
+    """Return every recomputable value of a result by name, without values that older versions did not store."""
     identifier, row = result.artifact.id, result.row
     rows: dict[str, list[tuple[Any, ...]]] = {}
     for view, of in TABLES.items():

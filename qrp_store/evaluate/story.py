@@ -237,7 +237,7 @@ def _failures(planned: Plan, failed: Mapping[Turn, QrpStoreError], units: Sequen
 
 
 def _number_of_clusters(turn: Turn) -> int | None:
-    return None if turn.asked is None or turn.asked.k == "auto" else turn.asked.k
+    return None if turn.options is None or turn.options.k == "auto" else turn.options.k
 
 
 def _nothing_to_explain(result: Result) -> dict[str, Any]:

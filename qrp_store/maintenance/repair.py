@@ -24,7 +24,7 @@ from qrp_store.cluster.quantize import UsableBlocks, place_for
 from qrp_store.embedding import Embedding
 from qrp_store.errors import Corrupt, InvalidInput, NotFound, QrpStoreError
 from qrp_store.evaluate import probe
-from qrp_store.evaluate.rerun import asked as asked_of
+from qrp_store.evaluate.rerun import inputs_of
 from qrp_store.ingest.rows import RowSource
 from qrp_store.ingest.story import open_rows
 from qrp_store.maintenance.integrity import METADATA, ROWS, Damage, examine
@@ -215,10 +215,10 @@ class _Repair:
         from qrp_store.probing.device import using_threads
 
         (damage,) = damages
-        question = asked_of(self.store, damage.id)
-        with using_threads(question.result.artifact.provenance.get("threads")):
-            outcome = probe.run(self.store, question.clustering, question.joined, question.request, self.progress)
-        row = question.result.row
+        inputs = inputs_of(self.store, damage.id)
+        with using_threads(inputs.result.artifact.provenance.get("threads")):
+            outcome = probe.run(self.store, inputs.clustering, inputs.joined, inputs.request, self.progress)
+        row = inputs.result.row
         self._save(row["weights_path"], outcome.weights, row["weights_checksum"])
         yield damage, "trained again"
 
