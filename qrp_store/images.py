@@ -175,12 +175,26 @@ def _open(data: bytes) -> Image:
             if data.startswith(_JXL) and "JXL" not in known:
                 raise InvalidInput("JPEG XL, which takes a plugin of Pillow's: pip install pillow-jxl-plugin") from None
             raise
+    if image.format == "JPEG" and not _has_end(data):
+        raise InvalidInput("the image cannot be decoded (cut off: it has no end mark)")
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         raise InvalidInput(f"more than {MAX_PIXELS:,} pixels")
     if pixels > _SUSPECT and pixels > _PIXELS_A_BYTE * len(data) and image.mode != "1":
         raise InvalidInput(f"{pixels:,} pixels in {len(data):,} bytes: taken for a decompression bomb")
     return image
+
+
+def _has_end(data: bytes) -> bool:
+    """Whether a JPEG's end mark follows its first scan. Decoders fill what is missing with grey, also where a download
+    that broke off was padded with zeros."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
+        if data[place + 1 : place + 2] == b"\xff":  # fill bytes
+            place += 1
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return data.find(b"\xff\xd9", place) >= 0
 
 
 def _orientation_of(image: Image) -> int:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from qrp_store.errors import InvalidInput, NotFound, first_line
-from qrp_store.readers.arrays.columns import Column, choose_key
+from qrp_store.readers.arrays.columns import Column, choose_key, is_sure_key_name
 from qrp_store.readers.arrays.formats import read_keys
 from qrp_store.readers.arrays.matrix import choose, key_text
 from qrp_store.readers.arrays.vector_tables import cells_of, kind_of
+from qrp_store.readers.compressed import refuse_compressed
 from qrp_store.readers.image_folders import counted, list_images
 from qrp_store.readers.tars import tar_members
 from qrp_store.samples import ImageFile, check_keys, shown
@@ -55,6 +56,7 @@ def list_image_source(
     not_taken = Counter() if not_taken is None else not_taken
     root: str | None = None
     if ending == ".tar":
+        refuse_compressed(source)
         images = list(tar_members(source, "", not_taken))
     elif ending == ".parquet":
         images = list(_parquet_images(source, field, key_column, ""))
@@ -188,6 +190,8 @@ def _parquet_images(path: Path, field: str | None, key_column: str | None, prefi
         columns = {
             f.name: f"{f.name}.bytes" if pa.types.is_struct(f.type) else f.name for f in schema if _is_bytes(f.type)
         }
+        if field is None and len(columns) > 1:  # keys may be bytes, too
+            columns = {name: place for name, place in columns.items() if not is_sure_key_name(name)} or columns
         chosen = choose(path, list(columns), field)
         keys = _parquet_keys(path, file, chosen, key_column)
         ends = list(accumulate(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)))
@@ -208,7 +212,7 @@ def _parquet_keys(path: Path, file: Any, images: str, key_column: str | None) ->
     import pyarrow as pa
 
     schema = file.schema_arrow
-    columns = [Column(field.name, kind_of(field.type)) for field in schema]
+    columns = [Column(field.name, kind_of(field.type)) for field in schema if field.name != images]
     named = choose_key(path, columns, key_column)
     if named is not None:
         cells: Iterable[object] = cells_of(path, named)
@@ -248,7 +252,8 @@ def _is_bytes(kind: Any) -> bool:
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and _is_bytes(kind.field(place).type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _listed(path: Path, key_root: str | None) -> tuple[list[ImageFile], str | None]:
@@ -256,8 +261,12 @@ def _listed(path: Path, key_root: str | None) -> tuple[list[ImageFile], str | No
     lines = read_keys(path)
     root = Path(key_root).expanduser().absolute() if key_root is not None else path.parent.absolute()
     images = []
+    first: dict[str, str] = {}
     for line in lines:
         file = root / line
+        other = first.setdefault(os.path.normpath(file), line)
+        if other != line:
+            raise InvalidInput(f"{path}: {shown(other)} and {shown(line)} are one file", hint="leave one of them out")
         key = line
         if key_root is not None and os.path.isabs(line):
             if not file.is_relative_to(root):

@@ -207,6 +207,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "empty"),
     "text": (lambda: b"<html>not found</html>", "not an image"),
     "half a JPEG": (lambda: jpeg()[: len(jpeg()) // 2], "cannot be decoded"),
+    "a JPEG padded with zeros": (lambda: jpeg()[: len(jpeg()) // 2] + bytes(len(jpeg()) // 2), "it has no end mark"),
     "half a PNG": (lambda: png()[: len(png()) // 2], "cannot be decoded"),
     "damaged PNG": (lambda: png().replace(b"IDAT", b"IDAX"), "decoded|not an image"),
     "bomb": (lambda: bomb(20_000, 20_000), "178,956,970 pixels"),

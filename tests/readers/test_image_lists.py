@@ -186,6 +186,31 @@ def test_a_row_without_bytes_fails_when_read(tmp_path: Path) -> None:
         read_image(images[1])
 
 
+def test_parquet_with_keys_of_bytes_or_of_another_type(tmp_path: Path) -> None:
+    images, names = list(PICTURES.values()), [name.encode() for name in NAMES]
+    pq.write_table(pa.table({"image": images, "key": names}), tmp_path / "x.parquet")
+    check(tmp_path / "x.parquet", NAMES)
+    pq.write_table(pa.table({"image": pa.array([images[0]], pa.binary(len(images[0])))}), tmp_path / "y.parquet")
+    check(tmp_path / "y.parquet", ["0"], NAMES[:1])
+    pq.write_table(pa.table({"image": images, "key": pa.array(range(12), pa.timestamp("s"))}), tmp_path / "z.parquet")
+    with pytest.raises(InvalidInput, match="column 'key' holds neither texts nor whole numbers"):
+        list_image_source(tmp_path / "z.parquet")
+    check(tmp_path / "z.parquet", [str(i) for i in range(12)], key_column="-")
+
+
+def test_one_file_under_two_names_of_a_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PICTURES[NAMES[0]])
+    (tmp_path / "l.txt").write_text("a.png\n./a.png\n")
+    with pytest.raises(InvalidInput, match=r"'a\.png' and '\./a\.png' are one file"):
+        list_image_source(tmp_path / "l.txt")
+
+
+def test_a_compressed_tar_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    save_tar(tmp_path / "x.tar", NAMES, "w:gz")
+    with pytest.raises(InvalidInput, match=r"is compressed \(gzip\)"):
+        list_image_source(tmp_path / "x.tar")
+
+
 def test_archives_one_after_the_other_are_read_to_the_last(tmp_path: Path) -> None:
     parts = [save_tar(tmp_path / f"{i}.tar", NAMES[i : i + 3]) for i in (0, 3, 6, 9)]
     whole = tmp_path / "cat" / "x.tar"

@@ -358,7 +358,7 @@ def test_broden_reads_numbers_and_label_pictures(tmp_path: Path) -> None:
 
 
 BAD_TABLES: Sequence[tuple[str, bytes, str]] = [
-    ("w.csv", b"key,split\na,train\n", "no column concept, and in line 2 column 'split' holds 'train'"),
+    ("w.csv", b"key,split\na,train\n", "column 'split' seems to hold ids or parts of the dataset, not a concept"),
     ("w.csv", b"key,cat\na,0\nb,7.5\n", "line 3: column 'cat' holds 7.5, outside"),
     ("w.csv", b"key,cat,cat\na,0,0\n", "column 'cat' appears twice"),
     ("w.csv", b"key:concept\na:b\n", "no column key and no column concept"),

@@ -174,7 +174,7 @@ BAD_FILES = {
     "lines: NaN score": ("l.jsonl", b'{"key": "a", "concept": "b", "score": NaN}\n', "score nan is outside"),
     "lines: not UTF-8": ("l.jsonl", b'{"key": "\xff", "concept": "b"}\n', "line 1 is not UTF-8"),
     "parquet: not one": ("l.parquet", b"PAR1 no PAR1", "not a Parquet file"),
-    "unknown ending": ("l.xlsx", b"PK", "not a kind of label file"),
+    "unknown ending": ("l.odd", b"PK", "not a kind of label file"),
 }
 
 

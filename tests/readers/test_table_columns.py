@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +246,91 @@ def test_a_worker_reads_the_same_columns(tmp_path: Path) -> None:
     part = ArrayPart(path, Wanted(None, "serial"), (N, 8), range(5, 9), np.dtype(np.float64))
     np.testing.assert_allclose(part.compute(1).rows, X[5:9])
     assert source.keys[0] == "100"
+
+
+DECIMAL = "\n".join(";".join(f"{v:.4f}".replace(".", ",") for v in row) for row in X)
+POINT = "\n".join(",".join(f"{v:.4f}" for v in row) for row in X)
+HEADER = ",".join(FEATURES)
+DIALECTS = {
+    "Excel in German": (HEADER.replace(",", ";") + "\r\n" + DECIMAL.replace("\n", "\r\n")).encode("utf-8-sig"),
+    "Excel's separator line": f"sep=;\r\n{HEADER.replace(',', ';')}\n{POINT.replace(',', ';')}\n".encode(),
+    "UTF-16": f"{HEADER}\n{POINT}\n".encode("utf-16"),
+    "comment lines": f"# written by a tool, 2024\n#\n\n{HEADER}\n{POINT}\n".encode(),
+    "bars": f"{HEADER}\n{POINT}\n".replace(",", "|").encode(),
+    "tabs": f"{HEADER}\n{POINT}\n".replace(",", "\t").encode(),
+    "blanks after commas": f"{HEADER}\n{POINT}\n".replace(",", ", ").encode(),
+    "old Macintosh": f"{HEADER}\n{POINT}\n".replace("\n", "\r").encode(),
+    "an index called #": (f"#,{HEADER}\n" + "".join(f"{i},{r}\n" for i, r in enumerate(POINT.split("\n")))).encode(),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_dialect_of_csv_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.csv").write_bytes(DIALECTS[name])
+    source = rows(tmp_path / "x.csv")
+    np.testing.assert_allclose(source._source.read(0, N), X, atol=6e-5)
+    assert source.columns is not None
+    assert source.columns["vector"] == tuple(FEATURES)
+
+
+KEY_CELLS = {
+    "dates": [f"2024-01-{i + 1:02}" for i in range(N)],
+    "times": [f"10:{i:02}" for i in range(N)],
+    "powers of ten": [f"{i}e{i + 300}" for i in range(N)],
+    "more digits than an integer has": [str(10**20 + i) for i in range(N)],
+    "zeros in front": [f"{i:05}" for i in range(N)],
+    "NA": ["NA", *FILES[1:]],
+}
+
+
+@pytest.mark.parametrize("kind", KEY_CELLS)
+def test_keys_that_look_like_something_else_stay_as_they_are_written(tmp_path: Path, kind: str) -> None:
+    path = table(tmp_path / "x.csv", {"key": KEY_CELLS[kind], **FEATURES})
+    check(rows(path), KEY_CELLS[kind], "key", set())
+
+
+def test_a_key_column_of_another_type_is_used_or_refused_but_never_left_out(tmp_path: Path) -> None:
+    cells: Mapping[str, Any] = {
+        "bytes": pa.array([name.encode() for name in FILES]),
+        "truth": pa.array([True] * N),
+        "time": pa.array(range(N), pa.timestamp("s")),
+    }
+    for kind, column in cells.items():
+        path = table(tmp_path / f"{kind}.parquet", {"key": column, **FEATURES})
+        if kind == "bytes":
+            check(rows(path), FILES, "key", set())
+            continue
+        with pytest.raises(InvalidInput, match="column 'key' holds neither texts nor whole numbers") as caught:
+            rows(path)
+        assert "--key-column -" in str(caught.value.hint)
+        check(rows(path, key_column="-"), DEFAULT, None, {"key"})
+    torch.save({"features": torch.zeros(3, 2), "filenames": [None, "a", "b"]}, tmp_path / "x.pt")
+    with pytest.raises(InvalidInput, match="row 0: the key in 'filenames' is missing"):
+        rows(tmp_path / "x.pt")
+    np.savez(tmp_path / "x.npz", features=X, keys=np.zeros(N, bool))
+    with pytest.raises(InvalidInput, match="column 'keys' holds neither"):
+        rows(tmp_path / "x.npz")
+
+
+def test_decimals_are_numbers_and_truth_values_among_numbered_columns_are_refused(tmp_path: Path) -> None:
+    decimals = {name: pa.array([Decimal(f"{v:.3f}") for v in x]) for name, x in NAMED.items()}
+    source = rows(table(tmp_path / "x.parquet", {**decimals, "tone": NAMED["tone"]}))
+    np.testing.assert_allclose(source._source.read(0, N), X, atol=6e-4)
+    assert source.columns is not None
+    assert source.columns["left_out"] == ()
+    path = table(tmp_path / "y.parquet", {"f0": pa.array([True] * N), "f1": X[:, 0]})
+    with pytest.raises(InvalidInput, match="column f0 holds other things than numbers"):
+        rows(path)
+
+
+def test_what_is_compressed_or_not_utf8_says_so(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "y.npy").write_bytes(gzip.compress((tmp_path / "x.npy").read_bytes()))
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"f0,f1\n1,2\n"))
+    for name in ("y.npy", "x.csv.gz"):
+        with pytest.raises(InvalidInput, match="is compressed \\(gzip\\)") as caught:
+            rows(tmp_path / name)
+        assert f"gunzip {name}" in str(caught.value.hint)
+    (tmp_path / "z.csv").write_bytes("n\u00e4me,f0,f1\n\u00e4,1,2\n".encode("latin-1"))
+    with pytest.raises(InvalidInput, match="is not UTF-8"):
+        rows(tmp_path / "z.csv")

@@ -22,6 +22,11 @@ KEY_NAMES = (
     *("uid", "uids", "uuid", "id", "ids", "name", "names"),
 )
 """Names of a column or array of keys, in order of preference; case does not count."""
+_SURE_KEY_NAMES = frozenset(KEY_NAMES) - {
+    *("image", "images", "img", "image_file", "file", "files", "name", "names", "sample"),
+    *("url", "urls", "uri", "image_url"),
+}
+"""Names that leave no doubt, whatever the column's type: others also name images themselves."""
 _ROW_NUMBER = re.compile(
     r"|unnamed:?[ _]?\d+(_level_\d+)?|__index_level_\d+__|index|idx|row|rows|rowid|row_number|rownames|no|nr|number|#"
 )
@@ -34,7 +39,10 @@ _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. `kind`: "list" (a vector a row), "integer", "float", "text" or "other"."""
+    """A column of a table.
+
+    `kind`: "list" (a vector per row), "integer", "float", "text", "bytes", "scalar" (truth values, times) or "other".
+    """
 
     name: str
     kind: str
@@ -128,7 +136,26 @@ def choose_key(
         return key_column
     texts = [column.name for column in columns if column.kind == "text"]
     numbers = [column.name for column in columns if column.is_number]
-    return key_name(texts) or key_name(numbers) or next((name for name in texts if name in index), None)
+    encoded = [column.name for column in columns if column.kind == "bytes" and is_sure_key_name(column.name)]
+    key = key_name(texts) or key_name(numbers) or key_name(encoded) or next((n for n in texts if n in index), None)
+    if key is None:
+        refuse_odd_keys(path, [column.name for column in columns if column.kind == "scalar"])
+    return key
+
+
+def is_sure_key_name(name: str) -> bool:
+    """Return whether a name is that of keys and of nothing else."""
+    return _plain(name) in _SURE_KEY_NAMES
+
+
+def refuse_odd_keys(path: Path, names: Sequence[str]) -> None:
+    """Raise InvalidInput for a column of keys among columns of other types than text and numbers."""
+    odd = next((name for name in names if is_sure_key_name(name)), None)
+    if odd is not None:
+        raise InvalidInput(
+            f"{path}: column {shown(odd)} holds neither texts nor whole numbers, which keys are",
+            hint="write it as text, name another column with --key-column, or number the rows with --key-column -",
+        )
 
 
 def _named_exactly(columns: Sequence[Column], field: str | None) -> tuple[str, ...]:
@@ -210,10 +237,10 @@ def _in_series(names: Sequence[str]) -> set[str]:
 
 def _refuse_holes(path: Path, columns: Sequence[Column], chosen: Sequence[str]) -> None:
     """Raise InvalidInput for a column without numbers among numbered ones."""
-    stems = {match[1] for name in _in_series(chosen) if (match := _NUMBERED.fullmatch(name)) is not None}
+    stems = {match[1] for name in chosen if (match := _NUMBERED.fullmatch(name)) is not None}
     for column in columns:
         match = _NUMBERED.fullmatch(column.name)
-        if match is not None and match[1] in stems and column.kind in ("text", "other"):
+        if match is not None and match[1] in stems and column.kind in ("text", "bytes", "scalar", "other"):
             raise InvalidInput(
                 f"{path}: column {_shown(column.name)} holds other things than numbers",
                 hint="mend its cells (empty ones may stay), or leave it out: --field names the vector's columns",
@@ -225,6 +252,8 @@ def _refuse_empty(path: Path, columns: Sequence[Column], aside: Sequence[Column]
         _refuse_unclear(path, [column.name for column in aside], "row numbers, ids or classes, or the vector?")
     listed = ", ".join(f"{_shown(column.name)} ({column.kind})" for column in columns[:10])
     hint = f"expected a column of lists of numbers, or columns of numbers; it has: {listed or 'none'}"
+    if any(column.kind == "text" for column in columns):
+        hint += "; vectors written as text in one cell cannot be read: save them as .npy or Parquet"
     raise InvalidInput(f"{path}: no column holds vectors", hint=hint)
 
 

@@ -13,6 +13,7 @@ from qrp_store.readers.arrays.matrix import ArraySource, Wanted
 from qrp_store.readers.arrays.nested import read_hdf5, read_pt
 from qrp_store.readers.arrays.plain import read_npy, read_npz, read_safetensors
 from qrp_store.readers.arrays.vector_tables import read_csv, read_parquet
+from qrp_store.readers.compressed import refuse_compressed
 from qrp_store.samples import check_keys
 
 
@@ -28,6 +29,10 @@ def open_array(
     if not path.exists():
         raise NotFound(f"{path}: no such file")
     reader = READERS.get(path.suffix.lower())
+    try:
+        refuse_compressed(path)
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
     if reader is None or not path.is_file():  # a pipe would be waited for
         raise InvalidInput(
             f"{path}: not a kind of array file that can be read", hint="known endings: " + " ".join(sorted(READERS))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.errors import InvalidInput, QrpStoreError, first_line
-from qrp_store.readers.arrays.columns import Columns, key_name
+from qrp_store.readers.arrays.columns import Columns, key_name, refuse_odd_keys
 from qrp_store.samples import shown
 
 Rows = NDArray[Any]
@@ -131,6 +131,8 @@ def choose_arrays(
             f"{path}: no list {shown(wanted.key_column)} for the keys", hint=f"its lists: {names or 'none'}"
         )
     key = None if numbered else key or key_name([name for name in numbers if name in lists])
+    if key is None and not numbered and not wanted.keyed:
+        refuse_odd_keys(path, [name for name in others if name != wanted.field])
     possible = list(matrices) or [name for name in everything if name != key]
     field = choose(path, everything if wanted.field is not None else possible, wanted.field)
     key = None if wanted.keyed else key

@@ -33,7 +33,8 @@ def read_pt(path: Path, wanted: Wanted) -> ArraySource:
     field, roles = wanted.field, None
     if not isinstance(content, torch.Tensor) or field is not None or wanted.key_column is not None:
         by_size = {n: [name for name, tensor in tensors.items() if tensor.ndim == n] for n in (1, 2)}
-        numbers = by_size[1] + [name for name, cells in texts.items() if not isinstance(cells[0], str)]
+        whole = [name for name, cells in texts.items() if not any(isinstance(cell, str) for cell in cells)]
+        numbers = by_size[1] + whole
         others = [name for name, tensor in tensors.items() if tensor.ndim not in by_size]
         roles = choose_arrays(path, by_size[2], [n for n in texts if n not in numbers], numbers, others, wanted)
         (field,) = roles.vector
@@ -93,7 +94,7 @@ def _collect(content: object, name: str, tensors: dict[str, Any], texts: dict[st
 
     if isinstance(content, torch.Tensor):
         tensors[name] = content
-    elif isinstance(content, (list, tuple)) and content and isinstance(content[0], (str, int)):
+    elif isinstance(content, (list, tuple)) and any(isinstance(cell, (str, int)) for cell in content):
         texts[name] = list(content)
     elif isinstance(content, Mapping):
         for key, value in content.items():

@@ -6,6 +6,7 @@ The vectors are one column of lists, or many columns of numbers; `columns` says 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +16,14 @@ import numpy as np
 
 from qrp_store.errors import InvalidInput, first_line
 from qrp_store.readers.arrays.columns import Column, choose_columns
+from qrp_store.readers.arrays.dialects import dialect_of
 from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted, matrix, with_columns
 from qrp_store.samples import shown
 
 _BATCH_ROWS = 4096
 _KEY_ROWS = 65_536  # keys converted at once
 _BLOCK_BYTES = 8 << 20  # of a CSV file; a line has to fit
+_POINT = re.compile(r"\s*[+-]?\d*\.\d*\s*")
 
 
 def read_parquet(path: Path, wanted: Wanted) -> ArraySource:
@@ -72,58 +75,55 @@ def read_csv(path: Path, wanted: Wanted) -> ArraySource:
     import pyarrow as pa
     import pyarrow.csv as csv
 
-    parse = csv.ParseOptions(delimiter=_delimiter(path))
-    read = csv.ReadOptions(block_size=_BLOCK_BYTES)
+    form = dialect_of(path)
+    parse = csv.ParseOptions(delimiter=form.delimiter)
+    read = csv.ReadOptions(block_size=_BLOCK_BYTES, encoding=form.encoding, skip_rows=form.skipped)
 
     def opened(names: Sequence[str], kind: Any) -> Any:
-        convert = csv.ConvertOptions(column_types=dict.fromkeys(names, kind), include_columns=list(names))
+        convert = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, kind), include_columns=list(names), decimal_point=form.decimal
+        )
         return csv.open_csv(path, read_options=read, parse_options=parse, convert_options=convert)
 
     def cells(name: str) -> Iterator[object]:
-        with opened([name], pa.string()) as table:
+        with opened([written[name]], pa.string()) as table:
             for batch in table:
                 yield from batch.column(0).to_pylist()
 
     try:
-        with csv.open_csv(path, read_options=read, parse_options=parse) as head:
+        convert = csv.ConvertOptions(decimal_point=form.decimal)
+        with csv.open_csv(path, read_options=read, parse_options=parse, convert_options=convert) as head:
             schema = head.schema
         _refuse_numbers_as_names(path, schema.names)
+        columns = [Column(f.name.strip(), "text" if pa.types.is_temporal(f.type) else kind_of(f.type)) for f in schema]
+        written = {f.name.strip(): f.name for f in schema}
         roles = choose_columns(
             path,
-            [Column(f.name, kind_of(f.type)) for f in schema],
+            columns,
             wanted.field,
-            wanted.key_column,
+            wanted.key_column if wanted.key_column is None else wanted.key_column.strip(),
             keyed=wanted.keyed,
             has_row_numbers=lambda name: _is_range(cells(name)),
         )
-        columns = roles.vector
-        n = sum(1 for _ in cells(roles.key or columns[0]))
-        floats = roles.key is not None and pa.types.is_floating(schema.field(roles.key).type)
+        n = sum(1 for _ in cells(roles.key or roles.vector[0]))
+        floats = roles.key is not None and pa.types.is_floating(schema.field(written[roles.key]).type)
     except InvalidInput:
         raise
+    except UnicodeError as error:
+        raise InvalidInput(f"{path}: is not UTF-8", hint="save the file as UTF-8") from error
     except Exception as error:  # a damaged file breaks pyarrow in many ways
         raise InvalidInput(f"{path}: not a CSV file with a header, or damaged ({first_line(error)})") from error
-    dim, dtype = len(columns), np.dtype(np.float64)
+    dim, dtype = len(roles.vector), np.dtype(np.float64)
+    vector = [written[name] for name in roles.vector]
 
     def batches(start: int) -> tuple[int, Iterator[Rows]]:
-        return 0, _numbered_rows(opened(columns, pa.float64()), 0, columns, dim, dtype)
+        return 0, _numbered_rows(opened(vector, pa.float64()), 0, vector, dim, dtype)
 
     def keys() -> Iterator[object]:
         return (_number(key) if floats else key or None for key in cells(roles.key or ""))
 
     source = matrix(path, wanted.field, (n, dim), dtype, _Stream(batches, dim).read)
     return with_columns(source, roles, keys)
-
-
-def _delimiter(path: Path) -> str:
-    """What separates the header's cells: a tab in a .tsv file, else the comma, or a semicolon or tab without commas."""
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    with path.open("rb") as file:
-        header = file.readline(_BLOCK_BYTES)
-    if b"," in header:
-        return ","
-    return ";" if b";" in header else "\t" if b"\t" in header else ","
 
 
 def _refuse_numbers_as_names(path: Path, names: Sequence[str]) -> None:
@@ -142,11 +142,10 @@ def _refuse_numbers_as_names(path: Path, names: Sequence[str]) -> None:
 
 
 def _number(text: object) -> object:
-    """A text as a number where it is one."""
-    try:
-        return float(str(text)) if text else None
-    except ValueError:
-        return text
+    """A key of a column of numbers: a float where it is written with a point, else the text."""
+    if not text:
+        return None
+    return float(str(text)) if _POINT.fullmatch(str(text)) else str(text).strip()
 
 
 def _is_range(cells: Iterator[object]) -> bool:
@@ -225,10 +224,14 @@ def kind_of(kind: Any) -> str:
         kind = kind.value_type
     if pa.types.is_integer(kind):
         return "integer"
-    if pa.types.is_floating(kind):
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "float"
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return "text" if any(test(kind) for test in texts) else "other"
+    kinds = {
+        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        "bytes": (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view),
+        "scalar": (pa.types.is_boolean, pa.types.is_temporal),
+    }
+    return next((name for name, tests in kinds.items() if any(test(kind) for test in tests)), "other")
 
 
 def _is_list(kind: Any) -> bool:
@@ -244,6 +247,10 @@ def _is_number(kind: Any) -> bool:
 
 
 def _numpy_type(kind: Any) -> np.dtype[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_decimal(kind):
+        return np.dtype(np.float64)
     dtype: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
     return dtype
 
@@ -273,8 +280,15 @@ def _rows_of(batch: Any, first: int, columns: Sequence[str], dim: int, dtype: np
         for column in batch.columns:
             if column.null_count:
                 raise ValueError(f"row {first + _first_null(column)}: a value is missing")
-    numbers = (batch.column(name).to_numpy(zero_copy_only=False) for name in columns)
+    numbers = (_plain_numbers(batch.column(name)).to_numpy(zero_copy_only=False) for name in columns)
     return np.stack([np.asarray(column, dtype) for column in numbers], axis=1)
+
+
+def _plain_numbers(column: Any) -> Any:
+    """A column of decimals as floats; any other as it is."""
+    import pyarrow as pa
+
+    return column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
 
 
 def _vectors_of(vectors: Any, first: int, dim: int, dtype: np.dtype[Any]) -> Rows:
