@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import sys
 import threading
 import warnings
@@ -61,16 +63,32 @@ def gpu_count() -> int:
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def free_bytes(device: torch.device, keep: float = 0.0) -> int:
-    """Return the bytes of a GPU that can still be allocated, less a share `keep` of its memory.
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that torch can compute on here, as CUDA_VISIBLE_DEVICES takes them."""
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    numbers = range(gpu_count())
+    return [names[i] if names else str(i) for i in numbers]
 
-    Memory that torch has reserved and does not use counts as free.
+
+def gpu_identity(device: str) -> tuple[str, str]:
+    """Return the host's name and the name of a GPU on it: processes with the same identity share the GPU."""
+    return socket.gethostname(), visible_gpus()[gpu_number(device) or 0]
+
+
+def free_bytes(device: torch.device, keep: float = 0.0, sharers: int = 1) -> int:
+    """Return the bytes that this process may still allocate on a GPU, of which a share `keep` stays free.
+
+    Memory that torch has reserved and does not use counts as free. `sharers` processes get equal parts.
     """
     import torch
 
     free, total = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(0, int(free + reserved - keep * total))
+    allocated = torch.cuda.memory_allocated(device)
+    unused = torch.cuda.memory_reserved(device) - allocated
+    rest = free + unused - keep * total
+    if sharers > 1:
+        rest = min(rest, (1 - keep) * total / sharers - allocated)
+    return max(0, int(rest))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -40,6 +40,14 @@ logging.getLogger("distributed").setLevel(logging.CRITICAL)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 """
 """Run by the workers of local:N: they share the terminal, so Ctrl-C must reach only the parent, which ends them."""
+_ONE_GPU = """
+import os
+def dask_setup(worker):
+    gpus = {gpus!r}
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
+"""
+"""Run by a worker before its first task, so before CUDA starts in it."""
+_SPAWN = {"distributed.worker.multiprocessing-method": "spawn"}  # CUDA does not work in a forked process
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
 _TLS = "set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, …__TLS__CLIENT__CERT and …__TLS__CLIENT__KEY: docs/operations.md"
 _WORKERLESS_SECONDS = 60  # a nanny needs seconds to start its worker again
@@ -123,18 +131,19 @@ class DaskPool:
     """A connection to the workers of a Dask cluster; a context manager that leaves the cluster running.
 
     `scheduler`: its address, or local:N to start N worker processes of one thread here (local: one per core), which end
-    with the connection. Raise Unavailable if the scheduler cannot be reached or started, has no workers, or has workers
+    with the connection. Each of those sees one of the `gpus` (names as in CUDA_VISIBLE_DEVICES), if any are
+    given. Raise Unavailable if the scheduler cannot be reached or started, has no workers, or has workers
     with another version of qrp_store; InvalidInput for a malformed address. Functions must pickle. A QrpStoreError of a
     worker is raised here with the worker's address before its message; other exceptions are raised unchanged.
     """
 
-    def __init__(self, scheduler: str) -> None:
+    def __init__(self, scheduler: str, gpus: Sequence[str] = ()) -> None:
         try:
             from distributed import Client
         except ImportError as error:
             raise Unavailable("a scheduler needs dask[distributed]", hint="pip install 'qrp-store[cpu]'") from error
         with ExitStack() as opened:
-            address, self.address = opened.enter_context(_scheduler_address(scheduler))
+            address, self.address = opened.enter_context(_scheduler_address(scheduler, gpus))
             _require_certificates(address, self.address)
             try:
                 self._client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
@@ -272,7 +281,7 @@ class DaskPool:
 
 
 @contextmanager
-def _scheduler_address(scheduler: str) -> Iterator[tuple[str, str]]:
+def _scheduler_address(scheduler: str, gpus: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield a scheduler's address and its name in messages; a cluster started for local:N ends afterwards."""
     local = _LOCAL.fullmatch(scheduler)
     if local is None:
@@ -282,14 +291,19 @@ def _scheduler_address(scheduler: str) -> Iterator[tuple[str, str]]:
     import dask
     from distributed import LocalCluster
 
-    workers = int(local[1] or available_cores())
+    workers = int(local[1] or len(gpus) or available_cores())
     talk = logging.getLogger("distributed")
-    with _same_environment() as restore, dask.config.set(UNWATCHED), ExitStack() as opened:
+    with _same_environment() as restore, dask.config.set({**UNWATCHED, **_SPAWN}), ExitStack() as opened:
         opened.callback(talk.setLevel, talk.level)
         talk.setLevel(logging.CRITICAL)  # it logs every worker that starts or ends
         try:
             cluster = opened.enter_context(
-                LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0", preload=[_QUIET])
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    dashboard_address=":0",
+                    preload=[_QUIET + (_ONE_GPU.format(gpus=list(gpus)) if gpus else "")],
+                )
             )
         except (OSError, RuntimeError) as error:
             raise Unavailable(

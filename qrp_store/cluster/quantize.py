@@ -144,8 +144,9 @@ class Place:
             return f"row of key {shown(keys[blocks.positions[row]])}"
 
         if self.pool is not None:
-            from qrp_store.kmeans.distributed import DistributedPoints
+            from qrp_store.kmeans.distributed import DistributedPoints, require_gpu_room
 
+            require_gpu_room(self.pool, self.chosen, options.clusters, blocks.dim)
             return DistributedPoints(
                 blocks,
                 self.pool,
@@ -173,14 +174,33 @@ class Place:
 
 
 @contextmanager
-def place_for(options: ClusterOptions) -> Iterator[Place]:
-    """Yield the place that the options choose. Raise Unavailable for an engine, device or scheduler that is missing."""
-    if options.scheduler is None:
-        from qrp_store.kmeans.engines import choose
+def place_for(options: ClusterOptions, rows: int = 0, dim: int = 0) -> Iterator[Place]:
+    """Yield the place that the options choose for so many rows: device cuda takes all GPUs for a long job.
 
-        yield Place(choose(options.engine, options.device))
-        return
+    Raise Unavailable for an engine, device or scheduler that is missing.
+    """
+    from qrp_store.kmeans.engines import choose, gpus_worth_starting, local_gpus
+
+    scheduler = options.scheduler
+    if scheduler is None:
+        chosen = choose(options.engine, options.device)
+        gpus = gpus_worth_starting(chosen, _operations(options, rows, dim)) if rows else []
+        if not gpus:
+            yield Place(chosen)
+            return
+        scheduler = f"local:{len(gpus)}"
+    else:
+        gpus = local_gpus(options.device) if scheduler.startswith("local") else []
     from qrp_store.kmeans.distributed import choose_on_workers
 
-    with DaskPool(options.scheduler) as pool:
+    with DaskPool(scheduler, gpus) as pool:
         yield Place(choose_on_workers(pool, options.engine, options.device), pool)
+
+
+def _operations(options: ClusterOptions, rows: int, dim: int) -> float:
+    """Return about how many float operations a K-means over so many rows takes."""
+    from qrp_store.kmeans.lloyd import KMeansOptions
+
+    training = KMeansOptions(options.clusters, sample=options.sample).sample_size(rows)
+    passes = options.niter * options.nredo
+    return 2.0 * dim * options.clusters * (training * passes + rows)

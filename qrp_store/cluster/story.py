@@ -194,7 +194,7 @@ def found_or_made(
     if existing is not None:
         return report_of(store, existing, dataset, cached=True)
     _require_room(memory, stored)
-    with place_for(asked) as place:
+    with place_for(asked, stored.usable, stored.array.dim) as place:
         place.require_readable(UsableBlocks(Embedding(store.arrays, stored)))
         with lease.find_or_hold(store.catalog, spec, force=force, wait=wait, progress=progress) as work:
             if isinstance(work, Artifact):

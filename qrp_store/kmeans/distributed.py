@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from qrp_store.device import gpu_identity
 from qrp_store.errors import InvalidInput, QrpStoreError, Unavailable
 from qrp_store.execution import DaskPool, LostData
 from qrp_store.kmeans.engines import Chosen, choose
@@ -243,17 +245,39 @@ def _cuts(groups: int, n: int, threads: int) -> list[int]:
 
 def choose_on_workers(pool: DaskPool, engine: str, device: str) -> Chosen:
     """The engine and device that all workers have. Raises Unavailable or InvalidInput when some have not."""
-    found = pool.everywhere(choose, engine, device)
-    for answer in found.values():
-        if isinstance(answer, QrpStoreError):
-            raise answer
-    kinds = {answer: worker for worker, answer in found.items() if isinstance(answer, Chosen)}
+    kinds = {chosen: worker for worker, chosen in _answers(pool.everywhere(choose, engine, device)).items()}
     if len(kinds) != 1:
         told = "; ".join(f"{worker}: {kind.engine} on {kind.device}" for kind, worker in kinds.items())
         raise InvalidInput(
             f"the Dask workers differ in what they search with ({told})", hint="give --engine and --device"
         )
-    return next(iter(kinds))
+    chosen = next(iter(kinds))
+    if not chosen.on_gpu:
+        return chosen
+    processes = Counter(_answers(pool.everywhere(gpu_identity, chosen.device)).values())
+    return replace(chosen, sharers=max(processes.values()))
+
+
+def require_gpu_room(pool: DaskPool, chosen: Chosen, k: int, dim: int) -> None:
+    """Raise Unavailable, with the worker's address, if a GPU has no room for a pass about `k` centroids."""
+    if chosen.on_gpu:
+        _answers(pool.everywhere(_require_gpu_room, chosen, k, dim))
+
+
+def _require_gpu_room(chosen: Chosen, k: int, dim: int) -> None:
+    from qrp_store.kmeans.torch_points import require_room
+
+    require_room(chosen.device, k, dim, chosen.sharers)
+
+
+def _answers(answers: dict[str, R | QrpStoreError]) -> dict[str, R]:
+    """Return what the workers answered. Raise the first error."""
+    good: dict[str, R] = {}
+    for worker, answer in answers.items():
+        if isinstance(answer, QrpStoreError):
+            raise answer
+        good[worker] = answer
+    return good
 
 
 def require_readable(source: Blocks, pool: DaskPool, where: str) -> None:
@@ -305,7 +329,9 @@ def on_device(first: int, rows: Float32, chosen: Chosen) -> TorchPoints:
     from qrp_store.kmeans.torch_points import TorchPoints
 
     name = partial(_row_after, first)
-    return TorchPoints(MemoryPoints(rows), device=chosen.device, engine=chosen.engine, name=name)
+    return TorchPoints(
+        MemoryPoints(rows), device=chosen.device, engine=chosen.engine, sharers=chosen.sharers, name=name
+    )
 
 
 def _row_after(first: int, row: int) -> str:

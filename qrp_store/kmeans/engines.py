@@ -8,21 +8,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from qrp_store.device import check_device, gpu_count, gpu_number
+from qrp_store.device import check_device, gpu_count, gpu_number, visible_gpus
 from qrp_store.errors import InvalidInput, Unavailable
+from qrp_store.execution import available_cores
 from qrp_store.kmeans.nearest import FaissNearest, Nearest, faiss_gpus
 from qrp_store.options import Engine
 
 ENGINES = get_args(Engine)
+_SPREAD_OPERATIONS = 2e14  # an H100 multiplies float32 at 2e13 a second or more; a process starts in about 10 s
 _INSTALL = "pip install 'qrp-store[cpu]', or 'qrp-store[gpu]' for a GPU"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """An engine ("faiss" or "torch") and the device (cpu, cuda or cuda:N) that it computes on."""
+    """An engine ("faiss" or "torch") and the device (cpu, cuda or cuda:N) that it computes on.
+
+    `sharers`: how many processes of this job share a GPU.
+    """
 
     engine: str
     device: str
+    sharers: int = 1
 
     @property
     def on_gpu(self) -> bool:
@@ -65,6 +71,24 @@ def choose(engine: str = "auto", device: str = "auto") -> Chosen:
             hint="--device cpu, or pip install 'qrp-store[gpu]' where there is a GPU",
         )
     return Chosen(there[-1], "cpu")
+
+
+def local_gpus(device: str) -> list[str]:
+    """Return the GPUs of this machine over which `device` lets worker processes spread; none for cpu and cuda:N."""
+    wanted = device == "cuda" or (device == "auto" and _may_have_cuda())
+    return visible_gpus() if wanted and _installed("torch") else []
+
+
+def gpus_worth_starting(chosen: Chosen, operations: float) -> list[str]:
+    """Return the GPUs that a job of so many float operations is spread over, a process each; none for one GPU.
+
+    A process takes seconds to start, so a job that one GPU finishes in that time stays on one. Each process needs a
+    core.
+    """
+    if chosen.device != "cuda" or operations < _SPREAD_OPERATIONS:
+        return []
+    gpus = visible_gpus()[: available_cores()]
+    return gpus if len(gpus) > 1 else []
 
 
 def _installed(module: str) -> bool:

@@ -26,6 +26,8 @@ from qrp_store.kmeans.torch_transfer import brought
 _LEFT = 0.4  # of the GPU's memory: sums, distances and copies of a group need it
 _SCRATCH = 1 << 28  # bytes that distances, or float64 copies, may take at a time
 _LATE = 32  # groups whose assignments wait on the device before they are fetched
+_GROUPS_IN_FLIGHT = 3
+_SUMS_HELD = 24  # a tree over a million groups, and a few while two are added
 _NONE = int(np.iinfo(np.int64).max)  # no row
 
 
@@ -53,11 +55,12 @@ class TorchPoints:
         *,
         device: str = "cuda",
         engine: str = "torch",
+        sharers: int = 1,
         budget: int | None = None,
         name: Callable[[int], str] = row_number,
     ) -> None:
         self._inner, self._device, self._name = inner, torch.device(device), name
-        self._engine = engine
+        self._engine, self._sharers = engine, sharers
         self._budget = budget
         self._held: list[_Group] | None = None
         self._held_size = 0
@@ -87,7 +90,12 @@ class TorchPoints:
     def subset(self, rows: Rows | None) -> Points:
         name = self._name if rows is None else (lambda row: self._name(int(rows[row])))
         return TorchPoints(
-            self._inner.subset(rows), device=str(self._device), engine=self._engine, budget=self._budget, name=name
+            self._inner.subset(rows),
+            device=str(self._device),
+            engine=self._engine,
+            sharers=self._sharers,
+            budget=self._budget,
+            name=name,
         )
 
     def step(self, centroids: Float32) -> Step:
@@ -198,7 +206,7 @@ class TorchPoints:
     def _fits(self) -> bool:
         budget = self._budget
         if budget is None:
-            budget = free_bytes(self._device, keep=_LEFT) if self._device.type == "cuda" else 0
+            budget = free_bytes(self._device, keep=_LEFT, sharers=self._sharers) if self._device.type == "cuda" else 0
         return self.count * self.dim * 4 <= budget
 
     def _refuse(self, bad: int) -> None:
@@ -232,6 +240,28 @@ class _Partial:
 
     def step(self) -> Step:
         return Step(self.counts.cpu().numpy(), self.sums.cpu().numpy(), float(self.inertia))
+
+
+def require_room(device: str, k: int, dim: int, sharers: int = 1) -> None:
+    """Raise Unavailable if a GPU's free memory, or this process' part of it, is too small for a pass."""
+    needed, room = needed_bytes(k, dim), free_bytes(torch.device(device), sharers=sharers)
+    if needed > room:
+        shared = f" for each of {sharers} processes" if sharers > 1 else ""
+        raise Unavailable(
+            f"{device} has {room / 1e9:.1f} GB free{shared}; {k:,} centroids, {dim:,}-d, take {needed / 1e9:.1f} GB",
+            hint="end other programs that use it, or use fewer processes for each GPU, or choose a smaller K",
+        )
+
+
+def needed_bytes(k: int, dim: int) -> int:
+    """Return an upper bound of what a pass takes on a GPU beside resident rows."""
+    group, rows = group_rows(k, dim), _rows_at_once(k)
+    columns = max(32, _SCRATCH // (8 * group))
+    copies = 4 * group * dim * (_GROUPS_IN_FLIGHT + 1)  # groups on their way, and squares of one
+    distances = 4 * k * min(rows, group)
+    doubles = (4 + 8) * group * min(columns, dim)
+    sums = 8 * k * dim * _SUMS_HELD
+    return copies + distances + doubles + sums + 8 * k * dim + 64 * group
 
 
 def _rows_at_once(k: int) -> int:

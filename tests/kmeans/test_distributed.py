@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import torch
@@ -181,13 +182,16 @@ def test_a_cluster_of_its_own_ends_with_the_command(store: Store, monkeypatch: p
     provenance = clusterings.by_id(store.catalog, made.id).artifact.provenance
     assert (provenance["scheduler"], provenance["workers"]) == ("local:2", 2)
     assert dict(os.environ) == before  # OMP_NUM_THREADS of the workers would hold for a torch that is loaded later
-    with DaskPool("local:1") as connected:
+    forks = dask.config.set({"distributed.worker.multiprocessing-method": "fork"})  # which CUDA does not survive
+    with forks, DaskPool("local:1", gpus=["5"]) as connected:
         assert dict(os.environ) == before
+        assert list(connected.everywhere(os.getenv, "CUDA_VISIBLE_DEVICES").values()) == ["5"]
         # Ctrl-C is not for them
         assert list(connected.everywhere(signal.getsignal, signal.SIGINT).values()) == [signal.SIG_IGN]
         (pid,) = connected.everywhere(os.getpid).values()
         assert isinstance(pid, int)
         os.kill(pid, 0)
+        assert "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
         os.environ["OMP_NUM_THREADS"] = "1"  # as when a worker is started again
     assert dict(os.environ) == before
     with pytest.raises(ProcessLookupError):
