@@ -194,7 +194,7 @@ class Outcome:
 
 def surroundings() -> dict[str, Any]:
     """Threads, instruction set and library versions that this process computes probes with."""
-    from qrp_store.probing.device import instructions, threads
+    from qrp_store.probing.runtime import instructions, threads
 
     names = ("qrp-store", "torch", "numpy")
     versions = {name: _version(name) for name in names} | {"python": platform.python_version()}

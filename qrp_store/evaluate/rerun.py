@@ -95,7 +95,7 @@ def rerun(store: Store, reference: str, *, device: str | None = None, progress: 
     instruction set every value must be bit-identical; otherwise each must agree within its tolerance
     (`catalog.model.values`).
     """
-    from qrp_store.probing.device import using_threads
+    from qrp_store.probing.runtime import using_threads
 
     inputs = inputs_of(store, reference, device)
     _require_same_algorithm(inputs)

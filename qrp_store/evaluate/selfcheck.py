@@ -54,7 +54,7 @@ class SelfcheckReport:
 @takes(SelfcheckOptions)
 def selfcheck(*, device: str = "cpu", progress: Progress = silent) -> SelfcheckReport:
     """Compute the known answers, on one thread: at these sizes a second one mostly waits. Takes seconds."""
-    from qrp_store.probing.device import using_threads
+    from qrp_store.probing.runtime import using_threads
 
     with using_threads(1):
         return _selfcheck(str(resolve_device(device)), progress)

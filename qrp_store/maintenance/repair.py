@@ -212,7 +212,7 @@ class _Repair:
             return place.kmeans(blocks, keys, settings, memory, None, lambda state: None, self.progress).centroids
 
     def _weights(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
-        from qrp_store.probing.device import using_threads
+        from qrp_store.probing.runtime import using_threads
 
         (damage,) = damages
         inputs = inputs_of(self.store, damage.id)

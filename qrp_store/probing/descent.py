@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.options import ProbeOptions
-from qrp_store.probing.device import torch
+from qrp_store.probing.runtime import torch
 from qrp_store.probing.sparse import ConceptMatrix, block_diagonal
 
 _GROUP_BATCHES = 64

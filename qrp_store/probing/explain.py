@@ -1,4 +1,4 @@
-"""Which concepts define a cluster: the probe's weights, and how often the concepts really occur there."""
+"""Which concepts define a cluster: the probe's weights, and how often each concept occurs in the cluster."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from qrp_store.probing.train import ProbeFit
 
 TOP = 10
-"""How many concepts of each cluster are kept."""
+"""Number of concepts that are listed of each cluster."""
 SUPPORT, SUPPORT_SHARE = 5, 0.1
-"""How many training images of a cluster, and which share of them, must have a concept that may stand for it."""
+"""Number and share of a cluster's training images that must have a concept before it may name the cluster."""
 _CHUNK_CELLS = 1 << 22
 
 
@@ -43,15 +43,15 @@ class Explanation:
 
 
 def explain(fit: ProbeFit, x_train: ConceptMatrix, c_train: ArrayLike, *, top: int = TOP) -> Explanation:
-    """Each cluster's concepts of largest centred weight among those that occur in it; c_train is (n,).
+    """Return each cluster's concepts of largest centred weight among those that occur in it; c_train is (n,).
 
-    Raises InvalidInput when the part does not fit the probe.
+    Raise InvalidInput when the part does not fit the probe.
     """
     c = np.asarray(c_train, dtype=np.int64)
     k, m = fit.n_clusters, fit.n_concepts
     if x_train.n_concepts != m or c.shape != (len(x_train),):
         raise InvalidInput(f"{x_train.shape} concepts and {c.shape} clusters for a probe of {m} concepts")
-    found = Explanation(
+    explanation = Explanation(
         np.full((k, top), -1, np.int32),
         np.full((k, top), np.nan, np.float32),
         np.full((k, top), np.nan),
@@ -60,9 +60,9 @@ def explain(fit: ProbeFit, x_train: ConceptMatrix, c_train: ArrayLike, *, top: i
         np.bincount(c, minlength=k),
     )
     if m == 0:
-        return found
+        return explanation
     grouped = x_train.take(np.argsort(c, kind="stable"))
-    sizes = found.n_train
+    sizes = explanation.n_train
     ends = np.concatenate(([0], np.cumsum(sizes)))
     expected = x_train.counts() / max(len(x_train), 1)
     centre = fit.weight.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -70,12 +70,12 @@ def explain(fit: ProbeFit, x_train: ConceptMatrix, c_train: ArrayLike, *, top: i
     for first in range(0, k, step):
         last = min(first + step, k)
         table = _table(grouped, ends[first : last + 1])
-        _rank(found, slice(first, last), table, fit.weight[first:last] - centre, sizes[first:last], expected)
-    return found
+        _rank(explanation, slice(first, last), table, fit.weight[first:last] - centre, sizes[first:last], expected)
+    return explanation
 
 
 def _table(grouped: ConceptMatrix, ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many rows of each cluster have each concept; (clusters, M). Cluster i is rows ends[i]…ends[i + 1]."""
+    """Return how many rows of each cluster have each concept; (clusters, M). Cluster i is rows ends[i]…ends[i + 1]."""
     m, clusters = grouped.n_concepts, len(ends) - 1
     entries = grouped.indptr[ends]
     cluster = np.repeat(np.arange(clusters), np.diff(entries))
@@ -84,7 +84,7 @@ def _table(grouped: ConceptMatrix, ends: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 def _rank(
-    found: Explanation,
+    explanation: Explanation,
     part: slice,
     table: NDArray[np.int64],
     weight: NDArray[np.float32],
@@ -92,15 +92,15 @@ def _rank(
     expected: NDArray[np.float64],
 ) -> None:
     ranked = np.where(table > 0, weight, -np.inf)
-    top = min(found.concept.shape[1], table.shape[1])
+    top = min(explanation.concept.shape[1], table.shape[1])
     best = np.argsort(-ranked, axis=1, kind="stable")[:, :top]
     n = np.take_along_axis(table, best, axis=1)
-    there = n > 0
-    rate = np.divide(n, sizes[:, None], out=np.full(n.shape, np.nan), where=there)
-    found.concept[part, :top] = np.where(there, best, -1)
-    found.weight[part, :top] = np.where(there, np.take_along_axis(weight, best, axis=1), np.nan)
-    found.lift[part, :top] = np.divide(rate, expected[best], out=np.full(n.shape, np.nan), where=there)
-    found.n[part, :top] = n
+    present = n > 0
+    rate = np.divide(n, sizes[:, None], out=np.full(n.shape, np.nan), where=present)
+    explanation.concept[part, :top] = np.where(present, best, -1)
+    explanation.weight[part, :top] = np.where(present, np.take_along_axis(weight, best, axis=1), np.nan)
+    explanation.lift[part, :top] = np.divide(rate, expected[best], out=np.full(n.shape, np.nan), where=present)
+    explanation.n[part, :top] = n
     enough = table >= np.maximum(SUPPORT, SUPPORT_SHARE * sizes)[:, None]
     first = np.where(enough, weight, -np.inf).argmax(axis=1)
-    found.supported[part] = np.where(enough.any(axis=1), first, -1)
+    explanation.supported[part] = np.where(enough.any(axis=1), first, -1)

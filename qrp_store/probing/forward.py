@@ -1,4 +1,4 @@
-"""The usual way round, beside the reverse probe: concepts read off the embedding, linearly and by neighbours."""
+"""The usual probes, from embedding to concepts: linear, and by nearest neighbours."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.device import float32_arithmetic, memory_errors, resolve_device
-from qrp_store.probing.device import torch, using_threads
 from qrp_store.probing.linear import Features, Labelled, LinearProbe, fit_linear
 from qrp_store.probing.neighbours import NEIGHBOURS, TEMPERATURE, Votes, vote
+from qrp_store.probing.runtime import torch, using_threads
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.progress import Progress
 from qrp_store.records import TEST, TRAIN, VAL
@@ -23,18 +23,18 @@ _CELLS = 1 << 26
 _SMALL = 1 << 26  # products in a pass; below, a second thread mostly waits for the first
 
 Scores = Callable[[slice], NDArray[Any]]
-"""The scores of some concepts for every tested sample, (n, concepts)."""
+"""Return the scores of some concepts for every test sample, (n, concepts)."""
 
 
 @dataclass(frozen=True)
 class ForwardScore:
-    """How well a probe finds the concepts of a group (`(all)`: of the whole vocabulary) in held-out samples.
+    """How well a probe predicts the concepts of a group (`(all)`: of the whole vocabulary) for held-out samples.
 
-    metric      top1: how often the likeliest concept is the sample's, for concepts of which a sample has at most one,
-                over the `n_test` samples that have one; map: the mean over concepts of the average precision on all
-                `n_test` samples, without the `n_left_out` of `n_concepts` that hold for none of them
-    value       None when there is nothing to find, or nothing to learn it from
-    details     what the probe chose, and how many samples it looked at
+    metric      top1 for concepts of which a sample has at most one: the accuracy over the `n_test` samples that have
+                one. map for others: the mean average precision over concepts on all `n_test` samples, without the
+                `n_left_out` of `n_concepts` that no test sample has
+    value       None without a test sample or a training sample
+    details     the choices of the probe, and its number of samples
     """
 
     concept_group: str
@@ -58,21 +58,21 @@ class ForwardData:
     groups: Sequence[str]
 
     def part(self, number: int, columns: NDArray[np.int64] | None = None, *, labelled: bool = False) -> Labelled:
-        """The samples of a part with some concepts; with `labelled`, those that have one of them."""
+        """Return the samples of a part with these concepts; with `labelled`, only samples that have one of them."""
         at = np.flatnonzero(self.parts == number)
         x = self.x.take(at) if columns is None else self.x.take(at).select(columns)
         if not labelled:
             return Labelled(self.positions[at], x)
-        kept = np.flatnonzero(np.diff(x.indptr))
-        return Labelled(self.positions[at[kept]], x.take(kept))
+        labelled_rows = np.flatnonzero(np.diff(x.indptr))
+        return Labelled(self.positions[at[labelled_rows]], x.take(labelled_rows))
 
 
 def forward(data: ForwardData, *, queries: int, seed: int, device: str, progress: Progress) -> list[ForwardScore]:
-    """Linear and nearest-neighbour scores of the whole vocabulary and, when there are several groups, of each.
+    """Return linear and nearest-neighbour scores of the whole vocabulary and, when there are several groups, of each.
 
-    Groups in which a sample has at most one concept get a softmax probe and `top1`, others a sigmoid for each concept
-    and `map` (those of a group are read off the whole vocabulary's probe). At most `queries` test samples, drawn by
-    `seed`, are asked of their neighbours; 0: all.
+    Groups in which a sample has at most one concept get a softmax probe and `top1`. Others get a sigmoid for each
+    concept and `map`, computed from the probe of the whole vocabulary. The neighbours of at most `queries` test
+    samples, drawn by `seed`, are searched; 0: of all.
     """
     size, m, place = (len(data.positions), data.features.dim), data.x.n_concepts, resolve_device(device)
     threads = using_threads(1 if math.prod(size) * m < _SMALL else None)
@@ -84,29 +84,31 @@ def forward(data: ForwardData, *, queries: int, seed: int, device: str, progress
 def _forward(data: ForwardData, queries: int, seed: int, place: torch.device, progress: Progress) -> list[ForwardScore]:
     names = sorted(set(data.groups))
     of = np.asarray(data.groups, dtype=object)
-    wanted = [(EVERYTHING, np.arange(data.x.n_concepts))]
-    wanted += [(name, np.flatnonzero(of == name)) for name in names] if len(names) > 1 else []
+    vocabularies = [(EVERYTHING, np.arange(data.x.n_concepts))]
+    vocabularies += [(name, np.flatnonzero(of == name)) for name in names] if len(names) > 1 else []
     test = data.part(TEST)
-    asked = _drawn(len(test), queries, seed)
-    found: list[ForwardScore] = []
-    votes = vote(data.features, data.part(TRAIN), test.positions[asked], place)
-    every: list[tuple[Literal["linear", "knn"], NDArray[np.float64], int, dict[str, Any]]] = []
-    for name, columns in wanted:
+    queried = _drawn(len(test), queries, seed)
+    scores: list[ForwardScore] = []
+    votes = vote(data.features, data.part(TRAIN), test.positions[queried], place)
+    whole: list[tuple[Literal["linear", "knn"], NDArray[np.float64], int, dict[str, Any]]] = []
+    for name, columns in vocabularies:
         exclusive = _exclusive(data.x.select(columns))
         if exclusive:
-            found.append(_linear_top1(data, name, columns, place, progress))
-            found.append(_knn_top1(name, votes, test, asked, columns))
+            scores.append(_linear_top1(data, name, columns, place, progress))
+            scores.append(_knn_top1(name, votes, test, queried, columns))
             continue
-        if not every:
+        if not whole:
             probe = fit_linear(
                 data.features, data.part(TRAIN), data.part(VAL), exclusive=False, device=place, progress=progress
             )
             precisions = average_precisions(_of_probe(probe, data.features, test.positions), test.x)
             details = {"weight_decay": probe.weight_decay, "passes": probe.passes}
-            every.append(("linear", precisions, len(test), details))
-            every.append(("knn", average_precisions(votes.of, test.x.take(asked)), len(asked), _knn_details(asked)))
-        found += [_mean(name, kind, precisions[columns], n, details) for kind, precisions, n, details in every]
-    return found
+            whole.append(("linear", precisions, len(test), details))
+            whole.append(
+                ("knn", average_precisions(votes.of, test.x.take(queried)), len(queried), _knn_details(queried))
+            )
+        scores += [_mean(name, kind, precisions[columns], n, details) for kind, precisions, n, details in whole]
+    return scores
 
 
 def _exclusive(x: ConceptMatrix) -> bool:
@@ -114,7 +116,7 @@ def _exclusive(x: ConceptMatrix) -> bool:
 
 
 def _drawn(n: int, most: int, seed: int) -> NDArray[np.int64]:
-    """At most so many of n samples, ascending."""
+    """Draw at most so many of n samples, ascending."""
     if most == 0 or n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).permutation(n)[:most])
@@ -134,25 +136,25 @@ def _linear_top1(
 
 
 def _knn_top1(
-    name: str, votes: Votes, test: Labelled, asked: NDArray[np.int64], columns: NDArray[np.int64]
+    name: str, votes: Votes, test: Labelled, queried: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> ForwardScore:
     """Neighbours without a concept of the group vote for none; a query without any vote is a miss."""
-    x = test.x.take(asked).select(columns)
+    x = test.x.take(queried).select(columns)
     labelled = np.flatnonzero(np.diff(x.indptr))
-    own = Votes(votes.neighbours[labelled], votes.weights[labelled], votes.x.select(columns))
+    group_votes = Votes(votes.neighbours[labelled], votes.weights[labelled], votes.x.select(columns))
     best, likeliest = np.zeros(len(labelled)), np.full(len(labelled), -1)
     for part in _slices(len(columns), len(labelled)):
-        some = own.of(part)
-        top = some.argmax(axis=1)
-        value = some[np.arange(len(some)), top]
+        weights = group_votes.of(part)
+        top = weights.argmax(axis=1)
+        value = weights[np.arange(len(weights)), top]
         likeliest = np.where(value > best, top + part.start, likeliest)
         best = np.maximum(best, value)
     value_of = float((likeliest == x.take(labelled).indices).mean()) if len(labelled) else None
-    return ForwardScore(name, "knn", "top1", value_of, len(labelled), len(columns), 0, _knn_details(asked))
+    return ForwardScore(name, "knn", "top1", value_of, len(labelled), len(columns), 0, _knn_details(queried))
 
 
-def _knn_details(asked: NDArray[np.int64]) -> dict[str, Any]:
-    return {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE, "n_queries": len(asked)}
+def _knn_details(queried: NDArray[np.int64]) -> dict[str, Any]:
+    return {"neighbours": NEIGHBOURS, "temperature": TEMPERATURE, "n_queries": len(queried)}
 
 
 def _of_probe(probe: LinearProbe, features: Features, positions: NDArray[np.int64]) -> Scores:
@@ -165,9 +167,9 @@ def _of_probe(probe: LinearProbe, features: Features, positions: NDArray[np.int6
 def _mean(
     name: str, probe: Literal["linear", "knn"], precisions: NDArray[np.float64], n_test: int, details: dict[str, Any]
 ) -> ForwardScore:
-    there = precisions[~np.isnan(precisions)]
-    value = float(there.mean()) if len(there) else None
-    return ForwardScore(name, probe, "map", value, n_test, len(precisions), len(precisions) - len(there), details)
+    defined = precisions[~np.isnan(precisions)]
+    value = float(defined.mean()) if len(defined) else None
+    return ForwardScore(name, probe, "map", value, n_test, len(precisions), len(precisions) - len(defined), details)
 
 
 def _slices(n_concepts: int, n: int) -> Iterator[slice]:
@@ -176,18 +178,18 @@ def _slices(n_concepts: int, n: int) -> Iterator[slice]:
 
 
 def average_precisions(scores: Scores, x: ConceptMatrix) -> NDArray[np.float64]:
-    """Σ (recall_i − recall_i−1) precision_i over the distinct scores of each concept, (M,); NaN without a positive."""
-    found = np.full(x.n_concepts, np.nan)
+    """Return Σ (recall_i − recall_i−1) precision_i over each concept's distinct scores; (M,), NaN without positives."""
+    precisions = np.full(x.n_concepts, np.nan)
     by_concept = np.argsort(x.indices, kind="stable")
     rows = x.rows()[by_concept]
     ends = np.concatenate(([0], np.cumsum(x.counts())))
     for part in _slices(x.n_concepts, len(x)):
-        some = scores(part)
+        part_scores = scores(part)
         for concept in range(part.start, part.stop):
             positive = rows[ends[concept] : ends[concept + 1]]
             if len(positive):
-                found[concept] = _average_precision(some[:, concept - part.start], positive)
-    return found
+                precisions[concept] = _average_precision(part_scores[:, concept - part.start], positive)
+    return precisions
 
 
 def _average_precision(scores: NDArray[Any], positive: NDArray[np.int64]) -> float:

@@ -1,4 +1,4 @@
-"""Generated samples whose mutual information of cluster and concepts is known."""
+"""Generated samples with a known mutual information of cluster and concepts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Known:
 
 
 def log_linear(n: int, n_concepts: int, n_groups: int, *, per_sample: int = 5, seed: int) -> Known:
-    """`per_sample` concepts a sample, and a group drawn from a softmax of the sum of their weights.
+    """Generate samples of `per_sample` concepts, each with a group drawn from a softmax of the sum of their weights.
 
-    The truth is that of the drawn concepts, whatever groups were drawn: the mean of KL(P(group | y) ‖ P(group)).
+    The truth depends on the drawn concepts and not on the drawn groups: the mean of KL(P(group | y) ‖ P(group)).
     """
     rng = np.random.default_rng(seed)
     concepts = rng.random((n, n_concepts)).argpartition(per_sample, axis=1)[:, :per_sample]
@@ -34,15 +34,15 @@ def log_linear(n: int, n_concepts: int, n_groups: int, *, per_sample: int = 5, s
 
 
 def one_concept_each(n: int, n_concepts: int, n_groups: int, *, seed: int) -> Known:
-    """One concept a sample. Here `mi_nats` is that of the table of how often concept and group were drawn together."""
+    """Generate samples of one concept. `mi_nats` is that of the contingency table of the drawn concepts and groups."""
     rng = np.random.default_rng(seed)
     concept = rng.integers(0, n_concepts, n)
     groups = _drawn(rng.dirichlet(np.full(n_groups, 0.3), n_concepts)[concept], rng)
     table = np.zeros((n_concepts, n_groups))
     np.add.at(table, (concept, groups), 1 / n)
     independent = np.outer(table.sum(axis=1), table.sum(axis=0))
-    there = table > 0
-    mi = float((table[there] * np.log(table[there] / independent[there])).sum())
+    present = table > 0
+    mi = float((table[present] * np.log(table[present] / independent[present])).sum())
     return Known(ConceptMatrix.from_pairs(np.arange(n), concept, n, n_concepts), groups, n_groups, mi)
 
 
@@ -53,7 +53,7 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _drawn(p: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """One column number a row, by the probabilities p (n, columns)."""
+    """Draw one column number a row, by the probabilities p (n, columns)."""
     below = (p.cumsum(axis=1) < rng.random((len(p), 1))).sum(axis=1)
     drawn: NDArray[np.int64] = np.minimum(below, p.shape[1] - 1)
     return drawn

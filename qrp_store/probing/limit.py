@@ -1,4 +1,4 @@
-"""What a learning curve says of the score that more training samples would give."""
+"""Extrapolate a learning curve to ever more training samples."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 _USUAL = np.linspace(0.5, 1.0, 26)
-"""Exponents that planted log-linear worlds have; nearly all of them 0.5 to 1."""
+"""Exponents of generated log-linear data: nearly all lie between 0.5 and 1."""
 _SLOW = np.linspace(0.3, 0.5, 11)
-"""Exponents where the curve has hardly begun to bend."""
+"""Exponents of a curve that has hardly begun to bend."""
 _SURE = 1.96
 
 
@@ -26,17 +26,17 @@ class Limit:
     a: float
 
     def at(self, n: float) -> float:
-        """The NMI that n training samples would give."""
+        """Return the NMI that n training samples would give."""
         return float(self.nmi - self.a * n**-self.exponent)
 
 
 def limit(n: Sequence[int], nmi: Sequence[float], error: float) -> Limit | None:
     """Fit NMI(n) = NMI_∞ − a·n^−b, a ≥ 0, to a curve of training samples n (ascending) and scores.
 
-    `error` is the standard error of the last score. b is the one of least squares between 0.5 and 1. Three noisy
-    points say little of it, so the interval reaches from the limit at b = 1 to that at b = 0.5 (down to 0.3 where such
-    a curve fits better), and by 1.96 standard errors beyond, which grow with the score. None for fewer than three
-    points. A curve that does not rise has its last score as the limit.
+    `error` is the standard error of the last score. b is the least-squares exponent between 0.5 and 1. Three noisy
+    points hardly determine it. The interval therefore reaches from the limit at b = 1 to that at b = 0.5 (down to 0.3
+    where such a curve fits better), plus 1.96 standard errors, which grow with the score. Return None for fewer than
+    three points. A curve that does not rise has its last score as the limit.
     """
     if len(set(n)) < 3:
         return None
@@ -49,7 +49,7 @@ def limit(n: Sequence[int], nmi: Sequence[float], error: float) -> Limit | None:
 
 
 def _fitted(x: np.ndarray, y: np.ndarray, b: float) -> tuple[float, float, float, float]:
-    """Limit, a, sum of squared residuals and b. The line ends at the last score, the surest one."""
+    """Return limit, a, sum of squared residuals and b. The curve passes through the last, surest score."""
     lag = x**-b - x[-1] ** -b
     a = max(0.0, float(lag @ (y[-1] - y)) / float(lag @ lag))
     residual = y - (y[-1] - a * lag)
@@ -57,10 +57,10 @@ def _fitted(x: np.ndarray, y: np.ndarray, b: float) -> tuple[float, float, float
 
 
 def error_of(lo: float | None, hi: float | None) -> float:
-    """The standard error that a 95 % interval stands for; 0 without one."""
+    """Return the standard error of a 95 % interval; 0 without one."""
     return 0.0 if lo is None or hi is None else max(0.0, hi - lo) / (2 * _SURE)
 
 
-def still_climbs(found: Limit, nmi: float, lo: float | None, hi: float | None) -> bool:
-    """Whether more samples would raise the score by more than half the width of its interval."""
-    return found.nmi - nmi > max(_SURE * error_of(lo, hi), 1e-3) and not math.isnan(found.nmi)
+def still_climbs(fitted: Limit, nmi: float, lo: float | None, hi: float | None) -> bool:
+    """Return whether more samples would raise the score by more than half the width of its interval."""
+    return fitted.nmi - nmi > max(_SURE * error_of(lo, hi), 1e-3) and not math.isnan(fitted.nmi)

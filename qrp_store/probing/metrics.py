@@ -1,4 +1,4 @@
-"""How much of the clustering the probe recovers on held-out samples: a lower bound on I(cluster; concepts)."""
+"""Score a probe on held-out samples: a lower bound on I(cluster; concepts)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qrp_store.device import memory_errors, resolve_device
 from qrp_store.errors import InvalidInput
 from qrp_store.probing.descent import batches, chunk_rows, log_probabilities, with_bias
-from qrp_store.probing.device import torch
+from qrp_store.probing.runtime import torch
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import ProbeFit
 
@@ -75,10 +75,10 @@ def score(
 ) -> Score:
     """Score a fitted probe on the test part; c_test is (n,) integers in 0…K − 1.
 
-    The interval is the percentile one over `bootstrap` resamples of test samples (0: none, the interval is None), with
+    The interval is the percentile interval over `bootstrap` resamples of test samples (0: no interval), with
     clustering, split, weights and p̂ held fixed. With `groups` (n,), the group of each test sample, whole groups are
-    resampled, and the entropy's correction counts groups: see `_group_bias`. Raises InvalidInput when the part is empty
-    or does not fit the probe.
+    resampled, and the correction of the entropy counts groups: see `_group_bias`. Raise InvalidInput when the part is
+    empty or does not fit the probe.
     """
     c = np.ascontiguousarray(c_test, dtype=np.int64)
     k = fit.n_clusters
@@ -96,13 +96,13 @@ def score(
     log_p = np.log(share, out=np.zeros(k), where=counts > 0)
     entropy = float(-(share @ log_p)) + 0.0
     cross_entropy = float(-log_q.mean())
-    seen = counts + fit.cluster_counts
-    drawn_q, drawn_p = log_q, log_p[c]
-    bias = (int(np.count_nonzero(seen)) - 1) / (2 * int(seen.sum()))
+    all_counts = counts + fit.cluster_counts
+    unit_q, unit_p = log_q, log_p[c]
+    bias = (int(np.count_nonzero(all_counts)) - 1) / (2 * int(all_counts.sum()))
     if groups is not None:
-        drawn_q, drawn_p = _by_group(drawn_q, groups), _by_group(drawn_p, groups)
+        unit_q, unit_p = _by_group(unit_q, groups), _by_group(unit_p, groups)
         bias = _group_bias(c, share, groups)
-    low, high = _interval(drawn_q, drawn_p, bootstrap, seed) if entropy > 0 and bootstrap else (None, None)
+    low, high = _interval(unit_q, unit_p, bootstrap, seed) if entropy > 0 and bootstrap else (None, None)
     return Score(
         n_test=len(c),
         entropy_nats=entropy,
@@ -122,9 +122,9 @@ def score(
 def log_likelihood(
     weights: NDArray[np.float32], x: ConceptMatrix, clusters: ArrayLike, *, device: str = "cpu"
 ) -> NDArray[np.float64]:
-    """ln q(c | y) of each sample's own cluster, (n,), under weights (K, M + 1) with the bias as last column.
+    """Return ln q(c | y) of each sample's cluster, (n,), under weights (K, M + 1) with the bias as last column.
 
-    Raises InvalidInput when the samples do not fit the weights.
+    Raise InvalidInput when the samples do not fit the weights.
     """
     c = np.ascontiguousarray(clusters, dtype=np.int64)
     if weights.shape[1] != x.n_concepts + 1 or c.shape != (len(x),) or (len(c) and c.max() >= len(weights)):
@@ -135,7 +135,7 @@ def log_likelihood(
 def _predict(
     weights: NDArray[np.float32], x: ConceptMatrix, clusters: NDArray[np.int64], device: str
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """ln q of each sample's own cluster, and how many clusters stand before it; both (n,). Weights are (M + 1, K)."""
+    """Return ln q of each sample's cluster, and the rank of that cluster from 0; both (n,). Weights are (M + 1, K)."""
     place, (rows, k) = resolve_device(device), weights.shape
     with torch.no_grad(), memory_errors(place, f"scoring a probe of {rows - 1:,} concepts × {k:,} clusters"):
         return _predict_on(place, weights, x, clusters)
@@ -144,64 +144,64 @@ def _predict(
 def _predict_on(
     place: torch.device, weights: NDArray[np.float32], x: ConceptMatrix, clusters: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    # rows must lie whole in memory: gathering them is 3 times slower otherwise
+    # rows must be contiguous: gathering them is 3 times slower otherwise
     table = torch.from_numpy(np.ascontiguousarray(weights)).to(place)
-    # Made before the large arrays: small ones kept from between those leave malloc with holes, gigabytes of them at
-    # ImageNet's size.
+    # Allocated before the large arrays: small arrays between those fragment malloc's memory, by gigabytes at ImageNet's
+    # size.
     log_q, rank, done = np.empty(len(x)), np.empty(len(x), np.int64), 0
     for batch in batches(with_bias(x), clusters, chunk_rows(table.shape[1]), place):
-        every = log_probabilities(batch, table)
-        own = every.gather(1, batch.clusters.unsqueeze(1))
+        all_log_q = log_probabilities(batch, table)
+        sample_log_q = all_log_q.gather(1, batch.clusters.unsqueeze(1))
         part, done = slice(done, done + len(batch)), done + len(batch)
-        log_q[part] = own.squeeze(1).cpu().numpy()
-        rank[part] = _standing(every, own, batch.clusters).cpu().numpy()
+        log_q[part] = sample_log_q.squeeze(1).cpu().numpy()
+        rank[part] = _ranks(all_log_q, sample_log_q, batch.clusters).cpu().numpy()
     return log_q, rank
 
 
-def _standing(every: torch.Tensor, own: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
-    """How many clusters are likelier than a sample's own, or as likely and of lower number; int64 (n,)."""
+def _ranks(all_log_q: torch.Tensor, log_q: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
+    """Return how many clusters are likelier than a sample's, or as likely and of lower number; int64 (n,)."""
     # counted as floats, which torch sums several times faster than truth values
-    yes = torch.empty_like(every)
-    before = torch.gt(every, own, out=yes).sum(dim=1).long()
-    tied = (torch.eq(every, own, out=yes).sum(dim=1) > 1).nonzero().squeeze(1)
-    lower = torch.arange(every.shape[1], device=every.device) < clusters[tied].unsqueeze(1)
-    before[tied] += ((every[tied] == own[tied]) & lower).sum(dim=1)
-    return before
+    counted = torch.empty_like(all_log_q)
+    rank = torch.gt(all_log_q, log_q, out=counted).sum(dim=1).long()
+    tied = (torch.eq(all_log_q, log_q, out=counted).sum(dim=1) > 1).nonzero().squeeze(1)
+    lower = torch.arange(all_log_q.shape[1], device=all_log_q.device) < clusters[tied].unsqueeze(1)
+    rank[tied] += ((all_log_q[tied] == log_q[tied]) & lower).sum(dim=1)
+    return rank
 
 
 def _interval(
     log_q: NDArray[np.float64], log_p: NDArray[np.float64], replicates: int, seed: int
 ) -> tuple[float, float]:
-    """The central 95 % of NMI = 1 − Σ log q / Σ log p̂ over resampled pairs, of samples or summed over groups.
+    """Return the central 95 % of NMI = 1 − Σ log q / Σ log p̂ over resampled pairs, of samples or summed over groups.
 
-    p̂ stays fixed: re-estimating the entropy in every resample would shift the interval off its own estimate.
+    p̂ stays fixed: re-estimating the entropy in every resample would shift the interval away from the estimate.
     """
     rng = np.random.default_rng(seed)
-    # both logarithms of a sample side by side in 8 bytes, so that one gather fetches the pair
+    # both logarithms of a sample in 8 bytes, so that one gather fetches the pair
     pairs = np.stack((log_q, log_p), axis=1).astype(np.float32).view(np.float64).ravel()
     n = len(pairs)
     nmi = np.empty(replicates)
     at_once = max(1, _BOOTSTRAP_DRAWS // n)
     for start in range(0, replicates, at_once):
-        some = min(at_once, replicates - start)
-        drawn = pairs.take(rng.integers(0, n, size=(some, n)), mode="clip").view(np.complex64).sum(axis=1)
-        nmi[start : start + some] = 1 - drawn.real / drawn.imag
+        count = min(at_once, replicates - start)
+        sums = pairs.take(rng.integers(0, n, size=(count, n)), mode="clip").view(np.complex64).sum(axis=1)
+        nmi[start : start + count] = 1 - sums.real / sums.imag
     low, high = np.quantile(nmi, (0.025, 0.975))
     return float(low), float(high)
 
 
 def _by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The sum of the values of each group that has any; (number of groups,)."""
+    """Return the sum of the values of each group that has any; (number of groups,)."""
     _, number = np.unique(groups, return_inverse=True)
     sums: NDArray[np.float64] = np.bincount(number, weights=values).astype(np.float64)
     return sums
 
 
 def _group_bias(clusters: NDArray[np.int64], share: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
-    """How far the entropy of a sample of whole groups falls short: ½ Σ_k Var(p̂_k) / p̂_k, to first order, in nats.
+    """Return the downward bias of the entropy of a sample of whole groups: ½ Σ_k Var(p̂_k) / p̂_k, in nats.
 
-    Var(p̂_k) = Σ_g (n_gk − n_g p̂_k)² / n². Groups of one sample give Miller and Madow's (K′ − 1) / (2n); groups of m
-    copies m times as much.
+    Var(p̂_k) = Σ_g (n_gk − n_g p̂_k)² / n². To first order. Groups of one sample give Miller and Madow's
+    (K′ − 1) / (2n), groups of m copies m times as much.
     """
     n, k = len(clusters), len(share)
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from qrp_store.errors import QrpStoreError
 from qrp_store.probing.descent import CrossEntropy, Epoch, Objective, Trained, square
-from qrp_store.probing.device import torch
+from qrp_store.probing.runtime import torch
 from qrp_store.progress import Progress
 
 CERTIFICATE = 1e-3

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from qrp_store.options import ProbeOptions
 from qrp_store.probing.descent import PIECE, Bags, Batch, Sgd, residuals, with_bias
-from qrp_store.probing.device import current, torch
+from qrp_store.probing.runtime import current, torch
 from qrp_store.probing.sparse import ConceptMatrix, block_diagonal
 
 GROUP_BYTES = 1 << 28

@@ -1,4 +1,4 @@
-"""Which concepts hold for which sample, as compressed rows: 10 to 30 of thousands, so never a dense matrix."""
+"""Which sample has which concepts, in compressed rows: 10 to 30 of thousands, so never a dense matrix."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from qrp_store.errors import InvalidInput
 class ConceptMatrix:
     """A matrix (n, n_concepts) in compressed rows: 1, or the value in (0, 1], where a concept holds, else 0.
 
-    Row i holds concepts `indices[indptr[i]:indptr[i + 1]]`, each once and ascending. `indptr` is int64 (n + 1),
-    `indices` int32, `values` float32 beside them, or None: all 1. Raises InvalidInput when they do not describe such a
-    matrix.
+    Row i has the concepts `indices[indptr[i]:indptr[i + 1]]`, each once and ascending. `indptr` is int64 (n + 1),
+    `indices` int32; `values` is float32, one for each index, or None: all 1. Raise InvalidInput when they do not
+    describe such a matrix.
     """
 
     indptr: NDArray[np.int64]
@@ -43,9 +43,9 @@ class ConceptMatrix:
 
     @classmethod
     def from_pairs(cls, rows: ArrayLike, concepts: ArrayLike, n_rows: int, n_concepts: int) -> ConceptMatrix:
-        """The matrix that is 1 at (rows[i], concepts[i]), in any order; a repeated pair counts once.
+        """Return the matrix that is 1 at (rows[i], concepts[i]), in any order; a repeated pair counts once.
 
-        Raises InvalidInput for a pair outside (n_rows, n_concepts).
+        Raise InvalidInput for a pair outside (n_rows, n_concepts).
         """
         row = np.asarray(rows, dtype=np.int64)
         concept = np.asarray(concepts, dtype=np.int64)
@@ -69,11 +69,11 @@ class ConceptMatrix:
         return len(self), self.n_concepts
 
     def counts(self) -> NDArray[np.int64]:
-        """How many rows hold each concept; (n_concepts,)."""
+        """Return how many rows have each concept; (n_concepts,)."""
         return np.bincount(self.indices, minlength=self.n_concepts).astype(np.int64, copy=False)
 
     def take(self, positions: ArrayLike) -> ConceptMatrix:
-        """The rows at these positions, in this order, repeats allowed. Raises InvalidInput for one outside 0…n − 1."""
+        """Return the rows at these positions, in this order, repeats allowed. Raise InvalidInput outside 0…n − 1."""
         at = np.asarray(positions, dtype=np.int64)
         _inside(at, len(self), "position")
         starts = self.indptr[at]
@@ -85,7 +85,7 @@ class ConceptMatrix:
         return ConceptMatrix(indptr, self.indices[source], self.n_concepts, self._valued(source))
 
     def select(self, concepts: ArrayLike) -> ConceptMatrix:
-        """The same rows with these concepts alone (unique, ascending), numbered anew from 0."""
+        """Return the same rows with only these concepts (unique, ascending), renumbered from 0."""
         kept = np.asarray(concepts, dtype=np.int64)
         _inside(kept, self.n_concepts, "concept")
         number = np.full(self.n_concepts, -1, np.int32)
@@ -96,20 +96,20 @@ class ConceptMatrix:
         return ConceptMatrix(indptr, column[column >= 0], len(kept), self._valued(column >= 0))
 
     def above(self, threshold: float, *, soft: bool = False) -> ConceptMatrix:
-        """The same rows and concepts, with only what has a value above the threshold; values become 1, or stay."""
+        """Return the same matrix with only the entries above the threshold; values become 1, or stay when `soft`."""
         kept = self.weights() > threshold
         indptr = np.concatenate(([0], np.cumsum(kept)))[self.indptr]
         return ConceptMatrix(indptr, self.indices[kept], self.n_concepts, self._valued(kept) if soft else None)
 
     def weights(self) -> NDArray[np.float32]:
-        """The value of every entry of `indices`; (nnz,)."""
+        """Return the value of every entry of `indices`; (nnz,)."""
         return np.ones(len(self.indices), np.float32) if self.values is None else self.values
 
     def _valued(self, entries: NDArray[Any]) -> NDArray[np.float32] | None:
         return None if self.values is None else self.values[entries]
 
     def hstack(self, others: Iterable[ConceptMatrix]) -> ConceptMatrix:
-        """This matrix with others' concepts behind its own. Raises InvalidInput when the numbers of rows differ."""
+        """Return this matrix with the others' concepts appended. Raise InvalidInput when the numbers of rows differ."""
         parts = [self, *others]
         for part in parts:
             if len(part) != len(self):
@@ -131,12 +131,12 @@ class ConceptMatrix:
         return ConceptMatrix(indptr, indices, first, values if valued else None)
 
     def rows(self) -> NDArray[np.int64]:
-        """The row of every entry of `indices`; (nnz,)."""
+        """Return the row of every entry of `indices`; (nnz,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.indptr))
 
 
 def block_diagonal(parts: Sequence[ConceptMatrix]) -> ConceptMatrix:
-    """Rows and concepts of all parts, one part's behind the other's; no row has a concept of another part."""
+    """Return rows and concepts of all parts one after the other; no row has a concept of another part."""
     if len(parts) == 1:
         return parts[0]
     ends, concepts = np.cumsum([(0, 0), *((len(part.indices), part.n_concepts) for part in parts)], axis=0).T
@@ -150,12 +150,12 @@ def block_diagonal(parts: Sequence[ConceptMatrix]) -> ConceptMatrix:
 def permute_rows(
     x: ConceptMatrix, parts: ArrayLike, *, seed: int, groups: NDArray[np.int64] | None = None
 ) -> ConceptMatrix:
-    """Return the control: every sample gets the concepts of another of its part, drawn without replacement.
+    """Return the control: the concepts of the samples are permuted within each part.
 
-    `parts` is (n,): rows change places only among equal values, so that no part sees another's concepts. With
-    `groups` (n,), the group of each sample, whole groups change places within their part: the i-th sample of a group
-    gets the concepts of the i-th sample of the other group, whose rows repeat where it is smaller. Among groups of
-    equal size that is a permutation of the rows; samples of one group keep concepts that belong together.
+    `parts` is (n,): rows change places only among equal values, so that no concepts cross from one part to another.
+    With `groups` (n,), the group of each sample, whole groups change places within their part: the i-th sample of a
+    group gets the concepts of the i-th sample of the other group, whose rows repeat where it is smaller. Among groups
+    of equal size that is a permutation of the rows; concepts of one group stay together.
     """
     part = np.asarray(parts)
     if part.shape != (len(x),):
@@ -169,7 +169,7 @@ def permute_rows(
 
 
 def _regrouped(members: NDArray[np.int64], groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """For each member (ascending) the one whose concepts it gets, when whole groups change places."""
+    """Return for each member (ascending) the sample whose concepts it gets, when whole groups change places."""
     _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(number, kind="stable")  # the members group by group
     first = np.cumsum(sizes) - sizes
@@ -180,7 +180,7 @@ def _regrouped(members: NDArray[np.int64], groups: NDArray[np.int64], rng: np.ra
     return taken
 
 
-def _inside(values: NDArray[Any], size: int, what: str) -> None:
+def _inside(values: NDArray[Any], size: int, noun: str) -> None:
     if len(values) and not 0 <= values.min() <= values.max() < size:
         bad = values[(values < 0) | (values >= size)][0]
-        raise InvalidInput(f"{what} {bad} lies outside 0…{size - 1}")
+        raise InvalidInput(f"{noun} {bad} lies outside 0…{size - 1}")

@@ -1,4 +1,4 @@
-"""Student's t distribution: what an interval or a p-value over a few seeds or images needs."""
+"""Student's t distribution, for intervals and p-values over a few seeds or images."""
 
 from __future__ import annotations
 

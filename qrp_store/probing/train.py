@@ -27,9 +27,9 @@ from qrp_store.probing.descent import (
     log_frequencies,
     square,
 )
-from qrp_store.probing.device import torch, using_threads
 from qrp_store.probing.optimum import CERTIFICATE, optimum, tightest
 from qrp_store.probing.resident import ResidentDescent
+from qrp_store.probing.runtime import torch, using_threads
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.progress import Progress, silent
 

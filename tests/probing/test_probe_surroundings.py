@@ -12,7 +12,7 @@ import torch
 
 from qrp_store.options import ProbeOptions
 from qrp_store.probing import optimum
-from qrp_store.probing.device import using_threads
+from qrp_store.probing.runtime import using_threads
 from qrp_store.probing.sparse import ConceptMatrix
 from qrp_store.probing.train import fit
 
