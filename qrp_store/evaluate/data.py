@@ -118,6 +118,11 @@ def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, req
         kept = np.flatnonzero(np.diff(x.indptr))
         x, positions, clusters, parts = x.take(kept), positions[kept], clusters[kept], parts[kept]
         groups = None if groups is None else groups[kept]
+    if request.sample_eval is not None and request.sample_eval < len(parts):
+        seed = derive_seed(clustering.row.seed, "sample-eval")
+        kept = stratified(positions, clusters, parts, request.sample_eval, seed)
+        x, positions, clusters, parts = x.take(kept), positions[kept], clusters[kept], parts[kept]
+        groups = None if groups is None else groups[kept]
     if request.permute:
         x = permute_rows(x, parts, seed=derive_seed(clustering.row.seed, "permute"), groups=groups)
     for part, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
@@ -128,6 +133,24 @@ def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, req
                 + suggested_k(clustering.row.clusters, clustering.row.n),
             )
     return ProbeData(positions, replace(concepts, matrix=x), clusters, parts, groups)
+
+
+def stratified(positions: np.ndarray, clusters: np.ndarray, parts: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Draw n of N samples so that each cluster keeps its share of each part, to one sample.
+
+    `positions`, `clusters` and `parts` are (N,), N >= n; returns their indices, int64 (n,), increasing. A position has
+    the same random number under every backbone, so that two backbones keep mostly the same samples.
+    """
+    stratum = clusters.astype(np.int64) * 3 + parts
+    number = np.random.default_rng(seed).random(int(positions.max()) + 1)[positions]
+    order = np.lexsort((number, stratum))
+    sizes = np.bincount(stratum)
+    exact = sizes * (n / len(positions))
+    quota = np.floor(exact).astype(np.int64)
+    largest = np.argsort(quota - exact, kind="stable")[: n - int(quota.sum())]
+    quota[largest] += 1
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[rank < np.repeat(quota, sizes)])
 
 
 def _matrix(store: Store, concepts: StoredConcepts) -> ConceptMatrix:

@@ -154,6 +154,7 @@ def _forward_asked(clustering: StoredClustering, joined: JoinedConcepts, request
             "concepts": [part.artifact.identity for part in joined.parts],
             "samples": [request.labelled_only, request.min_count, request.permute, *([True] * request.only_verified)],
             "queries": queries,
+            **({} if request.sample_eval is None else {"sample_eval": request.sample_eval}),
         }
     )
 

@@ -90,6 +90,7 @@ def evaluate(
     only_verified: bool = False,
     min_count: int = 0,
     soft: bool = False,
+    sample_eval: int | None = None,
     # what is scored in addition
     forward: bool = False,
     knn_queries: int = 20_000,

@@ -111,6 +111,14 @@ class ScoreOptions(Options):
     )
     min_count: int = option(0, "Leave out concepts that hold for fewer samples.", metavar="N", minimum=0)
     soft: bool = option(False, "Weight each label by its score instead of 1.", younger=True)
+    sample_eval: int | None = option(
+        None,
+        "Train and score on N of the samples, drawn by cluster and part.",
+        metavar="N",
+        minimum=1,
+        default_text="all",
+        younger=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

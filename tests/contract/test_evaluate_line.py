@@ -265,3 +265,16 @@ def test_a_name_that_is_not_there_is_exit_3(qrp: Any, world: Any, missing: tuple
     ran = qrp.run("evaluate", "--dataset", "photos", "-k", 6, *missing, "--json", store=world.store)
     assert ran.code == 3
     assert "nope" in ran.out
+
+
+def test_a_sample_of_the_samples_scores_like_all_of_them(qrp: Any, own: Path) -> None:
+    tight = (*ONE, "--protocol", "tight")
+    (whole,) = qrp.ok(*tight, store=own)["results"]
+    (part,) = qrp.ok(*tight, "--sample-eval", 300, store=own)["results"]
+    assert part["setting"] != whole["setting"]
+    assert sum(part[name] for name in ("n_train", "n_val", "n_test")) == 300
+    assert abs(part["nmi"] - whole["nmi"]) < 0.05
+    assert part["nmi_ci_hi"] - part["nmi_ci_lo"] > whole["nmi_ci_hi"] - whole["nmi_ci_lo"]
+    assert qrp.ok(*tight, "--sample-eval", 300, store=own)["results"][0]["cached"]
+    assert "--sample-eval 0: at least 1" in qrp.fails(4, *ONE, "--sample-eval", 0, store=own)
+    assert "has no sample left" in qrp.fails(4, *ONE, "--sample-eval", 1, store=own)
