@@ -29,6 +29,7 @@ OWNERS = {
     "rich": ("qrp_store.cli",),
     "starlette": ("qrp_store.serve",),
     "uvicorn": ("qrp_store.serve",),
+    "scipy": ("qrp_store.readers",),
     "sqlalchemy": ("qrp_store.catalog", "qrp_store.migrations"),
     "sqlite3": ("qrp_store.catalog",),
     "timm": ("qrp_store.models",),

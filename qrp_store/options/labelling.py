@@ -29,6 +29,8 @@ LabelFormat = Literal[
     "cub",
     "awa2",
     "dtd",
+    "sun",
+    "ade20k",
     "open-images",
     "visual-genome",
     "broden",

@@ -87,6 +87,68 @@ def test_cub_without_attributes_has_classes(tmp_path: Path, labels_of: Any) -> N
     assert len(labels.seen) == len(labels.pairs) == 6
 
 
+def sun(folder: Path, votes: np.ndarray, attributes: list[str]) -> Path:
+    """The three files as MATLAB saves them: cell arrays of texts, and the share of three annotators."""
+    from scipy.io import savemat
+
+    folder.mkdir(exist_ok=True)
+    images = [f"a/abbey/sun_{key}" for key in KEYS[: len(votes)]]
+    savemat(folder / "images.mat", {"images": np.array(images, object)[:, None]})
+    savemat(folder / "attributes.mat", {"attributes": np.array(attributes, object)[:, None]})
+    savemat(folder / "attributeLabels_continuous.mat", {"labels_cv": votes})
+    return folder
+
+
+def test_sun_attributes_tell_one_vote_from_none(tmp_path: Path, labels_of: Any) -> None:
+    votes = np.array([[0, 1 / 3, 2 / 3], [1, 0, 0]])
+    names = ["sailing/ boating", "driving", "far-away horizon"]
+    folder = sun(tmp_path / "SUNAttributeDB", votes, names)
+    assert detect(folder) == "sun"
+    keys = [f"images/a/abbey/sun_{key}" for key in KEYS]
+    labels = labels_of(folder, keys=keys)
+    frame = pd.DataFrame(votes, index=keys[:2], columns=names).stack()
+    assert labels.scores == pytest.approx(frame[frame > 0.5].to_dict())
+    assert labels.looked_at == set(frame[frame != 1 / 3].index)
+    assert labels.vocabulary == dict.fromkeys(names, "attribute")
+    sun(folder, votes[:1], names)
+    sun(folder / "..", votes, names)
+    (folder.parent / "images.mat").replace(folder / "images.mat")
+    with pytest.raises(InvalidInput, match="expected numbers of 2 images × 3 attributes"):
+        labels_of(folder)
+    sun(folder, votes * 3, names)
+    with pytest.raises(InvalidInput, match=r"row 1: score 2.* is outside \[0, 1\]"):
+        labels_of(folder)
+    (folder / "images.mat").write_bytes(b"MATLAB 7.3 MAT-file" + b"\0" * 200)
+    with pytest.raises(InvalidInput, match=r"images\.mat: not a MATLAB file, or damaged"):
+        labels_of(folder)
+
+
+def test_ade20k_has_its_classes_in_masks(tmp_path: Path, labels_of: Any) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "ADEChallengeData2016"
+    lines = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.15\t11664\t1172\twall", "2\t0.1\t5\t5\tdoor, double door"]
+    table = text(folder / "objectInfo150.txt", *lines)
+    masks = {"ADE_train_00000001": [[0, 1], [2, 2]], "ADE_train_00000002": [[0, 0], [0, 0]]}
+    (folder / "annotations" / "training").mkdir(parents=True)
+    for name, numbers in masks.items():
+        Image.fromarray(np.array(numbers, np.uint8)).save(folder / "annotations" / "training" / f"{name}.png")
+    assert detect(folder) == "ade20k"
+    of = pd.read_csv(table, sep="\t").set_index("Idx")["Name"].str.split(",").str[0]
+    for form in ("images/training/{}.jpg", "training/{}.jpg", "{}.jpg"):
+        labels = labels_of(folder, keys=[form.format(name) for name in masks])
+        wanted = {(form.format(name), of[i]) for name, rows in masks.items() for i in np.unique(rows) if i}
+        assert labels.pairs == wanted
+        assert labels.seen == [form.format(name) for name in masks]
+    assert list(labels.vocabulary) == ["wall", "door"]
+    text(table, lines[1])
+    with pytest.raises(InvalidInput, match=r"ADE_train_00000001\.png: class 2 is not in objectInfo150\.txt"):
+        labels_of(folder)
+    Image.new("RGB", (2, 2), "red").save(folder / "annotations" / "training" / "ADE_train_00000001.png")
+    with pytest.raises(InvalidInput, match="holds colours"):
+        labels_of(folder)
+
+
 VOC = """<annotation><folder>VOC2007</folder><filename>{name}</filename><size><width>5</width></size>{objects}
 </annotation>"""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.readers.compressed import refuse_compressed
-from qrp_store.readers.labels import attribute_sets, boxes, exports, huggingface, lists
+from qrp_store.readers.labels import attribute_sets, boxes, exports, huggingface, lists, masks, matlab
 from qrp_store.readers.labels.cells import truth
 from qrp_store.readers.labels.columns import CONCEPT, CONCEPT_NAMES, KEY, OPEN_IMAGES, key_of, layout_of, usual_concept
 from qrp_store.readers.labels.json_documents import Document
@@ -31,6 +31,8 @@ _FOLDERS: Mapping[str, Callable[[Path], bool]] = {
     "cub": attribute_sets.is_cub,
     "awa2": attribute_sets.is_awa,
     "dtd": attribute_sets.is_dtd,
+    "sun": matlab.is_sun,
+    "ade20k": masks.is_ade20k,
     "voc": boxes.is_voc,
     "yolo": boxes.is_yolo,
     "fiftyone": exports.is_fiftyone,

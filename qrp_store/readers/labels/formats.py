@@ -22,6 +22,8 @@ from qrp_store.readers.labels import (
     exports,
     huggingface,
     lists,
+    masks,
+    matlab,
     tags,
     visual_genome,
 )
@@ -102,6 +104,10 @@ FORMATS: Mapping[str, Format] = {
     "cub": Format(attribute_sets.read_cub, "CUB-200's folder", content=(".txt",)),
     "awa2": Format(attribute_sets.read_awa, "AwA2's folder", content=(".txt",)),
     "dtd": Format(attribute_sets.read_dtd, "DTD's folder, or labels_joint_anno.txt", content=(".txt",)),
+    "sun": Format(matlab.read_sun, "SUN Attribute's folder: three .mat files", content=(".mat",)),
+    "ade20k": Format(
+        masks.read_ade20k, "ADE20K's folder: objectInfo150.txt, annotations/", ids=True, content=(".txt", ".png")
+    ),
     "open-images": Format(tables.read_open_images, "Open Images CSV: ImageID,Source,LabelName,Confidence", ids=True),
     "visual-genome": Format(visual_genome.read_visual_genome, "Visual Genome objects.json, attributes.json", ids=True),
     "broden": Format(lists.read_broden, "Broden's folder, or its index.csv"),

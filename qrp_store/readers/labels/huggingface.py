@@ -62,7 +62,8 @@ def has_classes(described: Mapping[str, Any]) -> bool:
 def read_hugging_face(source: Source) -> Iterator[LabelRows]:
     """A dataset's classes by name: columns of ClassLabel, or of lists of it; others by their usual name.
 
-    The key is the key column, or the path of the Image column. -1 and null are no class.
+    The key is the key column, or the path of the Image column. Images with classes were looked at; -1 and null are
+    unknown.
     """
     if not source.path.is_dir():
         yield from _read(source, features(source), _parquet(source))
@@ -148,8 +149,11 @@ def _read(source: Source, described: Mapping[str, Any], batches: Iterator[pyarro
                         f"{source}: {place}: the column {shown('.'.join(key.path))} is empty",
                         hint="--key-column names a column that tells the images apart",
                     )
-                for value in _values(values, fields):
+                classed = list(_values(values, fields))
+                for value in classed:
                     _add(batch, place, sample, value, concept.names)
+                if concept.names and values is not None and not {None, _NO_CLASS} & set(classed):
+                    batch.seen.append(batch.text(place, "key", sample))
                 if batch.full:
                     yield batch.take(vocabulary)
             yield batch.take(vocabulary)
