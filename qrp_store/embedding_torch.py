@@ -1,4 +1,4 @@
-"""An embedding as torch datasets. They need a module of their own, because DataLoader's workers unpickle them."""
+"""An embedding as torch datasets. They are at module level because the workers of a DataLoader unpickle them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 
 class BlockedRows(Protocol):
-    """What the datasets read: rows of shape (dim,), in blocks. `qrp_store.embedding.Embedding` is one."""
+    """Rows of shape (dim,), in blocks, such as `qrp_store.embedding.Embedding`."""
 
     @property
     def n_blocks(self) -> int: ...
     def __len__(self) -> int: ...
     def __getitem__(self, rows: int | np.ndarray, /) -> np.ndarray: ...
     def block(self, index: int, /) -> np.ndarray:
-        """The rows of one block, shape (rows, dim)."""
+        """Return the rows of one block, shape (rows, dim)."""
         ...
 
 
@@ -39,7 +39,7 @@ class MappedRows(Dataset[torch.Tensor]):
 
 
 class StreamedRows(IterableDataset[torch.Tensor]):
-    """Rows in order, each a tensor (dim,), block by block; DataLoader's workers divide the blocks among themselves.
+    """Rows in order, each a tensor (dim,), block by block; the workers of a DataLoader divide the blocks.
 
     With a `seed`, the blocks and the rows inside each block are shuffled.
     """

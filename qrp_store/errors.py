@@ -1,17 +1,17 @@
-"""What can go wrong, grouped by what the reader does next.
+"""All errors, grouped by what the user does next.
 
 QrpStoreError              something failed; the message says what
 ├── NotFound               (also LookupError)  check the name
 ├── InvalidInput           (also ValueError)   change the option or the file
 │   └── UnknownOption      (also TypeError)    change the argument's name
-├── Busy                   someone else is writing this; wait or look
+├── Busy                   another process is writing this; wait, or see `ls jobs`
 ├── SchemaMismatch         run the command in the message
 ├── Unavailable            retry: the database, the object store or a package cannot be reached
 ├── Corrupt                restore, repair or ingest again
-└── Interrupted            stopped after a checkpoint; the same command goes on
+└── Interrupted            stopped after a checkpoint; the same command resumes
 
-A message names the thing (file, row, key) and what is wrong with it; `hint` says what to do. Both are shown without the
-passwords in them (`conceal`). The command line maps `kind` to an exit code.
+A message names the file, row or key and the problem; `hint` says what to do. `conceal` removes passwords from both. The
+command line maps `kind` to an exit code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECRET = re.compile(r"passw(or)?d$|pwd$|secret|token$|signature$|access_?key(_?
 
 
 def conceal(text: str) -> str:
-    """The text without the passwords of the URLs in it, and without the values that are named password, secret, …"""
+    """Return the text without passwords in URLs and without values of names like password or secret."""
 
     def without(match: re.Match[str]) -> str:
         name, sign, _ = match.groups()
@@ -38,7 +38,7 @@ def conceal(text: str) -> str:
 
 
 class QrpStoreError(Exception):
-    """Base of every error this package raises on purpose. `kind` is stable and machine-readable."""
+    """Base class of this package's errors. `kind` is stable and machine-readable."""
 
     kind = "failed"
 
@@ -57,7 +57,7 @@ class InvalidInput(QrpStoreError, ValueError):
 
 
 class UnknownOption(InvalidInput, TypeError):
-    """A Python function got an argument that it does not take, or lacks one that it needs."""
+    """An unknown or missing argument of a Python function."""
 
 
 class Busy(QrpStoreError):
@@ -77,7 +77,7 @@ class Corrupt(QrpStoreError):
 
 
 class Interrupted(QrpStoreError):
-    """`signal` is the number of the signal that asked us to stop (2 or 15)."""
+    """`signal` is the number of the signal that stopped the command (2 or 15)."""
 
     kind = "interrupted"
 
@@ -87,7 +87,7 @@ class Interrupted(QrpStoreError):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, short enough for a message of ours; its type when it says nothing."""
+    """Return the first line of another library's error for a message; its type if it has no text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -98,7 +98,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str | None:
 
 
 def near_names(name: str, known: Sequence[str], none: str = "none") -> str:
-    """A hint for a name that is not there: the nearest, and what there is; `none` for nothing."""
+    """Return a hint for an unknown name: the nearest known name, and all of them; `none` if there are none."""
     if not known:
         return f"there are: {none}"
     near = difflib.get_close_matches(name, known, n=1)

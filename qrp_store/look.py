@@ -1,4 +1,4 @@
-"""Looking at a store: listings, the leaderboard, and everything about one thing."""
+"""Read a store: listings, the leaderboard, and all details of one artifact."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from qrp_store.store import Store
 
 _TOP = 10
 _FEWEST = 5
-"""Test images of a cluster that may stand among the best: fewer say nothing about it."""
+"""Fewest test images of a cluster that is listed among the best."""
 _SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
 
 
 def listing(store: Store, what: str) -> Table:
-    """The ready things of a kind (`datasets`, `results`, …), or the `jobs` that run."""
+    """Return the ready artifacts of a kind (`datasets`, `results`, …), or the running `jobs`."""
     return lists.listing(store.catalog, what)
 
 
 def recipes() -> Table:
-    """The checkpoint layouts that `ingest --recipe` knows. Needs no store."""
+    """Return the checkpoint layouts that `ingest --recipe` knows. Needs no store."""
     from qrp_store.models.recipes import RECIPES
 
     rows: list[tuple[Any, ...]] = [
@@ -67,9 +67,9 @@ def leaderboard(
     protocol: str | None = None,
     setting: str | None = None,
 ) -> Table:
-    """The view `leaderboard`, best first within each setting; None: all.
+    """Return the view `leaderboard`, best first within each setting. None selects all.
 
-    Raises NotFound for a dataset that does not exist, and for other values of which there are no results.
+    Raise NotFound for an unknown dataset, and for other values without results.
     """
     if dataset is not None:
         get_dataset(store.catalog, dataset)
@@ -89,9 +89,9 @@ def leaderboard(
 
 
 def rank_correlations(board: Table) -> list[dict[str, Any]]:
-    """Spearman's correlation of a leaderboard's NMI and its forward probes, for each setting where some have both.
+    """Return Spearman's correlation of NMI and forward probes, for each setting with both.
 
-    None for fewer than two backbones, or when one of the two ranks nothing.
+    `spearman` is None for fewer than two backbones, or if all values of one side are equal.
     """
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in board.named():
@@ -108,16 +108,16 @@ def rank_correlations(board: Table) -> list[dict[str, Any]]:
 
 
 def show(store: Store, reference: str) -> dict[str, Any]:
-    """Everything that is known about the thing a name, an id or the unique start of one means. Raises NotFound."""
+    """Return all details of the artifact, dataset or backbone with this name, id or unique prefix. Raise NotFound."""
     target = references.resolve(store.catalog, reference)
     table = lists.listing(store.catalog, KINDS[target.kind].plural if target.kind in KINDS else f"{target.kind}s")
     matching = (row for row in table.named() if row["id"] == target.id)
     known = next(matching, {"id": target.id, "name": target.name})
-    if isinstance(known.get("spec"), str):  # listings have it as one text
+    if isinstance(known.get("spec"), str):  # JSON text in listings
         known["spec"] = json.loads(known["spec"])
     if target.kind == "dataset":
         known["fingerprint"] = get_dataset(store.catalog, target.name).fingerprint
-    # what a retired thing was made of may be gone with it; a result keeps its rows
+    # the inputs of a retired artifact may be deleted; a result keeps its rows
     complete = target.state == "ready" or target.kind == "result"
     details = DETAILS[target.kind](store, target.id) if complete and target.kind in DETAILS else {}
     return {"kind": target.kind, "state": target.state, **known, **details}
@@ -128,7 +128,7 @@ def _result(store: Store, identifier: str) -> dict[str, Any]:
 
     (row,) = lists.with_flags(store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,)).table).named()
     best = store.sql(
-        # chosen by validation, shown by the test part: the best of many by what they are shown by look too good
+        # chosen on the validation part and shown on the test part: choosing on the test part would be biased
         "SELECT cluster, n_test, mi_nats, cross_entropy_nats, cross_entropy_lo, cross_entropy_hi, top_concept "
         "FROM cluster_scores WHERE result_id = ? AND n_test >= ? "
         "ORDER BY coalesce(val_cross_entropy_nats, cross_entropy_nats) LIMIT ?",

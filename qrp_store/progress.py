@@ -1,4 +1,4 @@
-"""How long work tells whoever watches how far it is."""
+"""Progress of long work: tasks, notes and warnings."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """One piece of work under way."""
+    """One running piece of work."""
 
     def advance(self, amount: int = 1) -> None: ...
 
 
 class Progress(Protocol):
-    """Shows work and says things to a person. Never used for data."""
+    """Show progress and messages to a person. Never used for data."""
 
     def task(self, title: str, total: int | None, unit: str = "") -> AbstractContextManager[Task]:
         """Open a task of `total` units; used as a context manager."""
         ...
 
     def note(self, message: str) -> None:
-        """Say something worth knowing, once."""
+        """Print a note."""
         ...
 
     def warn(self, message: str) -> None:
-        """Say something that may spoil the result."""
+        """Print a warning: something may make the result invalid."""
         ...
 
 

@@ -1,8 +1,8 @@
-"""The frozen records that cross borders between modules, and the fingerprint of a specification.
+"""Frozen records that modules exchange, and the fingerprint of a specification.
 
-An *artifact* is a thing that the store makes and versions: an embedding, a concept set, a clustering, a result. Its
-`fingerprint` identifies the request (kind, algorithm version, every option that changes a number, the identity of its
-inputs); versions count within its `series`; its `id` names one attempt forever.
+An *artifact* is what the store computes and versions: an embedding, a concept set, a clustering, a result. Its
+`fingerprint` identifies the request: kind, algorithm version, every option that changes a number, the identity of its
+inputs. Versions count within its `series`. Its `id` is never used again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A row of the artifact table, whatever its kind. `version` is None until it is ready."""
+    """A row of the artifact table, of any kind. `version` is None until it is ready."""
 
     id: str
     kind: Kind
@@ -95,7 +95,7 @@ class Artifact:
 
     @property
     def identity(self) -> list[Any]:
-        """Return what the fingerprint of a dependent artifact holds of this one."""
+        """Return what the fingerprint of a dependent artifact contains of this one."""
         return [self.fingerprint, self.version]
 
 
@@ -134,8 +134,8 @@ class Block:
     """One chunk of an embedding: rows [start, start + rows) of the array, as one stored object.
 
     `checksum` is the crc32c of the rows' bytes as 8 hex digits; `bad` are the array positions without a vector.
-    `rolling` holds (little-endian, 4 bytes each) the crc32c of all bytes up to the end of each group of rows, so that a
-    few rows can be read and verified alone; None for blocks of older stores.
+    `rolling` holds (little-endian, 4 bytes each) the crc32c of all bytes up to the end of each group of rows, so that
+    single rows can be read and verified; None for blocks of older stores.
     """
 
     index: int
@@ -183,7 +183,7 @@ class StoredEmbedding:
 
     @property
     def usable(self) -> int:
-        """Return how many rows have a vector."""
+        """Number of rows with a vector."""
         return self.array.n - sum(len(block.bad) for block in self.blocks)
 
 

@@ -1,4 +1,4 @@
-"""Where things are: resolved once, option before environment before default. No password is ever shown."""
+"""Location of a store, resolved once: option, then environment, then default. Passwords are never shown."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _LIKE = "like postgresql://USER@HOST:5432/DATABASE; the password: PGPASSWORD, ~/
 
 @dataclass(frozen=True)
 class Location:
-    """A store: `catalog` is an SQLAlchemy URL, `directory` its folder when it lives in one.
+    """Location of a store: `catalog` is an SQLAlchemy URL, `directory` the folder of a directory store.
 
-    `arrays` is what the user named (a path or s3://…), or None for what the catalog recorded.
+    `arrays` is the user's path or s3://… URL; None means the location recorded in the catalog.
     """
 
     catalog: str
@@ -46,7 +46,7 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The store's name in messages, without its password."""
+        """Name of the store in messages, without its password."""
         return str(self.directory) if self.directory is not None else redact(self.catalog.replace("+psycopg", "", 1))
 
 
@@ -55,9 +55,9 @@ def resolve(
     arrays: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Location:
-    """Return the location that an option, the environment or the default names, without looking at it.
+    """Return the location from option, environment or default, without opening it.
 
-    Raises InvalidInput for what looks like a URL or a connection string and is none that is supported.
+    Raise InvalidInput for an unsupported URL or connection string.
     """
     env = os.environ if env is None else env
     store = os.fspath(store or env.get("QRP_STORE") or DEFAULT_STORE)
@@ -74,7 +74,7 @@ def resolve(
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The path from the root, with ~ expanded. Raises InvalidInput where there is no home or working folder."""
+    """Return the absolute path, with ~ expanded. Raise InvalidInput if the home or working folder does not exist."""
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
@@ -87,7 +87,7 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 
 
 def require_path(text: str, option: str, expected: str) -> None:
-    """Raise InvalidInput, without showing the text, when it looks like a URL or a connection string."""
+    """Raise InvalidInput, without showing the text, if it looks like a URL or a connection string."""
     if "\0" in text:
         raise InvalidInput(f"{option} holds a NUL character")
     if text.startswith(("/", "./", "../", "~")):
@@ -96,14 +96,14 @@ def require_path(text: str, option: str, expected: str) -> None:
     looks = (_URL.match(text), _WORDS.search(decoded), _SECRET_WORD.search(decoded), _USER_AND_PASSWORD.match(text))
     if any(looks):
         raise InvalidInput(
-            f"{option} looks like a URL or a connection string, and is none that is supported {_NOT_SHOWN}",
+            f"{option} looks like an unsupported URL or connection string {_NOT_SHOWN}",
             hint=f"expected {expected}; a directory with such a name: ./NAME",
         )
 
 
 @dataclass(frozen=True)
 class ImagesFolder:
-    """A folder of images. `recorded`: the catalog names it, not the user: show only what was ingested from it."""
+    """A folder of images. `recorded`: the catalog names it, not the user, so only ingested images may be shown."""
 
     path: Path
     recorded: bool
@@ -112,7 +112,7 @@ class ImagesFolder:
 def images_folder(
     option: str | None, recorded: str | None, env: Mapping[str, str] | None = None
 ) -> ImagesFolder | None:
-    """The folder of a dataset's images: the option, else QRP_STORE_IMAGES, else the recorded one."""
+    """Return the folder of a dataset's images: the option, else QRP_STORE_IMAGES, else the recorded folder."""
     env = os.environ if env is None else env
     named = option or env.get("QRP_STORE_IMAGES")
     folder = named or recorded
@@ -120,7 +120,7 @@ def images_folder(
 
 
 def redact(url: str) -> str:
-    """The URL with its password, if any, replaced by ***. Text that is no URL comes back as it is."""
+    """Return the URL with its password replaced by ***. Other text is returned unchanged."""
     if not _URL.match(url):
         return url
     try:
@@ -134,7 +134,7 @@ def redact(url: str) -> str:
 
 
 def _database_url(url: str) -> str:
-    """The URL for SQLAlchemy, which drives Postgres with psycopg, whatever driver the URL names."""
+    """Return the URL for SQLAlchemy; the driver is always psycopg."""
     user, password, place, query = _taken_apart(url)
     login = "" if user is None else quote(user, safe="")
     login += "" if password is None else ":" + quote(password, safe="")
@@ -142,13 +142,13 @@ def _database_url(url: str) -> str:
 
 
 def _taken_apart(url: str) -> tuple[str | None, str | None, str, str]:
-    """User, password, HOST:PORT/DATABASE and ?QUERY of a database URL.
+    """Return user, password, HOST:PORT/DATABASE and ?QUERY of a database URL.
 
-    The password may hold any character: it ends at the last @ behind which there is a place. %41 in it is an A.
-    Raises InvalidInput, without showing the URL, when there is no such @.
+    The password may hold any character: it ends at the last @ that is followed by a valid HOST:PORT/DATABASE. %41 in
+    it means A. Raise InvalidInput, without showing the URL, if there is no such @.
     """
     rest = url.split("://", 1)[1]
-    if _place(rest) == "with parameters":  # an @ in it is in one of them
+    if _place(rest) == "with parameters":  # an @ belongs to a parameter
         return None, None, *_normal(rest)
     ends = [match.start() for match in re.finditer("@", rest)][::-1]
     kinds = {end: _place(rest[end + 1 :]) for end in ends}
@@ -164,7 +164,7 @@ def _taken_apart(url: str) -> tuple[str | None, str | None, str, str]:
 
 
 def _place(text: str) -> str | None:
-    """Whether the text is HOST:PORT/DATABASE, "plain" or "with parameters" of libpq behind it; None when it is none."""
+    """Return "plain" for HOST:PORT/DATABASE, "with parameters" if libpq parameters follow, None for other text."""
     match = _PLACE.fullmatch(text)
     if match is None or match["parameter"] is None:
         return "plain" if match else None
@@ -172,7 +172,7 @@ def _place(text: str) -> str | None:
 
 
 def _normal(text: str) -> tuple[str, str]:
-    """HOST:PORT/DATABASE and ?QUERY, whose names and values are encoded as SQLAlchemy reads them."""
+    """Return HOST:PORT/DATABASE and ?QUERY, with names and values encoded for SQLAlchemy."""
     place, _, query = text.partition("?")
     pairs = parse_qsl(query, keep_blank_values=True)
     return place, "?" + urlencode(pairs, safe="/", quote_via=quote) if pairs else ""

@@ -1,4 +1,4 @@
-"""A store: its catalog and its arrays, opened together, and reading from it. Writing is what the stories do."""
+"""A store: its catalog and its arrays, opened together for reading. The stories write."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InitReport:
-    """What `init` did. `created` is False when the store was there."""
+    """What `init` did. `created` is False if the store existed."""
 
     store: str
     arrays: str
@@ -68,11 +68,11 @@ class Rows:
         return (dict(zip(self.columns, row, strict=True)) for row in self.table.rows)
 
     def arrow(self) -> pyarrow.Table:
-        """As a pyarrow Table; the views' columns have their types whatever the rows."""
+        """Return a pyarrow Table; columns of views have a fixed type, also without rows."""
         return arrow_table(self.table)
 
     def pandas(self) -> pandas.DataFrame:
-        """As a pandas DataFrame. Raises Unavailable when pandas is not installed."""
+        """Return a pandas DataFrame. Raise Unavailable if pandas is not installed."""
         try:
             import pandas
         except ImportError as error:
@@ -89,12 +89,12 @@ class Store:
 
     @property
     def name(self) -> str:
-        """The store's directory or its URL without the password."""
+        """Directory of the store, or its URL without the password."""
         return self.location.name
 
     @cached_property
     def arrays(self) -> Root:
-        """The arrays' root, checked to be this store's."""
+        """Root of this store's arrays. Raise NotFound or InvalidInput if it is missing or another store's."""
         row = schema.store_row(self.catalog)
         url = self.location.arrays or row.arrays_url
         root = _root(url)
@@ -112,7 +112,10 @@ class Store:
         return root
 
     def embedding(self, dataset: str, backbone: str, version: int | None = None) -> Embedding:
-        """The newest (or that) embedding of a dataset under a backbone; `backbone` may be NAME@N. Raises NotFound."""
+        """Return the newest embedding of a dataset under a backbone, or a version of it (`backbone` may be NAME@N).
+
+        Raise NotFound.
+        """
         from qrp_store.embedding import Embedding
 
         if version is None:
@@ -130,7 +133,7 @@ class Store:
     ) -> Rows:
         """Return the rows of one query over the views, at most `limit`; the database refuses to write.
 
-        Raises InvalidInput for what is no query, and Unavailable when it takes longer than `timeout` seconds.
+        Raise InvalidInput for an invalid query, and Unavailable if it takes longer than `timeout` seconds.
         """
         answer = query.query(self.catalog, statement, parameters, limit=limit, timeout=timeout)
         return Rows(answer.table, truncated=answer.truncated)
@@ -146,7 +149,7 @@ class Store:
 
 
 def split_version(name: str) -> tuple[str, int | None]:
-    """NAME or NAME@N → (name, version or None). Raises InvalidInput for another @."""
+    """Split NAME or NAME@N into name and version (or None). Raise InvalidInput for a malformed version."""
     base, at, number = name.partition("@")
     if not at:
         return name, None
@@ -156,7 +159,7 @@ def split_version(name: str) -> tuple[str, int | None]:
 
 
 def check_name(name: str, what: str) -> str:
-    """The name, unless it is empty, longer than 200 characters, or holds @, + or a control character."""
+    """Return the name. Raise InvalidInput if it is empty, too long, or holds @, + or a control character."""
     bad = next((c for c in name if c in "@+" or ord(c) < 32 or 127 <= ord(c) < 160), None)
     if bad is not None:
         raise InvalidInput(f"{what} name {name!r} holds {bad!r}", hint="names hold no @, + or control characters")
@@ -176,29 +179,29 @@ def _root(url: str) -> Root:
 
 
 def _default_arrays(location: Location) -> str | None:
-    """Where a directory store keeps its arrays unless `init --arrays` says otherwise."""
+    """Return the default location of a directory store's arrays."""
     return None if location.directory is None else str(location.directory / "arrays")
 
 
 def belongs_here(location: Location, url: str) -> bool:
-    """Whether an arrays' root is the folder `arrays` next to the store's own catalog."""
+    """Whether an arrays' root is the folder `arrays` next to the store's catalog."""
     default = _default_arrays(location)
     return default is not None and not url.startswith("s3://") and Path(url).resolve() == Path(default).resolve()
 
 
 @takes(InitOptions)
 def create_store(store: str | None = None, arrays: str | None = None, *, adopt: bool = False) -> InitReport:
-    """Make a store, or bring an empty database to the schema. Harmless when repeated.
+    """Create a store, or the schema in an empty database. Harmless if repeated.
 
-    InvalidInput for an arrays' root that holds something, unless `adopt`: then those files stay, and `gc` never deletes
-    them. For a store that exists, `adopt` makes this catalog the one that its arrays belong to.
+    Raise InvalidInput for an arrays' root that is not empty, unless `adopt`: then its files stay, and `gc` never
+    deletes them. For an existing store, `adopt` records this catalog as the owner of the arrays.
     """
     location = resolve(store, arrays)
     known = schema.peek(location)
     url = location.arrays or _known_arrays(location, known) or _default_arrays(location)
     if url is None:
         raise InvalidInput(
-            f"a store on {location.name} needs to know where its arrays go", hint="--arrays DIR or s3://bucket/prefix"
+            f"a store on {location.name} needs a location for its arrays", hint="--arrays DIR or s3://bucket/prefix"
         )
     root = _root(url)
     document = read_document(root)
@@ -224,12 +227,12 @@ def create_store(store: str | None = None, arrays: str | None = None, *, adopt: 
 def _require_free(
     root: Root, document: dict[str, Any] | None, location: Location, known: schema.StoreRow | None, adopt: bool
 ) -> bool:
-    """Raise InvalidInput unless the store may keep its arrays at `root`; return whether other files are there."""
+    """Return whether `root` holds foreign files. Raise InvalidInput if the store must not use it."""
     if known is not None and document is not None and document["uuid"] == known.uuid:
         return False
     stray = next((entry.path for entry in root.entries("") if entry.path != IDENTITY), None)
     owner = None if document is None else document["uuid"]
-    # A root with nothing but its name is what an init that died left behind.
+    # A root with only an identity file is left by an interrupted init.
     taken = stray is not None and owner is not None
     if known is not None:
         taken = owner is not None or known.arrays_url != root.url
@@ -237,20 +240,20 @@ def _require_free(
         raise InvalidInput(
             f"{redact(root.url)} is not the arrays' root of {location.name}"
             + (f": it belongs to store {owner}" if owner else ""),
-            hint="name another place, or restore the catalog that belongs to it",
+            hint="name another location, or restore the catalog that belongs to it",
         )
     if stray is not None and not adopt:
         raise InvalidInput(
             f"the arrays' root {redact(root.url)} is not empty: it holds {shown(stray)}",
-            hint="name an empty folder or a prefix of its own; --adopt takes it as it is, and its files stay",
+            hint="name an empty folder or prefix; --adopt uses it as it is and keeps its files",
         )
     return stray is not None
 
 
 def give_new_identity(store: str | None = None, arrays: str | None = None) -> str:
-    """Make a copied catalog, with a copy of its arrays, a store of its own; return its new UUID.
+    """Make a copied catalog and its copied arrays an independent store; return its new UUID.
 
-    Raises InvalidInput unless the arrays are a copy: two stores never share a root.
+    Raise InvalidInput if the arrays are not a copy: two stores never share a root.
     """
     location = resolve(store, arrays)
     catalog = schema.open_catalog(location)
@@ -287,7 +290,7 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _known_arrays(location: Location, known: schema.StoreRow | None) -> str | None:
-    """The arrays of a known store: next to its catalog if they are there (it may have been moved), else as recorded."""
+    """Return the arrays of an existing store: next to its catalog (it may have been moved), else as recorded."""
     if known is None:
         return None
     default = _default_arrays(location)
@@ -301,12 +304,12 @@ def open_store(
     arrays: str | PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Store:
-    """Open an existing store. Raises NotFound, SchemaMismatch, Unavailable or Corrupt; creates nothing."""
+    """Open an existing store. Create nothing. Raise NotFound, SchemaMismatch, Unavailable or Corrupt."""
     location = resolve(store, arrays, env)
     opened = Store(location, schema.open_catalog(location))
     try:
         if location.arrays is not None:
-            _ = opened.arrays  # another store's root is refused before anything is asked
+            _ = opened.arrays  # refuse another store's root before the first query
         elif location.directory is not None:
             _notice_move(opened)
     except BaseException:
@@ -316,10 +319,10 @@ def open_store(
 
 
 def _notice_move(store: Store) -> None:
-    """A directory store may be moved: its catalog then learns where its arrays are, for `array_url` in SQL."""
+    """Record the new location of the arrays of a moved directory store, for `array_url` in SQL."""
     row = schema.store_row(store.catalog)
     default = _default_arrays(store.location)
     if default in (None, row.arrays_url) or _root(str(default)).read_identity() != row.uuid:
         return
-    with contextlib.suppress(QrpStoreError):  # a read-only copy is fine to look at
+    with contextlib.suppress(QrpStoreError):  # a read-only copy stays readable
         schema.move_arrays(store.catalog, str(default))

@@ -1,4 +1,4 @@
-"""What other tools and people take along: a dataset's card, and labels that FiftyOne reads."""
+"""Exports for people and other tools: the card of a dataset, and labels for FiftyOne."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _SIGNS = {"\\": "\\\\", "|": "\\|", "<": "&lt;", "\n": " ", "\r": " "}
 
 
 def fiftyone_labels(store: Store, clustering_id: str) -> dict[str, Any]:
-    """A clustering as the `labels.json` of FiftyOne's FiftyOneImageClassificationDataset.
+    """Return a clustering as the `labels.json` of FiftyOne's FiftyOneImageClassificationDataset.
 
-    Keys without their ending (as FiftyOne wants them) → the cluster as label, with part and the concepts that hold in
-    the newest sets of the dataset as attributes.
+    It maps keys without their ending (FiftyOne's convention) to the cluster as label. Attributes are the part and the
+    concepts of the dataset's newest concept sets.
     """
     clustering = clusterings.by_id(store.catalog, clustering_id)
     positions, numbers, parts = clusterings.assignments(store.catalog, clustering_id)
     dataset = clusterings.dataset_of(store.catalog, clustering_id)
     keys = datasets.keys(store.catalog, dataset)
-    held: dict[int, list[str]] = defaultdict(list)
+    concepts: dict[int, list[str]] = defaultdict(list)
     for name in concept_sets.names(store.catalog, dataset.name):
         stored = concept_sets.get(store.catalog, dataset.name, name)
         words = concept_sets.vocabulary(store.catalog, stored.artifact.id).names
         at, which = concept_sets.labels(store.catalog, stored.artifact.id)
         for position, concept in zip(at.tolist(), which.tolist(), strict=True):
-            held[position].append(words[concept])
+            concepts[position].append(words[concept])
     digits = len(str(clustering.row.clusters - 1))
     labels = {
         os.path.splitext(keys[position])[0]: {
             "label": f"{number:0{digits}}",
-            "attributes": {"part": PART_NAMES[part], "concepts": held.get(position, []), "key": keys[position]},
+            "attributes": {"part": PART_NAMES[part], "concepts": concepts.get(position, []), "key": keys[position]},
         }
         for position, number, part in zip(positions.tolist(), numbers.tolist(), parts.tolist(), strict=True)
     }
@@ -49,14 +49,14 @@ def fiftyone_labels(store: Store, clustering_id: str) -> dict[str, Any]:
             other = seen.setdefault(os.path.splitext(key)[0], key)
             if other != key:
                 raise InvalidInput(
-                    f"{shown(other)} and {shown(key)} are one name without their endings, as FiftyOne wants them",
+                    f"{shown(other)} and {shown(key)} are equal without their endings, which FiftyOne leaves out",
                     hint="export assignments -o FILE.json keeps both",
                 )
     return {"classes": None, "labels": labels}
 
 
 def card(store: Store, dataset: str) -> str:
-    """What is known of a dataset, as Markdown: samples, concepts, embeddings, ranking, and where all that is from."""
+    """Return the card of a dataset as Markdown: samples, concepts, embeddings, ranking and their provenance."""
     owner = datasets.get_dataset(store.catalog, dataset)
     summary = {row["name"]: row for row in listing(store.catalog, "datasets").named()}[dataset]
     concepts = [
@@ -74,7 +74,7 @@ def card(store: Store, dataset: str) -> str:
         + f".\nsha256 of the keys in order: `{owner.fingerprint}`.",
         "## Concepts",
         _table(
-            ("name", "version", "concepts", "labels", "labelled samples", "one a sample", "source", "made"),
+            ("name", "version", "concepts", "labels", "labelled samples", "one per sample", "source", "created"),
             [
                 (
                     *(c["name"], c["version"], c["n_concepts"], c["n_labels"], c["n_labelled_samples"]),
@@ -89,7 +89,7 @@ def card(store: Store, dataset: str) -> str:
         ),
         "## Embeddings",
         _table(
-            ("backbone", "version", "rows", "dim", "dtype", "made of", "made"),
+            ("backbone", "version", "rows", "dim", "dtype", "model", "created"),
             [
                 (
                     *(e["backbone"], e["version"], e["n"], e["dim"], e["dtype"]),
@@ -99,7 +99,8 @@ def card(store: Store, dataset: str) -> str:
             ],
         ),
         "## Ranking",
-        "NMI of quantized reverse probing, mean and standard deviation over seeds; only rows of one setting compare.",
+        "NMI of quantized reverse probing, mean and standard deviation over seeds. "
+        "Only rows of the same setting are comparable.",
         _table(
             ("concepts", "K", "protocol", "setting", "rank", "backbone", "NMI", "std", "seeds"),
             [
@@ -117,7 +118,7 @@ def card(store: Store, dataset: str) -> str:
 
 
 def _source(store: Store, dataset: str, row: dict[str, Any]) -> str:
-    """Where labels came from: the plain values of the options and how the source was read."""
+    """Return the source of labels: the options, and how the source was read."""
     artifact = concept_sets.get(store.catalog, dataset, row["name"], row["version"]).artifact
     return _plain(
         {**artifact.spec, **artifact.provenance}.items(),

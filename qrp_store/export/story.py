@@ -1,4 +1,4 @@
-"""Out of the store and into files that other tools read. A file appears whole or not at all."""
+"""The story of export: write files for other tools. A file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OWN_ENDING = {"card": ".md", "fiftyone": ".json"}
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written where; `rows` counts them."""
+    """The written file; `rows` is the number of its rows."""
 
     what: str
     output: str
@@ -52,8 +52,8 @@ def export(
     """Write `results`, `assignments`, `labels` or an `embedding` to a file, in the format of its ending; a dataset's
     `card` as Markdown; or a clustering with labels for `fiftyone` as JSON.
 
-    `reference` (an id or name) or the other arguments choose what. `.npy` holds an embedding (n, dim), or one
-    clustering's cluster of every sample in dataset order, −1 where there is none.
+    `reference` (an id or name) or the other arguments select. `.npy` holds an embedding (n, dim), or the cluster of
+    every sample in dataset order for one clustering (−1: no cluster).
     """
     return export_with(store, what, reference, taken(ExportOptions, locals()))
 
@@ -65,14 +65,14 @@ def export_with(store: Store, what: str, reference: str | None, options: ExportO
     if what in _OWN_ENDING and path.suffix.lower() != _OWN_ENDING[what]:
         raise InvalidInput(f"{output}: export {what} writes a {_OWN_ENDING[what]} file")
     if what not in _OWN_ENDING and path.suffix.lower() not in ENDINGS:
-        raise InvalidInput(f"{output}: the ending says the format; known are {', '.join(ENDINGS)}")
+        raise InvalidInput(f"{output}: unknown format; known endings are {', '.join(ENDINGS)}")
     if dataset is not None:
         datasets.get_dataset(store.catalog, dataset)
     chosen = {name: getattr(options, name) for name in ("dataset", "backbone", "concepts", "seed")}
     chosen["clusters"] = options.k
     if what == "card":
         if dataset is None:
-            raise InvalidInput("the card of which dataset?", hint="--dataset D")
+            raise InvalidInput("export card: which dataset?", hint="--dataset D")
         with whole_file(path) as partial:
             partial.write_text(card(store, dataset), encoding="utf-8")
         return ExportReport(what, str(path), 1, ())
@@ -89,7 +89,7 @@ def export_with(store: Store, what: str, reference: str | None, options: ExportO
         raise InvalidInput(f"{output}: {what} are rows, not an array", hint="use .csv, .parquet or .json")
     table = _rows(store, what, reference, chosen)
     if not table.rows:
-        raise NotFound(f"there are no {what} like that", hint=f"qrp-store ls; or export {what} without filters")
+        raise NotFound(f"no {what} match", hint=f"qrp-store ls; or export {what} without filters")
     with whole_file(path) as partial:
         _WRITERS[path.suffix.lower()](partial, table)
     return ExportReport(what, str(path), len(table.rows), table.columns)
@@ -111,7 +111,7 @@ def _rows(store: Store, what: str, reference: str | None, chosen: dict[str, Any]
         if by is not None:
             where, values = [f"{by} = ?"], [named.id]
         else:
-            identity = ("dataset", "name", "version")  # another dataset may have a set of that name and version
+            identity = ("dataset", "name", "version")  # another dataset may have a set with this name and version
             sets = {row["id"]: [row[x] for x in identity] for row in listing(store.catalog, "concepts").named()}
             where, values = ["dataset = ?", "concepts = ?", "version = ?"], sets.get(named.id, [None] * len(identity))
     elif what != "results":
@@ -136,7 +136,7 @@ def _embedding(
     elif dataset is not None and backbone is not None:
         stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
     else:
-        raise InvalidInput("which embedding?", hint="an id, or --dataset and --backbone")
+        raise InvalidInput("export embedding: which embedding?", hint="an id, or --dataset and --backbone")
     embedding = Embedding(store.arrays, stored)
     if path.suffix.lower() == ".npy":
         with whole_file(path) as partial:

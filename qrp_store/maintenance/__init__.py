@@ -1,1 +1,1 @@
-"""A store's upkeep: checking, mending, removing, copying it, and whether a machine is fit for it."""
+"""Maintenance of a store: verify, repair, remove, copy, and check the machine."""

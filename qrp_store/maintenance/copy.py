@@ -1,8 +1,8 @@
-"""The story of copy: from one store into another, fingerprints, versions and ids kept.
+"""The story of copy: from one store into another; fingerprints, versions and ids stay.
 
-gather: the thing and everything it was made from; nothing is written unless all of it fits. compute: blocks are read,
-verified and written, those of an earlier try kept. commit: one artifact after the other, inputs first, so that a
-stopped copy resumes where it was. A result, new there or not, also gets the scores that came later.
+gather: the artifact and all its inputs; nothing is written if one of them conflicts with the target. compute: read,
+verify and write blocks; blocks of an interrupted copy are reused. commit: one artifact at a time, inputs first, so that
+an interrupted copy resumes. Results also get the extra scores added since, even if the target already had the result.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from qrp_store.samples import shown
 from qrp_store.store import Store
 
 SCHEMA = "qrp-store/copy/1"
-_AT_ONCE = 4  # blocks under way: what hides a bucket's latency
+_AT_ONCE = 4  # concurrent blocks: enough to hide the latency of a bucket
 
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What `copy` did: `copied` now and `found` there already, inputs first. `bytes` are those of blocks written.
+    """What `copy` did: artifacts `copied`, and those `found` in the target; inputs first. `bytes`: blocks written.
 
-    `scores` counts rows of extra scores copied with results, new or found: forward scores, curves and thresholds.
+    `scores` counts the copied rows of extra scores: forward scores, curves and thresholds.
     """
 
     schema: str
@@ -53,10 +53,10 @@ class CopyReport:
 
 @takes(WaitOptions)
 def copy(source: Store, target: Store, reference: str, *, wait: bool = True, progress: Progress = silent) -> CopyReport:
-    """Copy what a name or id means, with everything it was made from, into another store.
+    """Copy an artifact, named by name or id, with all its inputs into another store.
 
-    A dataset or a backbone brings everything made from it. What is there already is found. Raises InvalidInput, with
-    the difference and before anything is written, when a name means something else there.
+    A dataset or a backbone is copied with everything made from it. Artifacts that the target has are reused. Raise
+    InvalidInput, before anything is written, if a name means something else in the target.
     """
     started = time.perf_counter()
     artifact = references.resolve(source.catalog, reference)
@@ -88,7 +88,7 @@ def copy(source: Store, target: Store, reference: str, *, wait: bool = True, pro
 
 @dataclass
 class _Copy:
-    """One copy under way. `copied_ids` maps ids of the source to ids of the target."""
+    """The state of one copy. `copied_ids` maps ids of the source to ids of the target."""
 
     source: Store
     target: Store
@@ -102,7 +102,7 @@ class _Copy:
     scores: int = 0
 
     def check(self, parcels: list[Parcel]) -> None:
-        """Raise InvalidInput unless every name means the same in both stores, or nothing there."""
+        """Raise InvalidInput if a name means different things in the two stores."""
         for dataset in {p.dataset.name: p.dataset for p in parcels}.values():
             self._check_dataset(dataset)
         for name in {p.backbone: None for p in parcels if p.backbone is not None}:
@@ -122,7 +122,7 @@ class _Copy:
                 made = self._held(original, stack)
                 if isinstance(made, lease.Held):
                     self._write(parcel, made)
-        except Busy:  # its version was made there meanwhile: found, if it is the same, and InvalidInput if not
+        except Busy:  # another process has written this version meanwhile: reuse it if it is the same
             copied = transfer.counterpart(self.source.catalog, self.target.catalog, original)
             if copied is None:
                 raise
@@ -148,7 +148,7 @@ class _Copy:
         transfer.write_rows(*catalogs, work.claim, parcel.artifact, dataset, inputs)
 
     def _held(self, original: Artifact, stack: ExitStack) -> Artifact | lease.Held:
-        """The same version there, or the right to write it until `stack` closes. Waits for another writer of it."""
+        """Return the target's same version, or a lease to write it until `stack` closes. Wait for another writer."""
         spec = Spec(original.kind, original.name, original.series, original.spec)
         force = False
         while True:
@@ -208,8 +208,8 @@ class _Copy:
         )
 
     def _check_same_bytes(self, original: Artifact, existing: Artifact) -> None:
-        """The same fingerprint computed on two machines need not be the same bytes, and then is not the same thing."""
-        if original.kind == "result":  # rounding in the weights is no conflict; the clustering it tells of is the same
+        """Raise InvalidInput if two machines computed different bytes for the same fingerprint."""
+        if original.kind == "result":  # weights may differ by rounding; their clustering is the same
             return
         ours = transfer.array_checksums(self.source.catalog, original)
         others = transfer.array_checksums(self.target.catalog, existing)
@@ -230,7 +230,7 @@ class _Copy:
     def _dataset(self, original: Dataset) -> Dataset:
         existing = datasets.find_dataset(self.target.catalog, original.name)
         if existing is not None:
-            self._require_same_keys(original, existing)  # it may be younger than `check`
+            self._require_same_keys(original, existing)  # it may have been created since `check`
             return existing
         keys = datasets.keys(self.source.catalog, original)
         root = datasets.image_root(self.source.catalog, original)
@@ -242,7 +242,7 @@ class _Copy:
         requested = replace(stored.array, path=f"{claimed.path}/{embeddings.MEMBER}")
         layout, recorded = embeddings.begin(self.target.catalog, claimed, dataset, backbone, requested)
         known = {b.index: b.checksum for b in stored.blocks}
-        # what a computation began there may have other rows, or blocks of another size
+        # blocks of an interrupted ingest in the target may hold other rows, or have another size
         spoiled = {b.index for b in recorded if layout != requested or known.get(b.index) != b.checksum}
         kept = standing_blocks(self.target, claimed, layout, recorded, spoiled)
         named = embeddings.attributes(self.target.catalog, claimed.id)
@@ -269,7 +269,7 @@ class _Copy:
         self.blocks["total"] += layout.n_blocks
         self.blocks["written"] += len(missing)
         self.blocks["reused"] += len(kept)
-        self.target.arrays.sync(layout.path)  # data first: the catalog's word follows
+        self.target.arrays.sync(layout.path)  # data before the catalog row that promises it
         catalogs = self.source.catalog, self.target.catalog
         transfer.commit_embedding(*catalogs, claimed, parcel.artifact, dataset, backbone)
         places = datasets.places_in_series(self.source.catalog, [backbone.name])
@@ -279,12 +279,12 @@ class _Copy:
     def _expect(self, stored: StoredEmbedding, block: Block) -> None:
         recorded = next((b for b in stored.blocks if (b.start, b.rows) == (block.start, block.rows)), None)
         if recorded is not None and recorded.checksum != block.checksum:
-            raise Corrupt(f"block {block.index} of {stored.artifact.id} changed on its way", hint="copy again")
+            raise Corrupt(f"block {block.index} of {stored.artifact.id} changed during the copy", hint="copy again")
 
     def _arrays(self, original: Artifact, claimed: lease.Claim) -> None:
-        """Centroids and weights: read, verified, and written under the new path."""
+        """Copy centroids and weights: read, verify, write under the new path."""
         for path, checksum in transfer.arrays_of(self.source.catalog, original):
             place = f"{claimed.path}{path.removeprefix(str(original.path))}"
-            whole = arrays.load_array(self.source.arrays, path, checksum)
-            if arrays.save_array(self.target.arrays, place, whole, replace=True) != checksum:
-                raise Corrupt(f"array {path} changed on its way", hint="copy again")
+            array = arrays.load_array(self.source.arrays, path, checksum)
+            if arrays.save_array(self.target.arrays, place, array, replace=True) != checksum:
+                raise Corrupt(f"array {path} changed during the copy", hint="copy again")

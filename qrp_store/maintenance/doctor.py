@@ -1,4 +1,4 @@
-"""The story of doctor: is this store and this machine fit for the work? Each finding with what to do."""
+"""The story of doctor: check this store and this machine, with advice for each problem."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """Every finding. `ok`: no problem among them; `error` and `exit_kind` are of a store that cannot be opened."""
+    """All findings. `ok`: none is a problem; `error` and `exit_kind` describe a store that cannot be opened."""
 
     schema: str
     ok: bool
@@ -39,7 +39,7 @@ class DoctorReport:
 
 
 def doctor(store: str | None = None, arrays: str | None = None, *, progress: Progress = silent) -> DoctorReport:
-    """Probe machine, catalog and arrays. Writes only objects of its own, and removes them."""
+    """Probe machine, catalog and arrays. Write only test objects, and remove them."""
     findings = list(_machine())
     error: QrpStoreError | None = None
     with progress.task("doctor", None, "findings") as task:
@@ -66,9 +66,9 @@ def _arrays(store: Store) -> Iterator[Finding]:
         yield catalog_checkup.free_space(Path(root.url), "arrays")
     try:
         yield from arrays_checkup.examine(root)
-    except Unavailable as refused:  # that it can be read was seen when it was opened
+    except Unavailable as refused:  # opening the store has shown that it can be read
         status = "problem" if catalog_checkup.may_write(store.catalog) else "warning"
-        advice = f"who only looks needs no more; to write: {refused.hint}"
+        advice = f"reading needs no more; to write: {refused.hint}"
         yield Finding("arrays: write", status, refused.message, advice)  # type: ignore[arg-type]
 
 
@@ -100,12 +100,12 @@ def _faiss() -> Finding:
         advice = f"they overwrite each other: pip uninstall {names}, then install one of them"
         return Finding("faiss", "problem", installed, advice)
     if not builds:
-        return Finding("faiss", "warning", "not installed", "pip install 'qrp-store[cpu]'; looking needs none")
+        return Finding("faiss", "warning", "not installed", "pip install 'qrp-store[cpu]'; reading needs none")
     return Finding("faiss", "ok", installed)
 
 
 def _cuda() -> Finding:
-    """Whether what is installed for GPUs fits together, without loading it: that takes seconds and much memory."""
+    """Check that the installed GPU packages fit together, without importing them (seconds, and much memory)."""
     devices = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
     torch = _version("torch")
     runtimes = sorted(
@@ -117,7 +117,9 @@ def _cuda() -> Finding:
         f"{len(devices)} NVIDIA devices, torch {torch or 'missing'}, CUDA runtimes: {', '.join(runtimes) or 'none'}"
     )
     if len(runtimes) > 1:
-        advice = "two CUDA runtimes in one process are untested: prefer faiss-cpu beside torch, --engine torch on GPUs"
+        advice = (
+            "two CUDA runtimes in one process are untested: prefer faiss-cpu with torch, and --engine torch on GPUs"
+        )
         return Finding("cuda", "warning", devices_text, advice)
     if devices and torch is None:
         return Finding("cuda", "warning", devices_text, "pip install 'qrp-store[gpu]' to use the GPU")

@@ -1,8 +1,8 @@
 """gc: delete what no ready artifact needs, and nothing else.
 
-An object is deleted only when its path has the shape that this package writes, below a root that belongs to this very
-catalog, and either the catalog names its artifact as retired or abandoned, or no row names it and it is older than a
-day. Everything else below the root belongs to somebody else.
+An object is deleted only if its path has the form that this package writes, and if the root belongs to this catalog.
+In addition its artifact must be retired or abandoned, or no row names it and it is older than a day. Other objects
+below the root are foreign and stay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qrp_store.store import Store, belongs_here
 
 @dataclass(frozen=True)
 class GcReport:
-    """What gc deleted, or (dry run) would delete. `bytes` counts stored objects."""
+    """What gc deleted, or would delete (dry run). `bytes` is the size of the stored objects."""
 
     dry_run: bool
     artifacts: tuple[str, ...]
@@ -37,20 +37,23 @@ class GcReport:
 
 @dataclass(frozen=True)
 class Listed:
-    """The objects below an arrays' root: of artifacts by KIND/ID, of `doctor`, and how many foreign ones."""
+    """The objects below an arrays' root: of artifacts by KIND/ID, of `doctor`, and the number of foreign objects."""
 
     artifacts: dict[str, list[Entry]]
     probes: list[Entry]
     foreign: int
 
     def unnamed(self, store: Store) -> dict[str, list[Entry]]:
-        """Those whose artifact the catalog has no row of. List the objects first: a row comes before its objects."""
+        """Return the objects whose artifact has no row in the catalog.
+
+        List the objects before the rows: an artifact's row is written before its objects.
+        """
         known = promises.folders(store.catalog)
         return {folder: entries for folder, entries in self.artifacts.items() if folder not in known}
 
 
 def list_objects(store: Store) -> Listed:
-    """What is below the root, sorted by whose it is."""
+    """Return the objects below the root, sorted by owner."""
     artifacts: dict[str, list[Entry]] = {}
     probes: list[Entry] = []
     foreign = 0
@@ -67,18 +70,19 @@ def list_objects(store: Store) -> Listed:
 
 @takes(GcOptions)
 def gc(store: Store, *, dry_run: bool = False) -> GcReport:
-    """Delete what no ready artifact needs: the content of retired artifacts (results leave a tombstone), what failed
-    or was abandoned more than a day ago, and objects of that age that no row names. What a live lease writes stays.
+    """Delete what no ready artifact needs.
 
-    Raises InvalidInput, and deletes nothing, when the arrays belong to another copy of this catalog.
+    That is the content of retired artifacts (results leave a tombstone), artifacts that failed or were abandoned more
+    than a day ago, and objects of that age that no row names. Artifacts under a live lease stay. Raise InvalidInput,
+    and delete nothing, if the arrays belong to another copy of this catalog.
     """
     require_sole_catalog(store, claim=not dry_run)
-    # Objects first: an artifact's row is there before its first object, so none of a newcomer's can be taken.
+    # Objects before rows: a new artifact's row is written before its objects, so none of them is taken for unnamed.
     present = list_objects(store)
     abandoned = _abandoned(store, present)
     survey = promises.survey(store.catalog)
-    deletion = _Going(store, dry_run)
-    # First what nobody can take up again: where a disk is full, the catalog needs its room to write anything.
+    deletion = _Deletion(store, dry_run)
+    # First the objects that no process can resume: on a full disk the catalog needs that space to write.
     deletion.drop(abandoned)
     for kept in survey:
         if kept.fate == "collect":
@@ -101,9 +105,9 @@ def gc(store: Store, *, dry_run: bool = False) -> GcReport:
 
 
 def _abandoned(store: Store, present: Listed) -> list[Entry]:
-    """The objects that no row names and that are older than a day, by this clock and by the database's.
+    """Return the objects that no row names and that are older than a day, by this clock and by the database's.
 
-    Raises InvalidInput when some are newer than the catalog's last change: their rows are in another catalog.
+    Raise InvalidInput if some are newer than the catalog's last change: their rows are in another catalog.
     """
     unnamed = [entry for entries in present.unnamed(store).values() for entry in entries]
     document = roots.read_document(store.arrays) or {}
@@ -115,19 +119,19 @@ def _abandoned(store: Store, present: Listed) -> list[Entry]:
             f"nothing was deleted: {len(newer)} objects below {store.arrays.url} are newer than the last change of "
             f"{store.name} ({_date(changed)}) and no row names them: {newest.path} is of {_date(newest.modified)}. "
             "Another catalog with the same store UUID writes there",
-            hint="delete with that catalog; qrp-store migrate --new-identity makes this copy a store of its own; "
+            hint="delete with that catalog; qrp-store migrate --new-identity makes this copy an independent store; "
             "when the other catalog is gone (a backup was restored): qrp-store init --adopt, then gc a day later",
         )
     now = min(time.time(), identity.clock(store.catalog))
-    oldest = float(document.get("adopted_at", 0))  # what was there before the store is not the store's
+    oldest = float(document.get("adopted_at", 0))  # objects older than the store are foreign
     unnamed += present.probes
     return [e for e in unnamed if e.modified >= oldest and now - e.modified > promises.GRACE_SECONDS]
 
 
 def require_sole_catalog(store: Store, *, claim: bool) -> None:
-    """Raise InvalidInput when the arrays belong to another copy of this catalog; `claim` records that they do not.
+    """Raise InvalidInput if the arrays belong to another copy of this catalog; `claim` records that they belong here.
 
-    The arrays of a moved store follow it; a copied catalog does not get the arrays of its original.
+    A moved store keeps its arrays; a copied catalog does not get the arrays of its original.
     """
     if belongs_here(store.location, store.arrays.url):
         return
@@ -140,15 +144,15 @@ def require_sole_catalog(store: Store, *, claim: bool) -> None:
         raise InvalidInput(
             f"nothing was deleted: the arrays at {store.arrays.url} belong to the catalog in {other}, and {store.name} "
             "is a copy of it",
-            hint="copy the arrays too, then qrp-store migrate --new-identity --arrays THE_COPY makes it a store of its "
-            "own; when the other catalog is gone: qrp-store init --adopt",
+            hint="copy the arrays too, then qrp-store migrate --new-identity --arrays THE_COPY makes it an "
+            "independent store; when the other catalog is gone: qrp-store init --adopt",
         )
     if claim:
         roots.write_document(store.arrays, {**document, "catalog": place})
 
 
 def _other_catalog(store: Store, recorded: object) -> str | None:
-    """The place of the catalog that the root's arrays belong to, when that is, or may be, another one than this."""
+    """Return the place of the catalog that owns the root, if that is (or may be) another catalog."""
     local = not store.arrays.url.startswith("s3://")
     neighbour = _same_store(Path(store.arrays.url).parent, store) if local else None
     if neighbour is not None or recorded is None:  # a root of an older version records none
@@ -160,7 +164,7 @@ def _other_catalog(store: Store, recorded: object) -> str | None:
 
 
 def _same_store(folder: Path, store: Store) -> str | None:
-    """The folder, when another catalog of this store is in it."""
+    """Return the folder if it holds another catalog of this store."""
     from qrp_store.settings import resolve
 
     file, directory = folder / "catalog.db", store.location.directory
@@ -178,8 +182,8 @@ def _date(seconds: float) -> str:
 
 
 @dataclass
-class _Going:
-    """Objects that gc deletes (or, in a dry run, would), counted."""
+class _Deletion:
+    """Deletes objects and counts them; a dry run only counts."""
 
     store: Store
     dry_run: bool
@@ -190,7 +194,7 @@ class _Going:
         for entry in entries:
             try:
                 self.bytes += self.store.arrays.size(entry.path)
-            except NotFound:  # another gc was faster
+            except NotFound:  # another gc has deleted it
                 continue
             self.objects += 1
             if not self.dry_run:

@@ -1,6 +1,6 @@
-"""Does the store hold what its catalog promises? Every block, array and row of a ready artifact, part by part.
+"""Compare the store with its catalog: every block, array and row of a ready artifact, part by part.
 
-A part that cannot even be read is one more problem and never ends the check of the others.
+An unreadable part is a problem like any other and does not stop the check.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Problem = tuple[str, str]  # the part, and what is wrong with it
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that is not as promised.
+    """A damaged part.
 
-    `kind` is an artifact's, or dataset, backbone, catalog. `part`: `block N`, `zarr.json`, an array's name, `rows` for
-    rows that cannot be read, `table NAME` for rows that are not those that were written, `database`, `keys`, `spec`.
+    `kind` is a kind of artifact, or dataset, backbone, catalog. `part` is `block N`, `zarr.json`, the name of an array,
+    `rows` (unreadable rows), `table NAME` (changed rows), `database`, `keys` or `spec`.
     """
 
     id: str
@@ -37,26 +37,26 @@ class Damage:
 
     @property
     def block(self) -> int | None:
-        """The block's number, when it is one."""
+        """Number of the damaged block; None for other parts."""
         word, _, number = self.part.partition(" ")
         return int(number) if word == "block" else None
 
     @property
     def table(self) -> str | None:
-        """The table's name, when its rows are not those that were written."""
+        """Name of the table with changed rows; None for other parts."""
         return self.part.removeprefix(TABLE) if self.part.startswith(TABLE) else None
 
 
 @dataclass
 class Checked:
-    """How much was looked at, by kind; `unsealed` artifacts were made before there were checksums of rows."""
+    """Number of checked items by kind; `unsealed` artifacts are from versions without row checksums."""
 
     counts: dict[str, int]
     unsealed: int = 0
 
 
 def examine(store: Store, deep: bool, progress: Progress) -> tuple[Checked, list[Damage]]:
-    """How much was looked at, and what is wrong. `deep` reads every byte of every block and every row."""
+    """Return the number of checked items and the damage. `deep` reads every byte of every block and every row."""
     checked, damages = Checked({}), []
     if deep:
         damages += _whole_catalog(store)
@@ -84,7 +84,7 @@ def _artifact(store: Store, row: dict[str, Any], deep: bool, checked: Checked) -
 
 
 def _guarded(part: str, look: Callable[[], Iterable[Problem]]) -> list[Problem]:
-    """The problems of a part; one that breaks its reader, in whatever way, is a problem, not an end."""
+    """Return the problems of a part; any exception of its reader becomes a problem."""
     problems: list[Problem] = []
     try:
         problems.extend(look())
@@ -97,7 +97,7 @@ def _guarded(part: str, look: Callable[[], Iterable[Problem]]) -> list[Problem]:
 
 
 def _whole_catalog(store: Store) -> list[Damage]:
-    """Damage of the database file, of the datasets' keys and of the backbones' specifications."""
+    """Return damage of the database file, of the datasets' keys and of the backbones' specifications."""
     catalog, damages = store.catalog, []
     for part, problem in _guarded("database", lambda: (("database", p) for p in checksums.database_problems(catalog))):
         damages.append(Damage("catalog", "catalog", catalog.name, part, problem))

@@ -1,4 +1,4 @@
-"""verify, rm and migrate: check what the catalog promises, retire artifacts, renew the schema."""
+"""verify, rm and migrate: check the store, retire artifacts, upgrade the schema."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from qrp_store.store import Store, give_new_identity
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was checked, counted by kind, and everything that is wrong.
+    """Number of checked items by kind, and every problem.
 
-    `unnamed` counts arrays that no row of the catalog names, with their objects and bytes: no damage, `gc` deletes
-    them. `foreign` counts objects below the arrays' root that no store writes.
+    `unnamed` counts arrays that no row of the catalog names, with their objects and bytes. They are no damage; `gc`
+    deletes them. `foreign` counts objects below the arrays' root that this package does not write.
     """
 
     checked: dict[str, int]
@@ -34,7 +34,7 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class MigrateReport:
-    """The schema's revision before and now; `uuid` is the store's new one, if it got one."""
+    """The schema's revision before and after; `uuid` is the store's new identity, if it got one."""
 
     store: str
     before: str | None
@@ -44,15 +44,17 @@ class MigrateReport:
 
 @dataclass(frozen=True)
 class RetireReport:
-    """What no longer shows."""
+    """Ids of the retired artifacts."""
 
     retired: tuple[str, ...]
 
 
 @takes(VerifyOptions)
 def verify(store: Store, *, deep: bool = False, progress: Progress = silent) -> VerifyReport:
-    """Check every ready artifact: its blocks and arrays are there with their size (`deep`: every byte is read and
-    its checksum compared), its rows are as many as promised (`deep`: and those that were written)."""
+    """Check that blocks and arrays of every ready artifact exist with the right size, and count its rows.
+
+    `deep` also reads every byte and row and compares checksums.
+    """
     checked, damages = examine(store, deep, progress)
     if checked.unsealed:
         progress.note(
@@ -68,9 +70,9 @@ def verify(store: Store, *, deep: bool = False, progress: Progress = silent) -> 
 
 @takes(RetireOptions)
 def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = False) -> RetireReport:
-    """Make a thing (`cascade`: and everything made from it) show no more. Nothing happens without `yes`.
+    """Retire an artifact, dataset or backbone (`cascade`: with everything made from it). Requires `yes`.
 
-    A retired dataset's keys are deleted by `gc`; a dataset or backbone of that name can be made anew.
+    `gc` deletes the keys of a retired dataset. The name of a retired dataset or backbone can be used again.
     """
     artifact = references.resolve(store.catalog, reference)
     if artifact.state != "ready":
@@ -79,7 +81,7 @@ def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = F
     if users and not cascade:
         shown = ", ".join(f"{identifier} ({name})" for identifier, _, name in users[:8])
         raise InvalidInput(
-            f"{len(users)} things were made from {artifact.id}: {shown}", hint="--cascade retires them too"
+            f"{len(users)} artifacts were made from {artifact.id}: {shown}", hint="--cascade retires them too"
         )
     retired = [*(identifier for identifier, _, _ in users), artifact.id]
     if not yes:
@@ -92,9 +94,9 @@ def retire(store: Store, reference: str, *, cascade: bool = False, yes: bool = F
 def migrate(
     store: str | None = None, arrays: str | None = None, *, check: bool = False, new_identity: bool = False
 ) -> MigrateReport:
-    """Bring a store's schema up to date; `check` only looks and raises SchemaMismatch when it is not.
+    """Bring a store's schema up to date; `check` changes nothing and raises SchemaMismatch if it is not.
 
-    `new_identity` then makes a copied catalog, with the copied `arrays`, a store of its own (see `give_new_identity`).
+    `new_identity` then makes a copied catalog and its copied `arrays` an independent store (see `give_new_identity`).
     """
     if check and new_identity:
         raise InvalidInput("--check changes nothing, --new-identity does: name one of them")
@@ -107,7 +109,7 @@ def migrate(
 
 
 def fill_checksums(location: Location) -> int:
-    """Record checksums of the rows of artifacts that were made before there were any; returns how many."""
+    """Record row checksums of artifacts from versions without them; return the number of artifacts."""
     catalog = schema.open_catalog(location)
     try:
         return checksums.fill(catalog)

@@ -1,7 +1,7 @@
-"""The story of repair: what verify finds is made again where that gives the same bytes, and else no longer shown.
+"""The story of repair: restore damaged parts if that gives the same bytes; retire the artifact otherwise.
 
-What is ready never changes: a block is put back only when its bytes come out with the recorded checksum. Sources of
-bytes: for blocks, what was ingested; for centroids, K-means; for weights, the probe; each asked as it was asked then.
+Ready artifacts never change, so a restored part must have the recorded checksum. Blocks are ingested again, centroids
+come from K-means and weights from the probe, with the recorded options.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ SCHEMA = "qrp-store/repair/1"
 
 @dataclass(frozen=True)
 class RepairReport:
-    """What `repair` did with each damaged part: `mended` (how), or why not; `dropped` are the artifacts that no longer
-    show because of that, `left` the parts that stay damaged."""
+    """What `repair` did with each damaged part: `mended` (how) or `failed` (why).
+
+    `dropped` are the artifacts retired because of that, `left` the parts that stay damaged.
+    """
 
     schema: str
     checked: dict[str, int]
@@ -53,11 +55,11 @@ class RepairReport:
 
 @takes(RepairOptions)
 def repair(store: Store, *, keep: bool = False, run_code: bool = False, progress: Progress = silent) -> RepairReport:
-    """Read everything as `verify --deep` does, and mend what is missing or damaged.
+    """Read everything like `verify --deep`, and restore missing or damaged parts.
 
-    An artifact of which a part cannot be made again with the same bytes is retired, unless `keep`. What was made from
-    it stays as it is. Raise InvalidInput before anything is changed when a part would be made by code that the catalog
-    names (`python/MODULE:FACTORY`), unless `run_code`.
+    An artifact with a part that cannot be restored to the same bytes is retired, unless `keep`. Artifacts made from it
+    stay. Raise InvalidInput, before anything changes, if restoring would run code that the catalog names
+    (`python/MODULE:FACTORY`), unless `run_code`.
     """
     started = time.perf_counter()
     checked, damages = examine(store, True, progress)
@@ -94,7 +96,7 @@ def _refuse_code(store: Store, damages: Sequence[Damage]) -> None:
 
 @dataclass
 class _Repair:
-    """The damaged parts of one artifact after the other."""
+    """Restores the damaged parts of one artifact after the other."""
 
     store: Store
     progress: Progress
@@ -102,13 +104,13 @@ class _Repair:
     failed: list[dict[str, Any]] = field(default_factory=list)
 
     def mend(self, damages: Sequence[Damage]) -> None:
-        """Make every damaged part of one artifact again, as far as it goes."""
+        """Restore every damaged part of one artifact that can be restored."""
         blocks = [d for d in damages if d.block is not None]
         for damage in damages:
             if damage.table is not None and damage.kind in KINDS:
                 self._try([damage], self._table)
             elif damage.part == ROWS or damage.kind not in KINDS:
-                self._fail(damage, "what the catalog says here is nowhere else: restore it from a backup")
+                self._fail(damage, "these rows exist only in the catalog: restore it from a backup")
             elif damage.part == METADATA:
                 self._try([damage], self._metadata)
             elif damage.block is None:
@@ -134,7 +136,7 @@ class _Repair:
 
     def _fail(self, damage: Damage, why: str) -> None:
         self.failed.append({**asdict(damage), "why": why})
-        self.progress.warn(f"{damage.id} ({damage.name}) {damage.problem}; it cannot be made again: {why}")
+        self.progress.warn(f"{damage.id} ({damage.name}) {damage.problem}; it cannot be restored: {why}")
 
     def _table(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
         (damage,) = damages
@@ -146,7 +148,7 @@ class _Repair:
         spec = embeddings.by_id(self.store.catalog, damage.id).array
         self.store.arrays.delete(f"{spec.path}/{METADATA}")
         arrays.create(self.store.arrays, spec, attributes=embeddings.attributes(self.store.catalog, damage.id))
-        yield damage, "written anew from the catalog"
+        yield damage, "written from the catalog"
 
     def _blocks(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
         stored = embeddings.by_id(self.store.catalog, damages[0].id)
@@ -161,12 +163,12 @@ class _Repair:
             )
             yield damaged[number], f"ingested again from {source}"
         if len(damaged) < len(damages):
-            raise Corrupt("the catalog does not know what these blocks held")
+            raise Corrupt("the catalog has no checksum of these blocks")
 
     def _source(self, stored: StoredEmbedding) -> tuple[str, RowSource]:
-        """What the embedding was ingested from, opened again, when it is still the same."""
+        """Open the source of the embedding again. Raise InvalidInput if it has changed."""
         provenance = stored.artifact.provenance
-        # an embedding of 0.1.0 tells no more than the field of its array
+        # version 0.1.0 recorded nothing but the field of the array
         plain = {
             "arch": None,
             "keys": None,
@@ -178,7 +180,7 @@ class _Repair:
         rows = open_rows(self.store, source, stored.dataset, provenance.get("asked", plain), None, self.progress)
         datasets.require_same_backbone(stored.backbone, rows.outputs[0].backbone)
         if rows.content != stored.artifact.spec["content"]:
-            raise InvalidInput(f"{source} holds other numbers now")
+            raise InvalidInput(f"{source} has changed since it was ingested")
         return source, rows
 
     def _centroids(self, damages: list[Damage]) -> Iterator[tuple[Damage, str]]:
@@ -225,7 +227,7 @@ class _Repair:
     def _save(self, path: str, array: np.ndarray, checksum: str) -> None:
         computed = arrays.whole_checksum(array)
         if computed != checksum:
-            raise Corrupt(f"it comes out with other bytes on this machine (checksum {computed}, not {checksum})")
+            raise Corrupt(f"this machine computes other bytes (checksum {computed}, not {checksum})")
         arrays.save_array(self.store.arrays, path, array, replace=True)
 
 

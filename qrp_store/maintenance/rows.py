@@ -1,6 +1,6 @@
-"""Damaged rows of the catalog, made again from the arrays: assignments from centroids, labels from their copy.
+"""Restore damaged rows of the catalog from the arrays: assignments from centroids, labels from their copy.
 
-They go back only with the checksums that were recorded. Everything else that rows say is nowhere else.
+Restored rows must have the recorded checksums. Other rows exist only in the catalog and cannot be restored.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def restore_table(store: Store, kind: str, identifier: str, table: str, progress
 
 
 def _assignments(store: Store, identifier: str, progress: Progress) -> str:
-    """Each row's nearest centroid, and its part by the hash of its key."""
+    """Assign each row to its nearest centroid, and to its part by the hash of its key."""
     made = clusterings.by_id(store.catalog, identifier)
     of = clusterings.embedding_id(store.catalog, identifier)
     row, provenance = made.row, made.artifact.provenance
     if of is None or row.centroids_path is None or row.centroids_checksum is None:
-        raise Corrupt("these assignments were not made from centroids of this store: make them again with --force")
+        raise Corrupt("these assignments were not made from centroids of this store: recompute them with --force")
     centroids = np.asarray(load_array(store.arrays, row.centroids_path, row.centroids_checksum), np.float32)
     stored = embeddings.by_id(store.catalog, of)
     settings = ClusterOptions(
@@ -66,11 +66,13 @@ def _sizes(store: Store, identifier: str, progress: Progress) -> str:
 
 
 def _labels(store: Store, identifier: str, progress: Progress) -> str:
-    """The pairs are kept next to the set as arrays; their scores are not, but rows that still are there have them."""
+    """Take the (position, concept) pairs from their copy in the arrays; scores only from rows that still exist."""
     stored = concept_sets.by_id(store.catalog, identifier)
     kept: Mapping[str, str] | None = stored.artifact.provenance.get(concept_rows.MEMBER)
     if kept is None:
-        raise Corrupt("this concept set was made before its labels were kept as arrays, too: label again with --force")
+        raise Corrupt(
+            "this concept set is from a version that stored no copy of its labels as arrays: label again with --force"
+        )
     indptr = load_array(store.arrays, f"{kept['path']}/indptr", kept["indptr"])
     indices = load_array(store.arrays, f"{kept['path']}/indices", kept["indices"])
     positions = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)).tolist()
