@@ -33,6 +33,8 @@ def cluster(session: Session, source: ClusterSource, options: ClusterOptions, ru
     ways += [source.centroids_of is not None]
     if sum(ways) != 1 or (source.source is None) != (source.name is None):
         raise typer.BadParameter("name either --backbone, or --import together with --name, or --centroids-of")
+    if source.match != "key" and source.source is None:
+        raise typer.BadParameter("--match is for the keys of --import")
     with session.open() as store:
         _show(session, _clustered(store, source, options, run, session.progress))
 
@@ -50,6 +52,7 @@ def _clustered(
             source.source,
             dataset=source.dataset,
             name=source.name,
+            match=source.match,
             seed=options.seed,
             force=run.force,
             wait=run.wait,

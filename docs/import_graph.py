@@ -10,7 +10,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"qrp_store": "qrp_store", "cli": "qrp_store.cli", "migrations": "qrp_store.migrations"}
-SHARED = {"errors", "device", "options", "records", "settings", "progress", "execution", "samples", "images"}
+SHARED = {
+    "errors",
+    "key_matching",
+    "device",
+    "options",
+    "records",
+    "settings",
+    "progress",
+    "execution",
+    "samples",
+    "images",
+}
 LEAVES = {"catalog", "arrays", "readers", "models", "kmeans", "probing", "rendering"}
 COLUMN, ROW, WIDTH, HEIGHT = 118, 92, 104, 30
 

@@ -1,4 +1,4 @@
-"""What a sample's key may be, how keys differ, and an image on disk."""
+"""Keys of samples: what a key is and how keys differ; and an image on disk."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote
 
 from qrp_store.errors import InvalidInput
+
+Match = Literal["key", "basename", "stem"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +127,9 @@ def width(text: str) -> int:
         0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text
     )
+
+
+def normal(text: str) -> str:
+    """Return a name as it is compared and stored: without outer blanks, in Unicode's form NFC."""
+    text = text.strip()
+    return text if text.isascii() else unicodedata.normalize("NFC", text)

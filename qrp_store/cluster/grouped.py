@@ -16,6 +16,7 @@ from qrp_store.catalog.entities import clusterings, datasets
 from qrp_store.catalog.entities.clusterings import StoredClustering
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.kmeans.split import TEST_PERCENT, split_groups
+from qrp_store.options import Match
 from qrp_store.progress import Progress, silent
 from qrp_store.readers.groupings import positions_of, read_groups
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, canonical, derive_seed, fingerprint
@@ -41,13 +42,13 @@ class Groups:
     digest: str
 
 
-def groups_of(store: Store, dataset: Dataset, source: str) -> Groups:
+def groups_of(store: Store, dataset: Dataset, source: str, match: Match = "key") -> Groups:
     """Return the groups of a table of key,group rows. Raise NotFound, and InvalidInput for keys not in the dataset."""
     keys, values = read_groups(Path(source).expanduser())
     # the tag keeps apart a key and a group of one name
     dataset_keys = datasets.keys(store.catalog, dataset)
     groups = [f"key {key}" for key in dataset_keys]
-    for at, value in zip(positions_of(keys, dataset_keys, source, dataset.name), values, strict=True):
+    for at, value in zip(positions_of(keys, dataset_keys, source, dataset.name, match), values, strict=True):
         if value:
             groups[at] = f"group {value}"
     number = {name: i for i, name in enumerate(dict.fromkeys(groups))}

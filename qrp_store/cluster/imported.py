@@ -18,7 +18,7 @@ from qrp_store.catalog.overview import references
 from qrp_store.cluster.story import ClusterReport, peak_rss, report_of, warn_of_small
 from qrp_store.errors import InvalidInput
 from qrp_store.kmeans.split import split
-from qrp_store.options import ClusterSource, RunOptions, takes
+from qrp_store.options import ClusterSource, Match, RunOptions, takes
 from qrp_store.progress import Progress, silent
 from qrp_store.readers.groupings import MISSING, positions_of, read_grouping
 from qrp_store.records import TEST, TRAIN, VAL, Artifact, Dataset, Spec, derive_seed, fingerprint
@@ -35,6 +35,7 @@ def import_clustering(
     *,
     dataset: str,
     name: str,
+    match: Match = "key",
     seed: int = 0,
     force: bool = False,
     wait: bool = True,
@@ -52,7 +53,7 @@ def import_clustering(
     grouping = read_grouping(Path(source).expanduser())
     clusters = grouping.clusters
     if grouping.keys is not None:
-        at = positions_of(grouping.keys, datasets.keys(store.catalog, owner), source, dataset)
+        at = positions_of(grouping.keys, datasets.keys(store.catalog, owner), source, dataset, match)
         clusters = np.full(owner.n, MISSING, np.int64)
         clusters[at] = grouping.clusters
     elif len(clusters) != owner.n:

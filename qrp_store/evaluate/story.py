@@ -30,6 +30,7 @@ from qrp_store.options import (
     ExtraOptions,
     Init,
     KMeansTraining,
+    Match,
     ProbeOptions,
     Protocol,
     ScoreOptions,
@@ -73,6 +74,7 @@ def evaluate(
     k: Several[int | Literal["auto"]] = ("auto",),
     seeds: Several[int] = (),
     group_by: str | None = None,
+    match: Match = "key",
     # how the probe is trained
     protocol: Protocol = "laina2022",
     solver: Solver | None = None,
@@ -150,7 +152,11 @@ def evaluate_with(
     request = ProbeRequest(options=probe, device=training.device, **vars(score))
     owner = datasets.get_dataset(store.catalog, dataset)
     vocabularies = _vocabularies(store, dataset, selection.concepts)
-    groups = groups_of(store, owner, selection.group_by) if selection.group_by is not None else None
+    groups = None
+    if selection.group_by is not None:
+        groups = groups_of(store, owner, selection.group_by, selection.match)
+    elif selection.match != "key":
+        raise InvalidInput("--match is for the keys of a --group-by table", hint="leave it out, or give --group-by")
     turns = _turns(store, selection, training, progress)
     planned = plan(Job(store, owner, request, groups, wanted, how.force), turns, vocabularies)
     execution = Evaluation(planned, how.wait, progress)

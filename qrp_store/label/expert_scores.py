@@ -21,7 +21,8 @@ from qrp_store.catalog.entities import concept_sets
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import InvalidInput
 from qrp_store.images import decoded, read_image
-from qrp_store.label.numbering import Positions, Unknown, refuse_unknown
+from qrp_store.key_matching import Positions
+from qrp_store.label.numbering import Unknown, refuse_unknown
 from qrp_store.options import Match
 from qrp_store.progress import Progress
 from qrp_store.readers.image_folders import list_images

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 
 import numpy as np
 
 from qrp_store.catalog.entities.concept_sets import Vocabulary
 from qrp_store.errors import InvalidInput
+from qrp_store.key_matching import Positions, better_match, counts_from_one, has_default_keys
 from qrp_store.label.piles import Piles, columns
-from qrp_store.options import Match
 from qrp_store.progress import Progress
-from qrp_store.readers.labels.rows import LabelRows, Term, normal
+from qrp_store.readers.labels.rows import LabelRows, Term
 from qrp_store.samples import key_difference, shown
 
 _EXAMPLES = 5
 _FIRST = 1000
-_AMBIGUOUS = -2
-_WHOLE_FLOAT = re.compile(r"(\d+)\.0+")  # pandas writes a column of ids with a missing one as floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,87 +128,6 @@ class Numbers:
         return groups
 
 
-class Positions:
-    """From the keys of a source to positions in the dataset, by the whole key, its basename or its stem.
-
-    `ids`: a key that is none of the dataset's may be the stem of one. By basename or stem, a sample has one key
-    throughout.
-    """
-
-    def __init__(self, keys: Sequence[str], match: Match = "key", *, ids: bool = False) -> None:
-        self._keys = keys
-        self._match = match
-        self._position: dict[str, int] = {}
-        if match != "key" or ids:
-            for i, key in enumerate(keys):
-                name = reduced(key, "stem" if match == "key" else match)
-                self._position[name] = _AMBIGUOUS if name in self._position else i
-        if match == "key":
-            self._position.update((key, i) for i, key in enumerate(keys))
-        self._normal: dict[str, int] | None = None
-        self._called = np.zeros(0 if match == "key" else len(keys), np.int64)
-
-    def of(self, keys: Sequence[str], source: str) -> np.ndarray:
-        """Positions (int64), -1 for a key that is not there. Raises InvalidInput for one that means several samples,
-        and for two that mean one."""
-        names = keys if self._match == "key" else [reduced(key, self._match) for key in keys]
-        found = np.fromiter(map(self._position.get, names, repeat(-1)), np.int64, len(names))
-        if self._match == "key":
-            for i in np.flatnonzero(found == -1).tolist():
-                found[i] = self._by_normal_form(names[i])
-        several = np.flatnonzero(found == _AMBIGUOUS)
-        if len(several):
-            name = names[several[0]]
-            how: Match = "stem" if self._match == "key" else self._match
-            meant = [shown(key) for key in self._keys if reduced(key, how) == name][:_EXAMPLES]
-            raise InvalidInput(
-                f"{source}: {shown(keys[several[0]])} means several samples: {', '.join(meant)}",
-                hint="--match key tells them apart",
-            )
-        if self._match != "key":
-            self._refuse_two(keys, found, source)
-        return found
-
-    def _by_normal_form(self, key: str) -> int:
-        """Return the position of the key that differs in outer blanks, Unicode's form or `.0` alone, or -1."""
-        if self._normal is None:
-            self._normal = {}
-            for i, own in enumerate(self._keys):
-                name = normal(own)
-                if name != own:
-                    self._normal[name] = _AMBIGUOUS if name in self._normal or name in self._position else i
-        name = normal(key)
-        if name not in self._normal and name not in self._position:
-            whole = _WHOLE_FLOAT.fullmatch(name)
-            name = name if whole is None else whole[1]
-        return self._normal.get(name, self._position.get(name, -1))
-
-    def _refuse_two(self, keys: Sequence[str], found: np.ndarray, source: str) -> None:
-        own = np.fromiter(map(hash, keys), np.int64, len(keys)) | 1
-        here = np.flatnonzero(found >= 0)
-        new = here[self._called[found[here]] == 0]
-        self._called[found[new]] = own[new]
-        other = here[self._called[found[here]] != own[here]]
-        if len(other):
-            at = found[other[0]]
-            both = [key for key, position in zip(keys, found.tolist(), strict=True) if position == at]
-            named = " and ".join(shown(key) for key in list(dict.fromkeys(both))[:2])
-            raise InvalidInput(
-                f"{source}: {named if len(set(both)) > 1 else f'{named} and a key before it'} both mean the sample "
-                f"{shown(self._keys[at])} by --match {self._match}",
-                hint="--match key tells them apart, or leave one of them out",
-            )
-
-
-def reduced(key: str, match: Match) -> str:
-    """Return the part of a key that is compared. A backslash separates folders like a slash."""
-    if match == "key":
-        return key
-    name = normal(key).replace("\\", "/").rstrip("/").rpartition("/")[2]
-    stem, _, ending = name.rpartition(".")
-    return stem if match == "stem" and stem and ending else name
-
-
 def gather(
     batches: Iterable[LabelRows],
     numbers: Numbers,
@@ -263,13 +178,13 @@ def refuse_unknown(
         return
     examples = ", ".join(shown(key) for key in list(unknown.first)[:_EXAMPLES])
     lacking = f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}"
-    numbered_by_default = _are_default(keys)
-    if numbered_by_default and not zero and {reduced(key, "stem") for key in unknown.first} == {str(len(keys))}:
+    numbered_by_default = has_default_keys(keys)
+    if not zero and counts_from_one(unknown.first, keys):
         raise InvalidInput(
             f"{lacking}; the dataset's keys are the numbers 0 to {len(keys) - 1}, and the file seems to count from 1",
             hint="subtract 1 from the file's keys, or ingest with --keys",
         )
-    better = _better_match(unknown.first, keys)
+    better = better_match(unknown.first, keys)
     difference = key_difference(unknown.first, keys)
     lacking += f"; {difference}" if difference else ""
     if not ignore:
@@ -283,20 +198,6 @@ def refuse_unknown(
             + (f"; {difference}" if difference else ""),
             hint=better.removesuffix("; ") or None,
         )
-
-
-def _are_default(keys: Sequence[str]) -> bool:
-    """Return whether keys are the row numbers that `ingest` gives without --keys."""
-    return all(key == str(i) for i, key in enumerate(keys))
-
-
-def _better_match(unknown: Iterable[str], keys: Sequence[str]) -> str:
-    matches: tuple[Match, ...] = ("basename", "stem")
-    for match in matches:
-        known = {reduced(key, match) for key in keys}
-        if any(reduced(key, match) in known for key in unknown):
-            return f"--match {match} would find them; "
-    return ""
 
 
 def numbered(numbers: Numbers, labels: Piles, looked_at: Piles, keys: Sequence[str], unknown: Unknown) -> LabelTable:

@@ -17,11 +17,11 @@ from qrp_store.catalog.entities import concept_sets, datasets
 from qrp_store.catalog.entities.concept_sets import Vocabulary
 from qrp_store.catalog.lifecycle import lease
 from qrp_store.errors import NotFound
+from qrp_store.key_matching import Positions
 from qrp_store.label import concept_rows
 from qrp_store.label.numbering import (
     LabelTable,
     Numbers,
-    Positions,
     check_exclusive,
     gather,
     numbered,
@@ -42,9 +42,9 @@ from qrp_store.options import (
 )
 from qrp_store.progress import Progress, silent
 from qrp_store.readers.labels.formats import FORMATS, detect, read_labels, source_digest
-from qrp_store.readers.labels.rows import TableOptions, normal
+from qrp_store.readers.labels.rows import TableOptions
 from qrp_store.records import Artifact, Dataset, Spec
-from qrp_store.samples import shown
+from qrp_store.samples import normal, shown
 from qrp_store.store import Store, check_name
 
 ALGORITHM = 2

@@ -40,7 +40,6 @@ from qrp_store.options.labelling import (
     LabelFormat,
     LabelOptions,
     LabelTableOptions,
-    Match,
 )
 from qrp_store.options.looking import (
     BrowserOptions,
@@ -69,6 +68,7 @@ from qrp_store.options.running import (
     WaitOptions,
     WorkerOptions,
 )
+from qrp_store.samples import Match
 
 __all__ = [
     "Activation",

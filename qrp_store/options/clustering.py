@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qrp_store.errors import InvalidInput
-from qrp_store.options.declaring import Options, option, required
+from qrp_store.options.declaring import Options, option, plain_option, required
 from qrp_store.options.running import DeviceOptions, SchedulerOptions, WorkerOptions
+from qrp_store.samples import Match
 
 Init = Literal["random", "kmeans++", "greedy-kmeans++"]
 Engine = Literal["auto", "faiss", "torch"]
@@ -121,4 +122,5 @@ class ClusterSource(Options):
         metavar="FILE",
     )
     name: str | None = option(None, "Name of the imported clustering.", metavar="N")
+    match: Match = plain_option("key", "Part of a key of --import that must agree with the dataset's.")
     centroids_of: str | None = option(None, "Assign rows to the centroids of this clustering.", metavar="ID")

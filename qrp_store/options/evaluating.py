@@ -7,8 +7,9 @@ from typing import Literal
 
 from qrp_store.errors import InvalidInput
 from qrp_store.options.clustering import K_TEXT
-from qrp_store.options.declaring import Options, option, required
+from qrp_store.options.declaring import Options, option, plain_option, required
 from qrp_store.options.running import RunOptions
+from qrp_store.samples import Match
 
 Protocol = Literal["laina2022", "tight"]
 Solver = Literal["sgd", "lbfgs"]
@@ -50,6 +51,7 @@ class EvaluateSelection(Options):
     group_by: str | None = option(
         None, "Table of key,group rows: the split keeps each group in one part.", metavar="FILE"
     )
+    match: Match = plain_option("key", "Part of a key of --group-by that must agree with the dataset's.")
 
 
 @dataclass(frozen=True, kw_only=True)

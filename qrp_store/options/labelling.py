@@ -7,8 +7,8 @@ from typing import Literal
 
 from qrp_store.options.declaring import Options, option, required
 from qrp_store.options.running import DeviceOptions, WorkerOptions
+from qrp_store.samples import Match
 
-Match = Literal["key", "basename", "stem"]
 Activation = Literal["softmax", "sigmoid"]
 LabelFormat = Literal[
     "long",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from qrp_store.errors import InvalidInput, NotFound, Unavailable
+from qrp_store.key_matching import Positions, better_match, counts_from_one
 from qrp_store.readers.arrays.columns import key_name
 from qrp_store.readers.arrays.matrix import key_text
-from qrp_store.samples import check_keys, key_difference, shown
+from qrp_store.readers.compressed import refuse_compressed
+from qrp_store.readers.labels.rows import Source
+from qrp_store.readers.labels.text_tables import csv_header, csv_rows
+from qrp_store.samples import Match, check_keys, key_difference, shown
 
 MISSING = -1
 _COMPARED = 1000  # unknown keys that are compared with a dataset's
@@ -45,7 +48,7 @@ def read_grouping(path: Path) -> Grouping:
     ending = path.suffix.lower()
     if ending == ".npy":
         return Grouping(None, _array(path), None)
-    if ending not in (".csv", ".tsv", ".parquet"):
+    if ending not in (".csv", ".tsv", ".txt", ".parquet"):
         raise InvalidInput(f"{path}: expected .npy, or key,cluster rows in .csv or .parquet")
     keys, values = _table(path, "cluster")
     clusters, names = _numbers(path, values)
@@ -59,30 +62,51 @@ def read_groups(path: Path) -> tuple[list[str], list[str]]:
     """
     if not path.is_file():
         raise NotFound(f"{path}: no such file")
-    if path.suffix.lower() not in (".csv", ".tsv", ".parquet"):
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".parquet"):
         raise InvalidInput(f"{path}: expected key,group rows in .csv or .parquet")
     return _table(path, "group")
 
 
-def positions_of(keys: Sequence[str], known: Sequence[str], source: str, dataset: str) -> list[int]:
-    """The positions of keys among those of a dataset. Raises InvalidInput, with examples, for keys that it lacks."""
-    position = {key: i for i, key in enumerate(known)}
-    unknown = [key for key in keys if key not in position]
+def positions_of(
+    keys: Sequence[str], dataset_keys: Sequence[str], source: str, dataset: str, match: Match = "key"
+) -> list[int]:
+    """Return the positions in a dataset of a file's keys.
+
+    Keys may differ in outer blanks and Unicode's form. Raises InvalidInput, with examples, for keys that the dataset
+    lacks, and for two keys that mean one sample.
+    """
+    positions: list[int] = Positions(dataset_keys, match).of(keys, source).tolist()
+    unknown = [key for key, position in zip(keys, positions, strict=True) if position < 0]
     if unknown:
-        examples = ", ".join(shown(key) for key in unknown[:5])
-        difference = key_difference(unknown[:_COMPARED], known)
-        more = f"; {difference}" if difference else ""
-        hint = "use the dataset's keys: qrp-store export embedding -o FILE.csv lists them" if difference else None
-        if known[-1] == str(len(known) - 1) and unknown == [str(len(known))]:
-            hint = f"the dataset's keys are the numbers 0 to {len(known) - 1}: does the file count from 1?"
+        raise _unknown_keys(unknown, dataset_keys, source, dataset, zero=0 in positions)
+    if len(set(positions)) < len(positions):
+        first: dict[int, str] = {}
+        key, position = next((k, p) for k, p in zip(keys, positions, strict=True) if first.setdefault(p, k) != k)
         raise InvalidInput(
-            f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}{more}", hint=hint
+            f"{source}: {shown(first[position])} and {shown(key)} both mean the sample {shown(dataset_keys[position])}",
+            hint="leave one of them out",
         )
-    return [position[key] for key in keys]
+    return positions
+
+
+def _unknown_keys(
+    unknown: Sequence[str], dataset_keys: Sequence[str], source: str, dataset: str, *, zero: bool
+) -> InvalidInput:
+    """Return the error for keys that a dataset lacks; `zero`: the file has the key of the first sample."""
+    examples = ", ".join(shown(key) for key in unknown[:5])
+    difference = key_difference(unknown[:_COMPARED], dataset_keys)
+    message = f"{source}: {len(unknown)} keys are not in dataset {dataset!r}, for example {examples}"
+    message += f"; {difference}" if difference else ""
+    hint = better_match(unknown[:_COMPARED], dataset_keys)
+    hint += "qrp-store export embedding -o FILE.csv lists the dataset's keys"
+    if not zero and counts_from_one(unknown, dataset_keys):
+        hint = f"the dataset's keys are the numbers 0 to {len(dataset_keys) - 1}: does the file count from 1?"
+    return InvalidInput(message, hint=hint)
 
 
 def _table(path: Path, column: str) -> tuple[list[str], list[str]]:
-    pairs = list((_parquet if path.suffix.lower() == ".parquet" else _csv)(path, column))
+    refuse_compressed(path)
+    pairs = list((_parquet if path.suffix.lower() == ".parquet" else _text)(path, column))
     keys = [key for key, _ in pairs]
     check_keys(keys, str(path), "row")
     return keys, ["" if value.strip() in _NONE else value for _, value in pairs]
@@ -105,20 +129,15 @@ def _array(path: Path) -> np.ndarray:
     return clusters
 
 
-def _csv(path: Path, column: str) -> Iterator[tuple[str, str]]:
+def _text(path: Path, column: str) -> Iterator[tuple[str, str]]:
+    source = Source(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            header = next(rows, [])
-            at = _columns(path, header, column)
-            for number, row in enumerate(rows, start=2):
-                if not row:  # a blank line
-                    continue
-                if len(row) != len(header):
-                    raise InvalidInput(f"{path}: row {number} has {len(row)} cells, the header {len(header)}")
-                yield row[at[0]], row[at[1]]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InvalidInput(f"{path}: cannot be read ({error})") from error
+        header = csv_header(source)
+        key, wanted = _columns(path, header.columns, column)
+        for _, row in csv_rows(source, header):
+            yield row[key], row[wanted]
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
@@ -139,7 +158,7 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
 
 
 def _columns(path: Path, header: list[str], column: str) -> tuple[int, int]:
-    """Where the keys and the wanted column are; case does not count."""
+    """Return the places of the keys and of the wanted column; case does not count."""
     key = key_name(header)
     wanted = next((name for name in (*header, "") if name.strip().lower() == column), None)
     missing = [name for name, at in (("key", key), (column, wanted)) if at is None]

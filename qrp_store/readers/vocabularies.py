@@ -9,9 +9,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound, near_names
-from qrp_store.readers.labels.rows import Source, Term, normal
+from qrp_store.readers.labels.rows import Source, Term
 from qrp_store.readers.labels.text_tables import encoding_of, not_utf8
-from qrp_store.samples import key_problem, shown
+from qrp_store.samples import key_problem, normal, shown
 
 _ENDING = ".txt"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qrp_store.catalog.entities import clusterings
+from qrp_store.catalog.entities import clusterings, datasets
+from qrp_store.cluster.grouped import groups_of
 from qrp_store.cluster.imported import import_clustering
 from qrp_store.errors import InvalidInput, NotFound
 from qrp_store.evaluate import evaluate
@@ -81,7 +83,6 @@ def test_keys_that_differ_in_form_are_explained(store: Store, tmp_path: Path) ->
     (tmp_path / "keys.txt").write_text("\n".join(keys))
     ingest(store, str(tmp_path / "y.npy"), dataset="e", backbone="small", keys=str(tmp_path / "keys.txt"))
     cases = {
-        "cafe\u0301/1.png": "normal form",
         "a\\2.png": "backslashes",
         "A/2.png": "case",
         "a/2.jpeg": "the ending",
@@ -93,6 +94,44 @@ def test_keys_that_differ_in_form_are_explained(store: Store, tmp_path: Path) ->
         (tmp_path / "c.csv").write_text(f"key,cluster\n{key},0\n")
         with pytest.raises(InvalidInput, match=what):
             import_clustering(store, str(tmp_path / "c.csv"), dataset="e", name="human")
+
+
+def test_keys_match_by_unicode_form_blanks_basename_and_stem(store: Store, tmp_path: Path) -> None:
+    more = [str(i) for i in range(10, 70)]
+    keys = ["caf\u00e9/1.png", "a/2.png", "b/0003.jpg", "b/4.jpg", *(f"m/{name}.jpg" for name in more)]
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).normal(size=(len(keys), 4)))
+    (tmp_path / "keys.txt").write_text("\n".join(keys))
+    ingest(store, str(tmp_path / "y.npy"), dataset="e", backbone="small", keys=str(tmp_path / "keys.txt"))
+    owner = datasets.get_dataset(store.catalog, "e")
+    ways: dict[str, Any] = {
+        "key": ["cafe\u0301/1.png", " a/2.png ", "b/0003.jpg", "b/4.jpg", *keys[4:]],
+        "basename": ["x\\1.png", "/data/2.png", "0003.jpg", "z/4.jpg", *(f"{name}.jpg" for name in more)],
+        "stem": ["1.jpeg", "2", "q\\0003.tif", "4.png", *more],
+    }
+    for match, written in ways.items():
+        rows = [f"{key};{i % 2}" for i, key in enumerate(written)]
+        (tmp_path / "c.csv").write_text("\ufeffsep=;\nkey;cluster\n" + "\n".join(rows) + "\n")
+        made = import_clustering(store, str(tmp_path / "c.csv"), dataset="e", name=match, match=match)
+        stored = store.sql("SELECT key, cluster FROM assignments WHERE clustering_id = ?", (made.id,))
+        assert {row["key"]: row["cluster"] for row in stored} == {key: i % 2 for i, key in enumerate(keys)}, match
+        (tmp_path / "g.tsv").write_text("key\tgroup\n" + "\n".join(f"{k}\tg" for k in written[:2]), "utf-16")
+        groups = groups_of(store, owner, str(tmp_path / "g.tsv"), match)
+        assert groups.of.tolist() == [0, *range(len(keys) - 1)]
+    with pytest.raises(InvalidInput, match="differs from") as caught:
+        import_clustering(store, str(tmp_path / "c.csv"), dataset="e", name="n")
+    assert "--match stem would find them" in str(caught.value.hint)
+    (tmp_path / "c.csv").write_text("key,cluster\na/2.png,0\na/2.png ,1\n")
+    with pytest.raises(InvalidInput, match=r"both mean the sample .a/2\.png."):
+        import_clustering(store, str(tmp_path / "c.csv"), dataset="e", name="n")
+
+
+def test_a_grouping_that_counts_from_one_is_never_shifted(store: Store, tmp_path: Path) -> None:
+    for form in ("{}", "{}.0", "{}.jpg"):
+        rows = [f"{form.format(i + 1)},{i % 3}" for i in range(N)]
+        (tmp_path / "c.csv").write_text("key,cluster\n" + "\n".join(rows) + "\n")
+        with pytest.raises(InvalidInput) as caught:
+            import_clustering(store, str(tmp_path / "c.csv"), dataset="d", name="n", match="stem")
+        assert "count from 1" in str(caught.value.hint), form
 
 
 def test_evaluated_for_every_seed(store: Store, tmp_path: Path) -> None:

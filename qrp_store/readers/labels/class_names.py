@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.readers.labels.rows import LabelRows, Source, Term, normal
+from qrp_store.readers.labels.rows import LabelRows, Source, Term
 from qrp_store.readers.labels.text_tables import encoding_of, not_utf8
-from qrp_store.samples import key_problem, shown
+from qrp_store.samples import key_problem, normal, shown
 
 _CODE_THEN_NAME = re.compile(r"(n\d{8}|/m/[^\s,]+)\s+(\S.*)")
 _NAME_THEN_NUMBER = re.compile(r"(\S.*?)\s+(\d+)")

@@ -14,9 +14,9 @@ from qrp_store.errors import InvalidInput
 from qrp_store.readers.labels import rows
 from qrp_store.readers.labels.cells import LIST_LIKE, WHOLE, add
 from qrp_store.readers.labels.columns import CONCEPT, KEY, LONG, OPEN_IMAGES, Long, check_columns, layout_of
-from qrp_store.readers.labels.rows import NOT_A_NUMBER, ROUNDING, Batch, LabelRows, Source, is_missing, normal
+from qrp_store.readers.labels.rows import NOT_A_NUMBER, ROUNDING, Batch, LabelRows, Source, is_missing
 from qrp_store.readers.labels.text_tables import Header, csv_header, csv_rows, not_utf8
-from qrp_store.samples import shown
+from qrp_store.samples import normal, shown
 
 if TYPE_CHECKING:
     import pyarrow

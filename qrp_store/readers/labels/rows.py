@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qrp_store.errors import InvalidInput
-from qrp_store.samples import key_problem, shown
+from qrp_store.samples import key_problem, normal, shown
 
 BATCH_ROWS = 100_000
 ROUNDING = 1e-5
@@ -185,12 +184,6 @@ class Batch:
         rows = LabelRows(self.keys, self.concepts, scores, self.groups, verified, self.seen, vocabulary)
         self.keys, self.concepts, self.scores, self.groups, self.verified, self.seen = [], [], [], [], [], []
         return rows
-
-
-def normal(text: str) -> str:
-    """Return a name as it is compared and stored: without outer blanks, in Unicode's form NFC."""
-    text = text.strip()
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def number(value: object) -> float:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from qrp_store.errors import InvalidInput
 from qrp_store.readers.labels.columns import KEY, OPEN_IMAGES, layout_of
-from qrp_store.readers.labels.rows import Source, normal
+from qrp_store.readers.labels.rows import Source
+from qrp_store.samples import normal
 
 DELIMITERS = ",;\t|"
 _HEADER_LIMIT = 1 << 26
