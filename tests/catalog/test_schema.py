@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
@@ -129,13 +130,13 @@ def test_an_older_schema_names_the_command(
 
 
 def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "catalog.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)) as connection:
         connection.execute("CREATE TABLE cats (name TEXT)")
     with pytest.raises(SchemaMismatch, match="no qrp-store schema"):
         schema.open_catalog(resolve(str(tmp_path)))
     with pytest.raises(SchemaMismatch):
         schema.create(resolve(str(tmp_path)), "/a")
-    with sqlite3.connect(tmp_path / "catalog.db") as connection:
+    with closing(sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("cats",)]
 
 

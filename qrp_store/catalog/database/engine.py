@@ -295,12 +295,17 @@ def _unreadable(name: str, reason: str) -> Corrupt:
     )
 
 
+_CORRUPTED = ("XX001", "XX002")  # Postgres' codes for damaged data and damaged indexes
+
+
 def _translate(error: Exception, name: str) -> QrpStoreError:
     text = str(getattr(error, "orig", None) or error).strip().splitlines()
     what = text[0] if text else type(error).__name__
     low = what.lower()
     if "could not decode to utf-8" in low or isinstance(getattr(error, "orig", None), UnicodeDecodeError):
         return _unreadable(name, what)
+    if getattr(getattr(error, "orig", None), "sqlstate", None) in _CORRUPTED:
+        return Corrupt(f"the database of {name} is damaged: {what}", hint="restore it from a backup")
     if "not a database" in low or "malformed" in low or "disk image" in low:
         return Corrupt(f"the catalog of {name} is damaged: {what}", hint="restore it from a backup")
     if "no such table" in low or "no such column" in low or "undefinedtable" in low:

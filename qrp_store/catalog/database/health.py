@@ -101,6 +101,7 @@ _SETTINGS = (
     "transaction_isolation",
     "transaction_read_only",
     "fsync",
+    "data_checksums",
     "synchronous_commit",
     "max_connections",
 )
@@ -129,6 +130,7 @@ def _postgres(catalog: Catalog) -> Iterator[Finding]:
         ("transaction_isolation", "read committed", "ALTER DATABASE … SET default_transaction_isolation = DEFAULT"),
         ("transaction_read_only", "off", "this is a standby or a read-only session: only looking works here"),
         ("fsync", "on", "what is committed may be lost in a power cut: set fsync = on"),
+        ("data_checksums", "on", "a damaged page may be read as data: stop the server, pg_checksums --enable"),
     ):  # fmt: skip
         fine = settings[name] == expected
         yield Finding(f"catalog: {name}", "ok" if fine else "warning", settings[name], None if fine else advice)
@@ -136,12 +138,22 @@ def _postgres(catalog: Catalog) -> Iterator[Finding]:
     durable = settings["synchronous_commit"] != "off"
     name = "catalog: synchronous_commit"
     yield Finding(name, "ok" if durable else "warning", settings["synchronous_commit"], None if durable else lossy)
+    yield from _pages(catalog)
     yield _pooler(catalog)
     most = int(settings["max_connections"])
     full = used > 0.8 * most
     scarce = "every process holds up to 3 connections: raise max_connections or put a pooler before it"
     connections = f"{used} of {most} in use"
     yield Finding("catalog: connections", "warning" if full else "ok", connections, scarce if full else None)
+
+
+def _pages(catalog: Catalog) -> Iterator[Finding]:
+    query = "SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()"
+    with catalog.read() as connection:
+        failures = int(connection.exec_driver_sql(query).scalar_one())
+    if failures:
+        advice = "qrp-store verify --deep names what is damaged; restore it from a backup, on another disk"
+        yield Finding("catalog: pages", "problem", f"{failures} pages failed their checksum", advice)
 
 
 def _pooler(catalog: Catalog) -> Finding:

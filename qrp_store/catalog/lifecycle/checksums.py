@@ -298,12 +298,13 @@ def _compared(
 
 
 def database_problems(catalog: Catalog) -> list[str]:
-    """What SQLite's own check of its file finds, and views and triggers that are not this version's.
+    """Return what the database itself finds wrong.
 
-    Nothing for Postgres, which checks its pages as they are read and where only the owner can change the schema.
+    SQLite: its integrity check, and views and triggers that are not this version's. Postgres: pages that failed their
+    checksum when they were read, so call this last; and what the extension amcheck finds, where it is installed.
     """
     if not catalog.sqlite:
-        return []
+        return [*_failed_pages(catalog), *_amcheck(catalog)]
     with catalog.read() as connection:
         rows = connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars().all()
         held = connection.exec_driver_sql("SELECT type, name, sql FROM sqlite_master WHERE type IN ('view', 'trigger')")
@@ -312,6 +313,48 @@ def database_problems(catalog: Catalog) -> list[str]:
             for kind, name, sql in held
             if not _ours(kind, name, str(sql))
         ]
+
+
+def _failed_pages(catalog: Catalog) -> Iterator[str]:
+    query = (
+        "SELECT checksum_failures, checksum_last_failure::text FROM pg_stat_database WHERE datname = current_database()"
+    )
+    with catalog.read() as connection:
+        failures, last = connection.exec_driver_sql(query).one()
+    if failures:
+        yield f"{failures} pages failed their checksum, the last at {last} (after a repair: SELECT pg_stat_reset())"
+
+
+_RELATIONS = """
+SELECT c.relkind::text, quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_index x ON x.indexrelid = c.oid
+WHERE coalesce(x.indrelid, c.oid) IN (SELECT to_regclass(name)::oid FROM unnest(%s::text[]) AS name)
+ORDER BY 1, 2
+"""
+_AMCHECK = {  # by kind of relation: the function of amcheck, and a query that fails or returns what is wrong
+    "i": ("bt_index_check", "SELECT nullif(bt_index_check('{}'::regclass)::text, '')"),
+    "r": ("verify_heapam", "SELECT msg FROM verify_heapam('{}'::regclass) LIMIT 3"),
+}
+
+
+def _amcheck(catalog: Catalog) -> Iterator[str]:
+    """Yield damaged indexes and tables as the extension amcheck finds them; nothing where this role cannot call it."""
+    allowed = (
+        "SELECT DISTINCT p.proname::text FROM pg_extension e JOIN pg_depend d ON d.refobjid = e.oid "
+        "JOIN pg_proc p ON p.oid = d.objid WHERE e.extname = 'amcheck' AND has_function_privilege(p.oid, 'EXECUTE')"
+    )
+    with catalog.read() as connection:
+        functions = set(connection.exec_driver_sql(allowed).scalars())
+        relations = connection.exec_driver_sql(_RELATIONS, (list(t.metadata.tables),)).all() if functions else []
+    for kind, relation in relations:
+        function, query = _AMCHECK.get(kind, ("", ""))
+        if function in functions:
+            try:
+                with catalog.read() as connection:
+                    wrong = connection.exec_driver_sql(query.format(relation.replace("%", "%%"))).scalars().all()
+                yield from (f"{relation}: {message}" for message in wrong if message)
+            except Corrupt as error:
+                yield error.message
 
 
 def _ours(kind: str, name: str, sql: str) -> bool:
