@@ -295,11 +295,13 @@ def _launch(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     elif _recording.tape is not None:
         _recording.tape.append((function, *real, result))
     given = {id(x.held): x for x in device}  # an operation in place returns the tensor it was given
+    ordinary = base in _VIEWS and not any(x.is_inference() for x in device)  # views are of their base's kind
 
     def wrapped(x: Any) -> Any:
         return (given[id(x)] if id(x) in given else DeviceTensor(x)) if isinstance(x, torch.Tensor) else x
 
-    return tree_map(wrapped, result)
+    with torch.inference_mode(False) if ordinary else contextlib.nullcontext():
+        return tree_map(wrapped, result)
 
 
 def _target(kwargs: dict[str, Any]) -> str | None:

@@ -195,6 +195,7 @@ class TestTorchPoints:
     @pytest.fixture(autouse=True)
     def _several_groups(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("qrp_store.kmeans.passes._GROUP_BYTES", 1)
+        monkeypatch.setattr("qrp_store.kmeans.torch_transfer._PIECE", 1000)  # each pinned buffer is used many times
 
     @pytest.mark.parametrize("budget", [0, 10**9])
     def test_a_pass_agrees_with_the_cpu_engine(self, device: str, budget: int) -> None:
