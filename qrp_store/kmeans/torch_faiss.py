@@ -19,11 +19,11 @@ _SCRATCH = 1 << 28  # bytes of a GPU that faiss reserves for itself; its default
 def nearest_by_faiss(
     rows: torch.Tensor, squares: torch.Tensor, centroids: torch.Tensor, norms: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `torch_nearest.nearest` returns, computed by faiss in float32; `norms` are not needed."""
+    """Return what `torch_nearest.nearest` returns, by faiss in float32; a row without a nearest has label -1."""
     distances, labels = _library().knn_gpu(_scratch(), rows, centroids, 1, device=rows.device.index or 0)
     distances, labels = distances[:, 0], labels[:, 0]
     searched = (labels >= 0) & squares.isfinite()
-    return labels.clamp_(min=0), torch.where(searched, distances, torch.inf).clamp_(min=0)
+    return labels, torch.where(searched, distances, torch.inf).clamp_(min=0)
 
 
 @cache
