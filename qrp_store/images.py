@@ -70,15 +70,17 @@ def decoded(data: bytes) -> Iterator[Image]:
 
 
 def preview(data: bytes, side: int) -> Image:
-    """The middle of a picture as a square of `side` pixels. A JPEG is decoded at a fraction of its size."""
-    from PIL import Image, ImageOps
+    """The whole picture, its longer side scaled to `side` pixels. A JPEG is decoded at a fraction of its size."""
+    from PIL import Image
 
     image = _translated(_open, data)
     image.draft("RGB", (2 * side, 2 * side))
     with _large if image.width * image.height > _LARGE else nullcontext():
         picture = _translated(_upright, image)
         del image
-        return ImageOps.fit(picture, (side, side), Image.Resampling.BOX, bleed=0)
+        scale = side / max(picture.size)
+        width, height = (max(1, round(scale * length)) for length in picture.size)
+        return picture.resize((width, height), Image.Resampling.BOX)
 
 
 _SIGNATURES = (

@@ -9,7 +9,7 @@ from qrp_store.options.declaring import Options, plain_option, required
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(Options):
-    """What a page shows. The figures are those of the setting with most backbones among what is selected."""
+    """What a page shows. It leads with one of the selected settings: most backbones, results, images a cluster."""
 
     dataset: str = required("Name of the dataset.", metavar="D", completes="datasets", identity=False)
     output: str = required("File to write.", flags=("-o", "--output"), metavar="FILE.html", identity=False)
@@ -18,6 +18,7 @@ class ReportOptions(Options):
     )
     concepts: str | None = plain_option(None, "Only this concept set.", metavar="C", completes="concepts")
     k: int | None = plain_option(None, "Only this K.", flags=("-k", "--clusters"), metavar="K")
+    protocol: str | None = plain_option(None, "Only this protocol.", metavar="P")
     images: str | None = plain_option(
         None, "Folder of the images.", metavar="FOLDER", default_text="where they were ingested"
     )

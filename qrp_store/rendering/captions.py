@@ -46,6 +46,8 @@ def drawn(report: Report) -> list[Shown]:
         shown.append(_published(report))
     if len({p.clusters for p in report.across_k}) > 1:
         shown.append(_across_k(report))
+    if len(report.series) > 1:
+        shown.append(_series(report))
     if report.groups:
         shown.append(_groups(report))
     if any(len(run.epochs) > 1 for run in report.histories):
@@ -109,6 +111,20 @@ def _across_k(report: Report) -> Shown:
     )
     svg = figures.across_k(report.across_k)
     return Shown("across-k", "Score against K", svg, caption, ("Backbone", "K", "NMI", "± std"), rows)
+
+
+def _series(report: Report) -> Shown:
+    caption = (
+        "Score against the position in a series, such as the epochs of one training or the layers of one network. "
+        "Whiskers: 95\N{NO-BREAK SPACE}% interval, over seeds where there are at least three, otherwise of a single "
+        "seed over images."
+    )
+    rows = tuple(
+        (p.backbone, p.series, str(p.position), digits(p.nmi_mean, 3), digits(p.lo, 3), digits(p.hi, 3))
+        for p in report.series
+    )
+    columns = ("Backbone", "Series", "Position", "NMI", "Lower end", "Upper end")
+    return Shown("series", "Score along a series", figures.series(report.series), caption, columns, rows)
 
 
 def _groups(report: Report) -> Shown:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+FEWEST = 5
+"""Test images of a cluster below which its figures say little."""
+
 
 @dataclass(frozen=True)
 class SeedScore:
@@ -20,7 +23,11 @@ class SeedScore:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A backbone in one setting, over its seeds. `effective_mean`: the mean of exp(H), the effective clusters."""
+    """A backbone in one setting, over its seeds. `effective_mean`: the mean of exp(H), the effective clusters.
+
+    `rank_lo`, `rank_hi`: the ranks that are possible at a family-wise error of 5 %; None with too few common seeds.
+    `n_failed`: results whose training failed.
+    """
 
     rank: int
     backbone: str
@@ -31,6 +38,14 @@ class Ranked:
     top1_mean: float
     top5_mean: float
     seeds: tuple[SeedScore, ...]
+    rank_lo: int | None = None
+    rank_hi: int | None = None
+    n_failed: int = 0
+
+    @property
+    def tied(self) -> bool:
+        """Whether the backbone is not first, but cannot be distinguished from the first."""
+        return self.rank_lo == 1 and self.rank > 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,26 @@ class Setting:
     protocol: str
     setting: str
     rows: tuple[Ranked, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that may be printed about a ranking, under a heading of a word or two."""
+
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
+class SeriesPoint:
+    """A backbone's score at its position in a series (epoch, layer, …), with a 95 % interval where there is one."""
+
+    series: str
+    position: int
+    backbone: str
+    nmi_mean: float
+    lo: float | None
+    hi: float | None
 
 
 @dataclass(frozen=True)
@@ -109,7 +144,11 @@ class ClusterConcept:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """One cluster. `cross_entropy` and `top1` are None without a test image; `pictures` index Report.pictures."""
+    """One cluster. `cross_entropy` and `top1` are None without a test image; `pictures` index Report.pictures.
+
+    `lo`, `hi`: 95 % interval of `cross_entropy`. `val_cross_entropy` is that of the validation images: lists are
+    ordered by it. `title` is the concept of largest weight with enough support, None without any.
+    """
 
     number: int
     size: int
@@ -119,6 +158,16 @@ class ClusterView:
     mi_nats: float
     concepts: tuple[ClusterConcept, ...]
     pictures: tuple[int, ...] = ()
+    lo: float | None = None
+    hi: float | None = None
+    val_cross_entropy: float | None = None
+    title: str | None = None
+
+    @property
+    def order(self) -> tuple[bool, bool, float, int]:
+        """Sort key, most explainable first: by validation; clusters with fewer than FEWEST test images come last."""
+        chosen = self.cross_entropy if self.val_cross_entropy is None else self.val_cross_entropy
+        return chosen is None, self.n_test < FEWEST, chosen or 0.0, self.number
 
 
 @dataclass(frozen=True)
@@ -173,6 +222,9 @@ class Report:
     made_of: tuple[tuple[str, Mapping[str, Any]], ...]
     newest: str
     version: str
+    claims: tuple[Claim, ...] = ()
+    series: tuple[SeriesPoint, ...] = ()
+    rule: str = ""
 
     @property
     def main(self) -> Setting:

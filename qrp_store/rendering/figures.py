@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qrp_store.rendering.content import Gallery, GroupBar, History, KPoint, Ranked
+from qrp_store.rendering.content import Gallery, GroupBar, History, KPoint, Ranked, SeriesPoint
 from qrp_store.samples import width
 
 if TYPE_CHECKING:
@@ -98,6 +98,43 @@ def across_k(points: Sequence[KPoint]) -> str:
         axes.set_ylabel("NMI")
 
     return _draw("across-k", draw, named=len({p.backbone for p in points}))
+
+
+def series(points: Sequence[SeriesPoint]) -> str:
+    """Score against the position, a line for each series."""
+    names = list(dict.fromkeys(p.series for p in points))
+
+    def draw(axes: Axes) -> None:
+        for number, name in enumerate(names):
+            line = sorted((p for p in points if p.series == name), key=lambda p: p.position)
+            ends = [(p.nmi_mean if p.lo is None else p.lo, p.nmi_mean if p.hi is None else p.hi) for p in line]
+            axes.errorbar(
+                [p.position for p in line],
+                [p.nmi_mean for p in line],
+                yerr=[
+                    [max(0.0, p.nmi_mean - lo) for p, (lo, _) in zip(line, ends, strict=True)],
+                    [max(0.0, hi - p.nmi_mean) for p, (_, hi) in zip(line, ends, strict=True)],
+                ],
+                label=_short(name),
+                capsize=2,
+                **_look(number),
+            )
+        places = sorted({p.position for p in points})
+        labels = _labels(points)
+        axes.set_xticks(places, labels if labels else [str(place) for place in places], rotation=30 if labels else 0)
+        axes.set_xlabel("position in the series")
+        axes.set_ylabel("NMI")
+
+    return _draw("series", draw, named=len(names))
+
+
+def _labels(points: Sequence[SeriesPoint]) -> list[str] | None:
+    """What the backbones' names add to their series' name, by position; None where series differ, or beyond twelve."""
+    tails: dict[int, set[str]] = {}
+    for p in points:
+        tails.setdefault(p.position, set()).add(p.backbone.removeprefix(p.series).strip("/ "))
+    labels = [tail.pop() if len(tail) == 1 else "" for _, tail in sorted(tails.items())]
+    return [_short(label, 12) for label in labels] if all(labels) and len(labels) <= 12 else None
 
 
 def groups(bars: Sequence[GroupBar]) -> str:

@@ -2,7 +2,7 @@
 (() => {
   const PAGE = 60;
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { concepts, groups, galleries, matches, pictures } = data;
+  const { concepts, groups, titles, galleries, matches, pictures } = data;
   const at = (id) => document.getElementById(id);
   const ask = at("ask"), cards = at("cards"), status = at("status"), more = at("more");
   const backbone = at("backbone"), search = at("search"), sort = at("sort"), compared = at("compare");
@@ -23,22 +23,28 @@
   };
   const folded = (text) => text.normalize("NFKC").toLowerCase();
   const words = concepts.map(([name, group]) => folded(group === null ? name : `${name} ${groups[group]}`));
-  // a cluster: [number, size, n_test, cross-entropy, top-1, MI, [[concept, weight, lift, n]…], [picture…]]
-  const last = (value, sign) => (value === null ? Infinity : sign * value);
+  // a cluster: [number, size, n_test, cross-entropy, top-1, MI, [[concept, weight, lift, n]…],
+  //   lower and upper end of the cross-entropy's interval, cross-entropy of the validation images, title, [picture…]]
+  // best and worst are chosen by validation; clusters with few test images come last, those without any at the end
+  const FEWEST = 5;
+  const chosen = (c) => (c[9] === null ? c[3] : c[9]);
+  const late = (c) => (chosen(c) === null ? 2 : c[2] < FEWEST ? 1 : 0);
+  const by = (sign) => (a, b) => late(a) - late(b) || sign * ((chosen(a) ?? 0) - (chosen(b) ?? 0)) || a[0] - b[0];
   const ORDERS = {
-    best: (a, b) => last(a[3], 1) - last(b[3], 1) || 0,
-    worst: (a, b) => last(a[3], -1) - last(b[3], -1) || 0,
+    best: by(1),
+    worst: by(-1),
     share: (a, b) => b[5] - a[5],
     large: (a, b) => b[1] - a[1],
     number: (a, b) => a[0] - b[0],
   };
 
   function card(cluster, hits, owner) {
-    const [number, size, nTest, crossEntropy, top1, mi, defining, seen] = cluster;
+    const [number, size, nTest, crossEntropy, top1, mi, defining, lo, hi, , title, seen] = cluster;
     const made = element("article", null, { class: "card" });
-    const name = defining.length ? concepts[defining[0][0]][0] : "no concept";
+    const name = title === null ? "no concept" : titles[title];
     made.append(element("h3", `${owner ? `${owner} · ` : ""}Cluster ${number}: ${name}`, whole(name)));
-    const left = crossEntropy === null ? "no test image" : `${decimals(crossEntropy)} nats left, top-1 ${Math.round(100 * top1)} %`;
+    const interval = lo === null ? "" : ` [${decimals(lo)}, ${decimals(hi)}]`;
+    const left = crossEntropy === null ? "no test image" : `${decimals(crossEntropy)} nats left${interval}, top-1 ${Math.round(100 * top1)} %`;
     made.append(element("p", `${size.toLocaleString("en")} images · ${left} · ${decimals(mi, 4)} nats of the MI`));
     if (seen.length) {
       const row = element("div", null, { class: "pictures" });

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from qrp_store.rendering.captions import apart, digits, drawn
-from qrp_store.rendering.content import ClusterView, Gallery, Report
+from qrp_store.rendering.content import FEWEST, ClusterView, Gallery, Report
 
 _WITHOUT_SCRIPT = 12
 _DIGITS = 4
@@ -32,6 +32,8 @@ def render(report: Report) -> str:
         ranking_table=lambda setting: Markup(table.render(setting=setting)),
         first_cards=_extremes(report.galleries[0]) if report.galleries else (),
         data=Markup(embedded(_data(report))),
+        rule=report.rule,
+        fewest=FEWEST,
         css=assets["page.css"],
         script=assets["page.js"],
     )
@@ -66,9 +68,8 @@ def _percent(share: float) -> str:
 
 
 def explainable(gallery: Gallery) -> list[ClusterView]:
-    """Clusters with test images, most explainable (lowest cross-entropy) first."""
-    known = [c for c in gallery.clusters if c.cross_entropy is not None]
-    return sorted(known, key=lambda c: (c.cross_entropy or 0.0, c.number))
+    """Clusters with test images, most explainable first: chosen by validation (see ClusterView.order)."""
+    return sorted((c for c in gallery.clusters if c.cross_entropy is not None), key=lambda c: c.order)
 
 
 def _extremes(gallery: Gallery) -> list[ClusterView]:
@@ -84,16 +85,19 @@ def _data(report: Report) -> dict[str, Any]:
         for cluster in gallery.clusters:
             for concept in cluster.concepts:
                 concepts.setdefault((concept.name, concept.group), len(concepts))
+    titles = list(dict.fromkeys(c.title for g in report.galleries for c in g.clusters if c.title is not None))
+    places = {title: place for place, title in enumerate(titles)}
     groups = {group: i for i, group in enumerate(dict.fromkeys(g for _, g in concepts if g is not None))}
     return {
         "concepts": [[name, None if group is None else groups[group]] for name, group in concepts],
         "groups": list(groups),
+        "titles": titles,
         "galleries": [
             {
                 "backbone": gallery.backbone,
                 "nmi": round(gallery.nmi, _DIGITS),
                 "seed": gallery.seed,
-                "clusters": [_cluster(cluster, concepts) for cluster in gallery.clusters],
+                "clusters": [_cluster(cluster, concepts, places) for cluster in gallery.clusters],
             }
             for gallery in report.galleries
         ],
@@ -105,10 +109,12 @@ def _data(report: Report) -> dict[str, Any]:
     }
 
 
-def _cluster(cluster: ClusterView, concepts: dict[tuple[str, str | None], int]) -> list[Any]:
+def _cluster(cluster: ClusterView, concepts: dict[tuple[str, str | None], int], titles: dict[str, int]) -> list[Any]:
     defining = [[concepts[c.name, c.group], _rounded(c.weight, 2), _rounded(c.lift, 1), c.n] for c in cluster.concepts]
     numbers = [_rounded(cluster.cross_entropy, 3), _rounded(cluster.top1, 2), _rounded(cluster.mi_nats, _DIGITS)]
-    return [cluster.number, cluster.size, cluster.n_test, *numbers, defining, list(cluster.pictures)]
+    more = [_rounded(value, 2) for value in (cluster.lo, cluster.hi)] + [_rounded(cluster.val_cross_entropy, 3)]
+    title = None if cluster.title is None else titles[cluster.title]
+    return [cluster.number, cluster.size, cluster.n_test, *numbers, defining, *more, title, list(cluster.pictures)]
 
 
 def _rounded(value: float | None, places: int) -> float | None:

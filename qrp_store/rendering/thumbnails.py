@@ -42,8 +42,10 @@ def image_bytes(path: Path, digest: str | None) -> bytes | None:
 
 
 def thumbnail(path: Path, digest: str | None = None) -> str | None:
-    """The picture of a file as a data: URI, SIDE × SIDE pixels, its middle; None when it cannot be read or, where a
-    `digest` is given, has another one."""
+    """The whole picture of a file as a data: URI, its longer side SIDE pixels.
+
+    None when it cannot be read or, where a `digest` is given, has another one.
+    """
     try:
         data = image_bytes(path, digest)
         if data is None:

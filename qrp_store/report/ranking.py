@@ -9,17 +9,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from qrp_store.catalog.entities import results
-from qrp_store.rendering.content import ForwardPoint, GroupBar, History, KPoint, Ranked, SeedScore, Setting
+from qrp_store.rendering.content import (
+    ForwardPoint,
+    GroupBar,
+    History,
+    KPoint,
+    Ranked,
+    SeedScore,
+    SeriesPoint,
+    Setting,
+)
+from qrp_store.report.claims import interval_over_seeds
 from qrp_store.store import Store
 
 Row = dict[str, Any]
 _KEY = ("concepts", "clusters", "protocol", "setting")
 _MOST_GROUPS = 12
+RULE = "most backbones, then most results, then most images a cluster"
+"""How the setting that a page leads with is chosen."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Settings, the one with most backbones and results first; the results behind them by (setting's key, backbone)."""
+    """Settings, the one to lead with first (see RULE), and their results by (setting's key, backbone)."""
 
     settings: tuple[Setting, ...]
     results: dict[tuple[Any, ...], list[Row]]
@@ -30,11 +42,18 @@ class Standing:
 
 
 def standing(
-    store: Store, dataset: str, *, backbones: Sequence[str] = (), concepts: str | None = None, k: int | None = None
+    store: Store,
+    dataset: str,
+    *,
+    backbones: Sequence[str] = (),
+    concepts: str | None = None,
+    k: int | None = None,
+    protocol: str | None = None,
 ) -> Standing:
-    """What the leaderboard holds of a dataset, as far as it is asked for; no settings when there is nothing."""
+    """The selected part of a dataset's leaderboard; no settings when nothing is selected."""
     current = {row["id"] for row in store.sql("SELECT id FROM clusterings WHERE is_current")}
     columns = "id, backbone, concepts, clusters, protocol, setting, seed, nmi, nmi_ci_lo, nmi_ci_hi, entropy_nats"
+    columns += ", gap_nats, p_value, n_permutations, n_train + n_val + n_test AS n"
     found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     query = f"SELECT {columns}, clustering_id, created_at FROM results WHERE dataset = ?"
     for row in store.sql(f"{query} AND nmi IS NOT NULL AND NOT permuted ORDER BY seed, id", (dataset,)):
@@ -43,14 +62,19 @@ def standing(
     grouped: dict[tuple[Any, ...], list[Ranked]] = defaultdict(list)
     for row in store.sql("SELECT * FROM leaderboard WHERE dataset = ? ORDER BY rank, backbone", (dataset,)):
         key = tuple(row[name] for name in _KEY)
-        asked = concepts in (None, row["concepts"]) and k in (None, row["clusters"])
+        asked = all(
+            wanted in (None, row[name])
+            for wanted, name in ((concepts, "concepts"), (k, "clusters"), (protocol, "protocol"))
+        )
         if asked and (not backbones or row["backbone"] in backbones):
             grouped[key].append(_ranked(row, found[(*key, row["backbone"])]))
     settings = [Setting(a, b, c, d, tuple(rows)) for (a, b, c, d), rows in grouped.items()]
 
     def weight(setting: Setting) -> tuple[Any, ...]:
         own = [r for row in setting.rows for r in found[(*_key_of(setting), row.backbone)]]
-        return len(setting.rows), len(own), max((r["created_at"] for r in own), default=""), setting.setting
+        images = sum(r["n"] for r in own) / (len(own) * setting.clusters) if own else 0.0
+        newest = max((r["created_at"] for r in own), default="")
+        return len(setting.rows), len(own), images, newest, setting.setting
 
     return Standing(tuple(sorted(settings, key=weight, reverse=True)), dict(found))
 
@@ -61,9 +85,31 @@ def _key_of(setting: Setting) -> tuple[Any, ...]:
 
 def _ranked(row: Row, own: list[Row]) -> Ranked:
     seeds = tuple(SeedScore(r["id"], r["seed"], r["nmi"], r["nmi_ci_lo"], r["nmi_ci_hi"]) for r in own)
-    names = ("rank", "backbone", "nmi_mean", "nmi_std", "mi_nats_mean", "top1_mean", "top5_mean")
+    scores = ("nmi_mean", "nmi_std", "mi_nats_mean", "top1_mean", "top5_mean")
+    names = ("rank", "backbone", *scores, "rank_lo", "rank_hi", "n_failed")
     effective = sum(math.exp(r["entropy_nats"]) for r in own) / len(own)
     return Ranked(**{name: row[name] for name in names}, effective_mean=effective, seeds=seeds)
+
+
+def series(store: Store, dataset: str, setting: Setting) -> tuple[SeriesPoint, ...]:
+    """The backbones of a setting that are part of a series, in order, with a 95 % interval of each score.
+
+    The interval is over seeds where there are three; of a single seed it is its bootstrap interval over images.
+    """
+    places = store.sql("SELECT series, position, backbone FROM series WHERE dataset = ?", (dataset,))
+    rows = {row.backbone: row for row in setting.rows}
+    points = [
+        SeriesPoint(place["series"], place["position"], row.backbone, row.nmi_mean, *_interval(row))
+        for place in places
+        if (row := rows.get(place["backbone"])) is not None
+    ]
+    return tuple(sorted(points, key=lambda point: (point.series, point.position, point.backbone)))
+
+
+def _interval(row: Ranked) -> tuple[float | None, float | None]:
+    if len(row.seeds) == 1:
+        return row.seeds[0].lo, row.seeds[0].hi
+    return interval_over_seeds([seed.nmi for seed in row.seeds]) or (None, None)
 
 
 def across_k(found: Standing) -> tuple[KPoint, ...]:

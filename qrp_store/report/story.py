@@ -26,6 +26,7 @@ from qrp_store.progress import Progress, silent
 from qrp_store.records import Dataset
 from qrp_store.rendering.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, PublishedPoint, Report
 from qrp_store.report import ranking
+from qrp_store.report.claims import claims
 from qrp_store.report.published import published as published_beside
 from qrp_store.report.published import read_published
 from qrp_store.report.ranking import Standing
@@ -77,6 +78,7 @@ def report(
     backbones: Several[str] = (),
     concepts: str | None = None,
     k: int | None = None,
+    protocol: str | None = None,
     images: str | None = None,
     no_images: bool = False,
     published: str | None = None,
@@ -84,9 +86,9 @@ def report(
 ) -> ReportReport:
     """Write one self-contained HTML page about a dataset's results.
 
-    Arguments are the options of `qrp-store report`, see docs/options.md. Figures and clusters are those of the setting
-    with most backbones, then most results, among those selected. A folder of `images` that does not exist makes a page
-    without pictures. Raise NotFound when there is nothing to report.
+    Arguments are the options of `qrp-store report`, see docs/options.md. Figures and clusters are those of one setting
+    among the selected ones: that of most backbones, then most results, then most images a cluster. A folder of `images`
+    that does not exist makes a page without pictures. Raise NotFound when there is nothing to report.
     """
     return report_with(store, taken(ReportOptions, locals()), progress)
 
@@ -103,8 +105,9 @@ def report_with(store: Store, options: ReportOptions, progress: Progress) -> Rep
     check_output(path)
     told = read_published(options.published) if options.published is not None else {}
     owner = datasets.get_dataset(store.catalog, dataset)
-    found = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=options.k)
-    _check_asked(store, dataset, found, backbones, concepts)
+    protocol = options.protocol
+    found = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=options.k, protocol=protocol)
+    _check_selection(store, dataset, found, backbones, {"concepts": concepts, "protocol": protocol})
     beside = published_beside(store, dataset, found.settings[0].rows, told)
     with progress.task("reading clusters", len(found.settings[0].rows), "backbones") as task:
         shown = []
@@ -134,17 +137,21 @@ def report_with(store: Store, options: ReportOptions, progress: Progress) -> Rep
     )
 
 
-def _check_asked(store: Store, dataset: str, found: Standing, backbones: Sequence[str], concepts: str | None) -> None:
-    """Raise NotFound unless there is something to report and each backbone that was asked for has some of it."""
+def _check_selection(
+    store: Store, dataset: str, found: Standing, backbones: Sequence[str], others: Mapping[str, str | None]
+) -> None:
+    """Raise NotFound unless there is something to report and each selected backbone has some of it."""
     shown = {row.backbone for setting in found.settings for row in setting.rows}
-    there = list(store.sql("SELECT DISTINCT backbone, concepts FROM leaderboard WHERE dataset = ?", (dataset,)))
-    asked = [("backbone", name) for name in backbones if name not in shown]
-    for column, name in [*asked, *([("concepts", concepts)] if concepts is not None else [])]:
-        known = sorted({row[column] for row in there})
+    rows = list(
+        store.sql("SELECT DISTINCT backbone, concepts, protocol FROM leaderboard WHERE dataset = ?", (dataset,))
+    )
+    missing = [("backbone", name) for name in backbones if name not in shown]
+    for column, name in [*missing, *((column, name) for column, name in others.items() if name is not None)]:
+        known = sorted({row[column] for row in rows})
         if known and name not in known:
             raise NotFound(f"dataset {dataset!r} has no results of {column} {name!r}", hint=near_names(name, known))
-    if asked or not found.settings:
-        of = f" of {asked[0][1]!r}" if asked and found.settings else ""
+    if missing or not found.settings:
+        of = f" of {missing[0][1]!r}" if missing and found.settings else ""
         raise NotFound(
             f"dataset {dataset!r} has no results{of} like that to report",
             hint=f"qrp-store leaderboard; or make some: qrp-store evaluate --dataset {dataset}",
@@ -161,10 +168,19 @@ def _shown(store: Store, owner: Dataset, found: Standing, backbone: str) -> _Sho
         f"{query} AND rank <= ? AND (weight > 0 OR rank = 1) ORDER BY cluster, rank", (result["id"], _CONCEPTS)
     ).table.rows:
         told.setdefault(row[0], []).append(ClusterConcept(*row[1:]))
-    query = "SELECT cluster, n_test, cross_entropy_nats, top1, mi_nats FROM cluster_scores WHERE result_id = ?"
+    query = (
+        "SELECT cluster, n_test, cross_entropy_nats, top1, mi_nats, cross_entropy_lo, cross_entropy_hi, "
+        "val_cross_entropy_nats, top_concept FROM cluster_scores WHERE result_id = ? ORDER BY cluster"
+    )
     views = tuple(
-        ClusterView(number, clustering.sizes[number], n_test, loss, top1, mi, tuple(told.get(number, ())))
-        for number, n_test, loss, top1, mi in store.sql(f"{query} ORDER BY cluster", (result["id"],)).table.rows
+        ClusterView(
+            *(row[0], clustering.sizes[row[0]], row[1], row[2], row[3], row[4], tuple(told.get(row[0], ()))),
+            lo=row[5],
+            hi=row[6],
+            val_cross_entropy=row[7],
+            title=row[8],
+        )
+        for row in store.sql(query, (result["id"],)).table.rows
     )
     positions, clusters, _ = clusterings.assignments(store.catalog, clustering.artifact.id)
     labels = np.full(owner.n, -1, np.int32)
@@ -233,7 +249,7 @@ def _by_interest(shown: Sequence[_Shown], chosen: Sequence[np.ndarray]) -> Itera
     """Positions of typical images, once each: those of every backbone's most and least explainable clusters first."""
 
     def clusters(gallery: Gallery) -> Iterator[int]:
-        known = sorted(gallery.clusters, key=lambda c: (c.cross_entropy is None, c.cross_entropy or 0.0, c.number))
+        known = sorted(gallery.clusters, key=lambda c: c.order)
         half = (len(known) + 1) // 2
         ends = zip_longest(known[:half], reversed(known[half:]))
         yield from (c.number for c in chain.from_iterable(ends) if c is not None)
@@ -280,6 +296,9 @@ def _content(
         made_of=tuple(_made_of(store, owner, main.concepts, shown)),
         newest=newest,
         version=__version__,
+        claims=claims(owner.name, main, found.of(main, main.rows[0].backbone)),
+        series=ranking.series(store, owner.name, main),
+        rule=ranking.RULE,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -107,24 +108,30 @@ def test_searching_a_concept_shows_the_clusters_it_drives(opened: Any) -> None:
 
 
 def test_clusters_sort_by_what_is_chosen(opened: Any) -> None:
-    def left() -> list[float]:
-        words = [card.find_element(By.TAG_NAME, "p").text for card in cards(opened)]
-        return [float(text.split(" · ")[1].split()[0]) for text in words if "nats left" in text]
+    def numbers() -> list[int]:
+        return [int(text.split()[1].rstrip(":")) for text in headings(opened)]
 
+    data = json.loads(opened.find_element(By.ID, "data").get_attribute("textContent"))
+    clusters = {cluster[0]: cluster for cluster in data["galleries"][0]["clusters"]}
+    by_validation = sorted(clusters, key=lambda n: (clusters[n][9] is None, clusters[n][2] < 5, clusters[n][9] or 0))
     sort = Select(opened.find_element(By.ID, "sort"))
-    assert left() == sorted(left())
+    assert numbers() == by_validation
+    for heading, card in zip(headings(opened), cards(opened), strict=True):
+        lo, hi = clusters[int(heading.split()[1].rstrip(":"))][7:9]
+        assert lo is None or f"[{lo:.2f}, {hi:.2f}]" in card.text
     sort.select_by_value("worst")
-    assert left() == sorted(left(), reverse=True)
+    many = [n for n in by_validation if clusters[n][9] is not None and clusters[n][2] >= 5]
+    assert numbers()[: len(many)] == many[::-1]
     sort.select_by_value("number")
-    assert [int(text.split()[1].rstrip(":")) for text in headings(opened)] == list(range(12))
+    assert numbers() == list(range(12))
 
 
 def test_the_ranking_sorts_by_a_column_and_says_so(opened: Any) -> None:
     def column() -> list[float]:
-        return [number(row.text) for row in opened.find_elements(By.CSS_SELECTOR, "#ranking tbody td:nth-child(3)")]
+        return [number(row.text) for row in opened.find_elements(By.CSS_SELECTOR, "#ranking tbody td:nth-child(4)")]
 
     before = column()
-    button = opened.find_elements(By.CSS_SELECTOR, "#ranking th button")[2]
+    button = opened.find_elements(By.CSS_SELECTOR, "#ranking th button")[3]
     button.send_keys(Keys.ENTER)
     assert column() == sorted(before)
     assert button.find_element(By.XPATH, "..").get_attribute("aria-sort") == "ascending"
@@ -213,6 +220,13 @@ def test_it_prints_without_controls(opened: Any) -> None:
     assert opened.find_elements(By.CSS_SELECTOR, "details:not([open], .numbers)")
     printed = base64.b64decode(opened.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert printed.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page[^s]", printed)) <= 6
+    ranking = "return getComputedStyle(document.querySelector('#ranking .wide')).breakInside"
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert opened.execute_script(ranking) == "avoid"
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 def test_without_scripts_there_are_still_ranking_and_clusters(opened: Any) -> None:

@@ -257,3 +257,36 @@ def test_a_well_known_checkpoint_is_known_by_its_file(qrp: Any, store: Path, fil
     assert (point.backbone, point.top1) == ("b", 72.1)
     assert "swav_100ep_pretrain.pth.tar" in point.source
     assert (own.top1, own.source) == (50.0, "me")
+
+
+def test_it_leads_with_the_setting_of_most_images_a_cluster_and_says_so(qrp: Any, store: Path, files: Any) -> None:
+    rng = np.random.default_rng(0)
+    kinds = np.arange(200) % 4
+    rows = (np.eye(4)[kinds] * 9 + rng.normal(size=(200, 4))).astype(np.float32)
+    labels = store.parent / "labels.csv"
+    labels.write_text("key,concept\n" + "".join(f"{i},kind {kind}\n" for i, kind in enumerate(kinds)))
+    qrp.ok("init", store=store)
+    for name in ("first", "second"):
+        rows = rows + rng.normal(size=rows.shape).astype(np.float32)
+        qrp.ok("ingest", files.array(rows), "--dataset", "d", "--backbone", name, store=store)
+    qrp.ok("label", labels, "--dataset", "d", "--concepts", "kinds", store=store)
+    few = ("--seed", 0, 1, 2, "--protocol", "tight", "--bootstrap", 20)
+    qrp.ok("evaluate", "--dataset", "d", "-k", 4, *few, store=store)
+    qrp.ok("evaluate", "--dataset", "d", "-k", 8, *few, store=store)  # newer, with half as many images a cluster
+    page = store.parent / "page.html"
+    qrp.ok("report", "--dataset", "d", "--no-images", "-o", page, store=store)
+    html = page.read_text("utf-8")
+    assert len(data_of(page)["galleries"][0]["clusters"]) == 4
+    assert "leads with the setting of most backbones, then most results, then most images a cluster" in html
+    (best, other) = qrp.rows("sql", "SELECT * FROM leaderboard WHERE clusters = 4 ORDER BY rank", store=store)
+    for row in (best, other):
+        assert f"<td>{row['rank_lo']}–{row['rank_hi']}{' =' if row['rank'] > 1 == row['rank_lo'] else ''}</td>" in html
+    assert "A single estimate may exceed the true value." in html
+    assert f"by {digits(best['nmi_mean'] - other['nmi_mean'], 3)} NMI (95\N{NO-BREAK SPACE}% interval" in html
+    qrp.ok("report", "--dataset", "d", "-k", 8, "--protocol", "tight", "--no-images", "-o", page, store=store)
+    assert len(data_of(page)["galleries"][0]["clusters"]) == 8
+    assert "did you mean tight?" in qrp.fails(
+        3, "report", "--dataset", "d", "--protocol", "tigth", "-o", page, store=store
+    )
+    failed = qrp.fails(3, "report", "--dataset", "d", "--protocol", "laina2022", "-o", page, store=store)
+    assert "no results of protocol 'laina2022'" in failed

@@ -289,7 +289,10 @@ def test_previews_are_made_by_the_same_decoder() -> None:
     for kind in ("JPEG", "PNG", "WEBP"):
         data = io.BytesIO()
         Image.fromarray(PIXELS).resize((300, 200)).save(data, kind)
-        assert preview(data.getvalue(), 32).size == (32, 32)
+        assert preview(data.getvalue(), 32).size == (32, 21)
+    line = io.BytesIO()
+    Image.new("RGB", (4000, 2)).save(line, "PNG")
+    assert preview(line.getvalue(), 32).size == (32, 1)
     for drawing in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", b"\xd7\xcd\xc6\x9a" + bytes(80)):
         with pytest.raises(InvalidInput, match="a drawing"):
             preview(drawing, 32)

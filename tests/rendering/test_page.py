@@ -12,6 +12,7 @@ import pytest
 from qrp_store.rendering import figures
 from qrp_store.rendering.captions import digits
 from qrp_store.rendering.content import (
+    Claim,
     ClusterConcept,
     ClusterView,
     ForwardPoint,
@@ -25,6 +26,7 @@ from qrp_store.rendering.content import (
     Ranked,
     Report,
     SeedScore,
+    SeriesPoint,
     Setting,
 )
 from qrp_store.rendering.page import embedded, render
@@ -73,6 +75,13 @@ def content(name: str = NASTY, n: int = 30) -> Report:
         made_of=(("Data", {"dataset": name}),),
         newest="2026-01-01",
         version="0.1.0",
+        claims=(Claim("Rank", f"{name} ranks first."),),
+        series=tuple(
+            SeriesPoint(s, p, f"{s}/{p}", 0.3 + p / 10, *((0.2, 0.6) if p else (None, None)))
+            for s in (name, OTHER)
+            for p in range(3)
+        ),
+        rule="most backbones",
     )
 
 
@@ -142,7 +151,7 @@ def test_what_the_script_reads_is_complete(html: str) -> None:
 
 def test_every_figure_is_well_formed_and_keeps_names_as_text(html: str) -> None:
     drawn = re.findall(r"<svg .*?</svg>", html, flags=re.DOTALL)
-    assert len(drawn) == 9  # of the groups one for each backbone
+    assert len(drawn) == 10  # of the groups one for each backbone
     for svg in drawn:
         tree = ElementTree.fromstring(svg.replace("xlink:", ""))
         assert not re.search(r"fill: #|stroke: #|mathdefault", svg)
@@ -160,6 +169,7 @@ def test_every_figure_but_the_ranking_says_the_same_in_numbers(html: str) -> Non
         "Reverse and linear probing",
         "Reverse probing and published top-1",
         "Score against K",
+        "Score along a series",
         "Concept groups",
         "Training",
         "Cluster sizes",

@@ -33,10 +33,10 @@ def pixels(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
-def test_a_thumbnail_is_a_small_square(folder: Path) -> None:
+def test_a_thumbnail_is_small_and_shows_the_whole_picture(folder: Path) -> None:
     uri = thumbnail(folder / "a" / "photo.jpg")
     assert uri is not None
-    assert pixels(uri).shape == (SIDE, SIDE, 3)
+    assert pixels(uri).shape == (SIDE * 3 // 4, SIDE, 3)
     assert len(uri) < 8000
 
 
