@@ -1,4 +1,4 @@
-"""What a probe is asked, and the samples and concepts that it is asked about."""
+"""The request of a probe, and its data: samples with concepts, cluster and part."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from qrp_store.probing.sparse import ConceptMatrix, permute_rows
 from qrp_store.records import TEST, TRAIN, VAL, derive_seed
 from qrp_store.store import Store
 
-_MATRICES = 4  # kept of each store that is in use
+_MATRICES = 4  # cached for each store in use
 _matrices: WeakKeyDictionary[Store, dict[str, ConceptMatrix]] = WeakKeyDictionary()
 NO_GROUP = "(none)"
-"""What `group_scores` call the concepts that have no group."""
+"""The name of the concepts without a group in `group_scores`."""
 
 
 @dataclass(frozen=True)
 class JoinedConcepts:
-    """One or several concept sets side by side, under the name that shows (`C1+C2`)."""
+    """One or several concept sets, joined under the name that users see (`C1+C2`)."""
 
     name: str
     parts: tuple[StoredConcepts, ...]
@@ -39,20 +39,20 @@ class JoinedConcepts:
 
 @dataclass(frozen=True)
 class ProbeRequest(ScoreOptions):
-    """Everything that is requested of a probe, apart from its data. `device` changes no number that is promised."""
+    """All options of a probe, without its data. `device` changes no promised number."""
 
     options: ProbeOptions
     device: str
 
     def document(self) -> dict[str, Any]:
-        """Return what changes a number, for the fingerprint."""
+        """Return the options that change a number, for the fingerprint."""
         return {**self.options.identity(), **self.identity()}
 
     def algorithm(self, clustering: StoredClustering) -> int:
-        """Version of what is computed, for the fingerprint.
+        """Return the version of the computation, for the fingerprint.
 
-        Where groups are kept together: 2, since interval, permutations and correction are over whole groups (1: over
-        samples).
+        2 where the split keeps groups together: interval, permutations and correction are over whole groups. 1: they
+        are over samples.
         """
         return max(self.options.algorithm, 1 if clustering.row.groups_path is None else 2)
 
@@ -65,9 +65,9 @@ class ProbeRequest(ScoreOptions):
 
 @dataclass(frozen=True)
 class Concepts:
-    """The concepts that take part: which hold for which sample, their names, groups, and the set they come from.
+    """The concepts of a probe: the matrix of samples and concepts, names, groups and sets.
 
-    `sets` says what to call the concepts without a group: their set's name when several are joined, else NO_GROUP.
+    `sets` names the concepts without a group: the name of their set when several are joined, else NO_GROUP.
     """
 
     matrix: ConceptMatrix
@@ -77,15 +77,15 @@ class Concepts:
 
     @property
     def groups_named(self) -> tuple[str, ...]:
-        """The group of every concept, also of those without."""
-        return tuple(own if group is None else group for group, own in zip(self.groups, self.sets, strict=True))
+        """Return a group for every concept; without a group it is the entry of `sets`."""
+        return tuple(name if group is None else group for group, name in zip(self.groups, self.sets, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeData:
-    """The samples that take part, by position in the dataset: their concepts, cluster and part, each (n,).
+    """The samples of a probe by position in the dataset: concepts, cluster and part, each (n,).
 
-    `groups`, int64 (n,): which samples belong together, where the split keeps groups together; else None.
+    `groups`, int64 (n,): the group of each sample where the split keeps groups together; else None.
     """
 
     positions: np.ndarray
@@ -95,17 +95,17 @@ class ProbeData:
     groups: np.ndarray | None = None
 
     def groups_of(self, number: int) -> np.ndarray | None:
-        """The groups of the samples of one part."""
+        """Return the groups of the samples of one part."""
         return None if self.groups is None else self.groups[self.parts == number]
 
     def part(self, number: int) -> tuple[ConceptMatrix, np.ndarray]:
-        """Concepts and clusters of one part (records.TRAIN, VAL or TEST)."""
+        """Return concepts and clusters of one part (records.TRAIN, VAL or TEST)."""
         at = np.flatnonzero(self.parts == number)
         return self.concepts.matrix.take(at), self.clusters[at]
 
 
 def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> ProbeData:
-    """What a probe is trained and scored on. Raises InvalidInput for an empty part."""
+    """Load the samples that a probe is trained and scored on. Raise InvalidInput for an empty part."""
     positions, clusters, parts = clusterings.assignments(store.catalog, clustering.artifact.id)
     groups = sample_groups(store, clustering)
     block = known_block(store, joined.parts, positions) if request.only_verified else None
@@ -115,14 +115,14 @@ def load(store: Store, clustering: StoredClustering, joined: JoinedConcepts, req
     concepts = _concepts(store, joined, positions, request, None if block is None else block.concepts)
     x = concepts.matrix
     if request.labelled_only:
-        kept = np.flatnonzero(np.diff(x.indptr))
-        x, positions, clusters, parts = x.take(kept), positions[kept], clusters[kept], parts[kept]
-        groups = None if groups is None else groups[kept]
+        labelled = np.flatnonzero(np.diff(x.indptr))
+        x, positions, clusters, parts = x.take(labelled), positions[labelled], clusters[labelled], parts[labelled]
+        groups = None if groups is None else groups[labelled]
     if request.sample_eval is not None and request.sample_eval < len(parts):
         seed = derive_seed(clustering.row.seed, "sample-eval")
-        kept = stratified(positions, clusters, parts, request.sample_eval, seed)
-        x, positions, clusters, parts = x.take(kept), positions[kept], clusters[kept], parts[kept]
-        groups = None if groups is None else groups[kept]
+        sample = stratified(positions, clusters, parts, request.sample_eval, seed)
+        x, positions, clusters, parts = x.take(sample), positions[sample], clusters[sample], parts[sample]
+        groups = None if groups is None else groups[sample]
     if request.permute:
         x = permute_rows(x, parts, seed=derive_seed(clustering.row.seed, "permute"), groups=groups)
     for part, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
@@ -154,34 +154,36 @@ def stratified(positions: np.ndarray, clusters: np.ndarray, parts: np.ndarray, n
 
 
 def _matrix(store: Store, concepts: StoredConcepts) -> ConceptMatrix:
-    """A concept set over its dataset's positions, kept for the next result: what is ready never changes."""
-    kept, own = _matrices.setdefault(store, {}), concepts.artifact.id
-    found = kept.pop(own, None)
-    if found is None:
-        found = ConceptMatrix(*concept_rows.load(store, concepts), concepts.n_concepts)
-    kept[own] = found  # the last used is the last
-    if len(kept) > _MATRICES:
-        del kept[next(iter(kept))]
-    return found
+    """Return a concept set over its dataset's positions, cached for the next result: a ready set never changes."""
+    cache, key = _matrices.setdefault(store, {}), concepts.artifact.id
+    matrix = cache.pop(key, None)
+    if matrix is None:
+        matrix = ConceptMatrix(*concept_rows.load(store, concepts), concepts.n_concepts)
+    cache[key] = matrix  # the most recently used is the last
+    if len(cache) > _MATRICES:
+        del cache[next(iter(cache))]
+    return matrix
 
 
 def _scores(catalog: Catalog, joined: JoinedConcepts) -> dict[str, np.ndarray]:
-    """Each set's labels' scores, float32; one without counts as sure. Raises InvalidInput when none of all has any."""
+    """Return each set's label scores, float32; a missing score is 1. Raise InvalidInput when all are missing."""
     scores = {part.artifact.id: concept_sets.label_scores(catalog, part.artifact.id) for part in joined.parts}
-    every = np.concatenate(list(scores.values()))
-    if len(every) and np.isnan(every).all():
+    all_scores = np.concatenate(list(scores.values()))
+    if len(all_scores) and np.isnan(all_scores).all():
         raise InvalidInput(
             f"concepts {joined.name!r} have no scores: each holds or does not",
             hint="without --soft and --thresholds; or label again with a score column",
         )
-    return {name: np.where(np.isnan(own), np.float32(1), own) for name, own in scores.items()}
+    return {name: np.where(np.isnan(values), np.float32(1), values) for name, values in scores.items()}
 
 
 def _concepts(
-    store: Store, joined: JoinedConcepts, positions: np.ndarray, request: ProbeRequest, known: np.ndarray | None
+    store: Store, joined: JoinedConcepts, positions: np.ndarray, request: ProbeRequest, verified: np.ndarray | None
 ) -> Concepts:
-    """The joined concepts over these positions, of all or of the `known`; those that hold for fewer than `min_count`
-    are left out."""
+    """Return the joined concepts over these positions, without those of fewer than `min_count` samples.
+
+    `verified` (bool, of all concepts) selects some of them; None: all.
+    """
     min_count = request.min_count
     matrices: list[ConceptMatrix] = []
     names: list[str] = []
@@ -202,10 +204,10 @@ def _concepts(
     shared = Counter(zip(names, groups, strict=True))
     names = [f"{n} ({o})" if shared[n, g] > 1 else n for n, g, o in zip(names, groups, origin, strict=True)]
     matrix = matrices[0].hstack(matrices[1:]) if len(matrices) > 1 else matrices[0]
-    kept = np.flatnonzero((matrix.counts() >= min_count) & (True if known is None else known))
-    if len(kept) == 0 and min_count > 0:
+    selected = np.flatnonzero((matrix.counts() >= min_count) & (True if verified is None else verified))
+    if len(selected) == 0 and min_count > 0:
         raise InvalidInput(f"--min-count {min_count}: no concept of {joined.name!r} holds that often")
-    if len(kept) < matrix.n_concepts:
-        matrix = matrix.select(kept)
-        names, groups, sets = [names[i] for i in kept], [groups[i] for i in kept], [sets[i] for i in kept]
+    if len(selected) < matrix.n_concepts:
+        matrix = matrix.select(selected)
+        names, groups, sets = [names[i] for i in selected], [groups[i] for i in selected], [sets[i] for i in selected]
     return Concepts(matrix, tuple(names), tuple(groups), tuple(sets))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Unit:
-    """An item of the plan and what came of it: `result` or `error`."""
+    """An item of the plan, and its outcome: `result` or `error`."""
 
     item: Item
     clustering: StoredClustering | None = None
@@ -52,7 +52,7 @@ class _Held:
 
 @dataclass
 class Evaluation:
-    """The execution of a plan. `failed`: the turns whose clustering could not be had, and why."""
+    """The execution of a plan. `failed`: the turns without a clustering, and the error of each."""
 
     plan: Plan
     wait: bool
@@ -60,7 +60,7 @@ class Evaluation:
     failed: dict[Turn, QrpStoreError] = field(init=False)
     _clusterings: dict[Turn, StoredClustering] = field(default_factory=dict, init=False)
     _seconds: dict[Turn, float] = field(default_factory=dict, init=False)
-    """How long making a turn's clustering took."""
+    """The seconds that clustering took, by turn."""
     _bare: list[Unit] = field(default_factory=list, init=False)
     """Units whose results still lack their extras."""
     _n_held: int = field(default=0, init=False)
@@ -74,7 +74,7 @@ class Evaluation:
         return self.plan.job.store
 
     def run(self) -> list[Unit]:
-        """Do what the plan says. What fails keeps an error and leaves the others.
+        """Execute the plan. A unit that fails keeps its error and does not stop the others.
 
         A result is claimed when its training is about to begin, and committed when it has ended.
         """
@@ -113,7 +113,7 @@ class Evaluation:
                 yield claimed, claimed.ready.problem
 
     def _claimed(self, unit: Unit, *, wait: bool) -> _Held | None:
-        """The right to make a result, with all it needs; None when the result exists."""
+        """Claim a result and load its data. Return None when the result exists."""
         job, store, item = self.plan.job, self.store, unit.item
         clustering = unit.clustering = self._clustering(item, wait)
         check(store, clustering, item.joined, job.wanted)
@@ -133,7 +133,7 @@ class Evaluation:
             return _Held(unit, clustering, spec, work, ready, leases.pop_all())
 
     def _clustering(self, item: Item, wait: bool) -> StoredClustering:
-        """The item's clustering: the one that exists, or one made once for all items of its turn."""
+        """Return the item's clustering: an existing one, or one computed once for all items of its turn."""
         turn = item.turn
         if item.clustering is not None:
             return item.clustering
@@ -161,7 +161,7 @@ class Evaluation:
         return clusterings.by_id(store.catalog, report.id)
 
     def _split(self, clustering: StoredClustering, wait: bool) -> StoredClustering:
-        """The clustering as it is, or split by groups."""
+        """Return the clustering itself, or one with a split by groups."""
         groups = self.plan.job.groups
         if groups is None:
             return clustering
@@ -183,15 +183,15 @@ class Evaluation:
             unit.error = _without_frames(error)
 
     def _warn(self, units: list[Unit]) -> None:
-        """Say once which new results failed to train, and whether the data are few for their protocol."""
+        """Warn once of new results that failed to train, and of too few data for a protocol."""
         results = [unit.result for unit in units if unit.result is not None and not unit.result.cached]
         failed = [result for result in results if result.training_failed]
         if failed:
             first = failed[0]
             name = f"{first.backbone}, K {first.clusters}, seed {first.seed}, {first.concepts}"
             more = f" (and {len(failed) - 1} more results)" if len(failed) > 1 else ""
-            what = "no epoch beat the model without concepts" if first.best_epoch == 0 else "below every control"
-            self.progress.note(f"{name}{more}: {what}; a lower learning rate or protocol tight may")
+            reason = "no epoch beat the model without concepts" if first.best_epoch == 0 else "below every control"
+            self.progress.note(f"{name}{more}: {reason}; a lower learning rate or protocol tight may")
         few = [r for r in results if r.protocol != "tight" and r.n_train < r.n_concepts * r.clusters]
         if few:
             first = few[0]
@@ -233,7 +233,7 @@ class Evaluation:
         )
 
     def _score_extras(self) -> None:
-        """Score the extras of the results so far. Only while none is claimed: it may take longer than they did."""
+        """Score the extras of the results so far. Hold no claim meanwhile: it may take longer than the results."""
         job, (bare, self._bare) = self.plan.job, (self._bare, [])
         for unit in bare:
             assert unit.result is not None
@@ -249,7 +249,7 @@ class Evaluation:
 
 
 def _without_frames(error: QrpStoreError) -> QrpStoreError:
-    """The error alone: the frames that it came through hold a probe's data."""
+    """Return the error without its frames, which hold a probe's data."""
     behind: BaseException | None = error
     while behind is not None:
         behind.__traceback__ = None

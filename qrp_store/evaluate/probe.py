@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from qrp_store.probing.train import ProbeFit, Problem
 
 MOST_CONCEPTS = 1000
-"""How many concepts' scores alone are kept of a result, the best ones."""
+"""Number of concepts of a result whose single scores are stored, the best ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A trained and scored probe with everything that is stored of it."""
+    """A trained and scored probe, with everything that is stored of it."""
 
     fit: ProbeFit
     score: Score
@@ -54,11 +54,11 @@ class Outcome:
 
     @property
     def weights(self) -> np.ndarray:
-        """The probe as it is stored: float32 (K, M + 1), the bias as last column."""
+        """Return the weights as they are stored: float32 (K, M + 1), the bias as last column."""
         return np.concatenate([self.fit.weight, self.fit.bias[:, None]], axis=1)
 
     def row(self, cluster_s: float) -> dict[str, Any]:
-        """The columns of `result` that the probe itself knows."""
+        """Return the columns of `result` that come from the probe."""
         fit, score = self.fit, self.score
         return {
             "protocol": fit.options.protocol,
@@ -87,7 +87,7 @@ class Outcome:
             "gap_nats": self.on_train.mi_nats - score.mi_nats,
             "training_failed": self.training_failed,
             "entropy_miller_madow_nats": score.miller_madow,
-            **self._beside_chance(score.nmi),
+            **self._against_chance(score.nmi),
             "history": [vars(epoch) for epoch in fit.history],
             "timings": {
                 "cluster_s": cluster_s,
@@ -100,12 +100,12 @@ class Outcome:
 
     @property
     def training_failed(self) -> bool:
-        """Whether no epoch of sgd beat the model without concepts, or every permuted control scored higher."""
+        """Return whether no epoch of sgd beat the model without concepts, or every permuted control scored higher."""
         fit, nmi = self.fit, self.score.nmi
         unmoved = fit.options.solver == "sgd" and fit.best_epoch == 0 and fit.epochs_run > 0
         return unmoved or (self.null is not None and nmi is not None and nmi < min(self.null.nmi))
 
-    def _beside_chance(self, nmi: float | None) -> dict[str, Any]:
+    def _against_chance(self, nmi: float | None) -> dict[str, Any]:
         null = self.null if nmi is not None else None
         return {
             "n_permutations": 0 if null is None else len(null.nmi),
@@ -116,13 +116,13 @@ class Outcome:
         }
 
     def cluster_scores(self) -> list[ClusterScore]:
-        """The scores of each cluster; None where it has no image of the part."""
+        """Return the scores of each cluster; None where it has no image of the part."""
         per, names = self.score.per_cluster, self.concepts.names
         on_val, top = self.on_val.per_cluster.cross_entropy_nats, self.explanation.supported
         rows = []
         for k, share in enumerate(map(_number, self.alone.best_mi_nats.tolist())):
             ce, half = float(per.cross_entropy_nats[k]), self._half_width(k)
-            known = share is not None and bool(names)
+            explained = share is not None and bool(names)
             rows.append(
                 ClusterScore(
                     cluster=k,
@@ -131,8 +131,8 @@ class Outcome:
                     top1=_number(float(per.top1[k])),
                     mi_nats=float(per.mi_nats[k]),
                     top_concept=names[top[k]] if top[k] >= 0 else None,
-                    best_concept=names[self.alone.best[k]] if known else None,
-                    best_concept_mi_nats=share if known else None,
+                    best_concept=names[self.alone.best[k]] if explained else None,
+                    best_concept_mi_nats=share if explained else None,
                     n_train=int(self.explanation.n_train[k]),
                     val_cross_entropy_nats=_number(float(on_val[k])),
                     cross_entropy_lo=None if half is None else max(0.0, ce - half),
@@ -142,13 +142,13 @@ class Outcome:
         return rows
 
     def _half_width(self, cluster: int) -> float | None:
-        """Half the width of the 95 % t interval of a cluster's cross-entropy on its test images; None below two."""
+        """Return half the width of the 95 % t interval of a cluster's test cross-entropy; None below two images."""
         n = int(self.score.per_cluster.n_test[cluster])
         sd = float(self.score.per_cluster.cross_entropy_sd[cluster])
         return None if n < 2 else quantile(n - 1) * sd / math.sqrt(n)
 
     def concept_scores(self) -> list[ConceptScore]:
-        """The scores of the best concepts alone, best on the validation part first."""
+        """Return the scores of the best single concepts, best on the validation part first."""
         alone, entropy = self.alone, self.score.entropy_nats
         return [
             ConceptScore(
@@ -164,7 +164,7 @@ class Outcome:
         ]
 
     def cluster_concepts(self) -> list[ClusterConcept]:
-        """The concepts that define each cluster, largest weight first."""
+        """Return the concepts that define each cluster, largest weight first."""
         top = self.explanation
         return [
             ClusterConcept(
@@ -182,18 +182,18 @@ class Outcome:
         ]
 
     def group_scores(self) -> list[GroupScore]:
-        """The scores of the concept groups; none without --ablate."""
+        """Return the scores of the concept groups; none without --ablate."""
         return [GroupScore(score.group, score.role, score.nmi, score.mi_nats) for score in self.groups]
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Where it was computed and by which versions (what could change the last bits), and the null's scores."""
+        """Return device, threads and versions, which could change the last bits, and the scores of the null."""
         null = {} if self.null is None else {"null_nmi": list(self.null.nmi)}
         return {"device": self.fit.device, **surroundings(), **null}
 
 
 def surroundings() -> dict[str, Any]:
-    """Threads, instruction set and library versions that this process computes probes with."""
+    """Return threads, instruction set and library versions of this process."""
     from qrp_store.probing.runtime import instructions, threads
 
     names = ("qrp-store", "torch", "numpy")
@@ -214,7 +214,7 @@ def _version(package: str) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A probe that is ready to be trained: its data, and all else that it takes."""
+    """A probe that is ready for training: its data, problem and request."""
 
     data: ProbeData
     trial: Trial
@@ -227,7 +227,7 @@ class Prepared:
 def run(
     store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, progress: Progress
 ) -> Outcome:
-    """Train on the stored split and score on its test part. Raises InvalidInput for an empty part."""
+    """Train on the stored split and score on its test part. Raise InvalidInput for an empty part."""
     from qrp_store.probing.train import fit_together
 
     ready = prepare(store, clustering, joined, request)
@@ -236,7 +236,7 @@ def run(
 
 
 def prepare(store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest) -> Prepared:
-    """The first part of `run`, before training. Raises InvalidInput for an empty part."""
+    """Do the first part of `run`, before training. Raise InvalidInput for an empty part."""
     started = time.perf_counter()
     data = load(store, clustering, joined, request)
     seed, k = clustering.row.seed, clustering.row.clusters
@@ -245,37 +245,37 @@ def prepare(store: Store, clustering: StoredClustering, joined: JoinedConcepts, 
     return Prepared(data, trial, trial.problem(data.concepts.matrix), request, seed, time.perf_counter() - started)
 
 
-def conclude(ready: Prepared, found: ProbeFit | QrpStoreError, progress: Progress) -> Outcome:
-    """The last part of `run`: what the trained probe scores, its explanation and its controls.
+def conclude(ready: Prepared, fit: ProbeFit | QrpStoreError, progress: Progress) -> Outcome:
+    """Do the last part of `run`: scores, explanation and controls of the trained probe.
 
-    `found` is what training made of it (`train.fit_together`); raises it when that is an error.
+    `fit` is the result of the training (`train.fit_together`). Raise it when it is an error.
     """
     from qrp_store.probing.alone import alone
     from qrp_store.probing.explain import explain
     from qrp_store.probing.metrics import score
 
-    if isinstance(found, QrpStoreError):
-        raise found
+    if isinstance(fit, QrpStoreError):
+        raise fit
     data, request, seed, device = ready.data, ready.request, ready.seed, ready.request.device
     scored_at = time.perf_counter()
     x_train, c_train, x_val, c_val = ready.problem.parts
     x_test, c_test = data.part(TEST)
-    drawn = {"bootstrap": request.bootstrap, "seed": derive_seed(seed, "bootstrap")}
-    told = score(found, x_test, c_test, **drawn, device=device, groups=data.groups_of(TEST))
-    on_train = score(found, x_train, c_train, bootstrap=0, seed=0, device=device)
-    explanation = explain(found, x_train, c_train)
+    bootstrap = {"bootstrap": request.bootstrap, "seed": derive_seed(seed, "bootstrap")}
+    on_test = score(fit, x_test, c_test, **bootstrap, device=device, groups=data.groups_of(TEST))
+    on_train = score(fit, x_train, c_train, bootstrap=0, seed=0, device=device)
+    explanation = explain(fit, x_train, c_train)
     single = alone((x_train, c_train), (x_val, c_val), (x_test, c_test), ready.trial.n_clusters)
     counts = np.bincount(data.parts, minlength=3).tolist()
     score_s = time.perf_counter() - scored_at
-    groups, null = _controls(ready.trial, data.concepts, told, request, seed, progress)
+    groups, null = _controls(ready.trial, data.concepts, on_test, request, seed, progress)
     return Outcome(
-        fit=found,
-        score=told,
+        fit=fit,
+        score=on_test,
         explanation=explanation,
         concepts=data.concepts,
         n_parts=(counts[TRAIN], counts[VAL], counts[TEST]),
         on_train=on_train,
-        on_val=score(found, x_val, c_val, bootstrap=0, seed=0, device=device),
+        on_val=score(fit, x_val, c_val, bootstrap=0, seed=0, device=device),
         alone=single,
         groups=groups,
         null=null,
@@ -287,7 +287,7 @@ def conclude(ready: Prepared, found: ProbeFit | QrpStoreError, progress: Progres
 def _controls(
     trial: Trial, concepts: Concepts, whole: Score, request: ProbeRequest, seed: int, progress: Progress
 ) -> tuple[tuple[controls.GroupScore, ...], controls.Null | None]:
-    """The scores by concept group and the null distribution, as far as they are asked for."""
+    """Return the scores by concept group and the null distribution, as far as they were requested."""
     from qrp_store.probing.controls import ablate, null_distribution
 
     if whole.nmi is None:
@@ -299,6 +299,6 @@ def _controls(
 
 
 def save_weights(root: Root, path: str, outcome: Outcome) -> tuple[str, str]:
-    """Store the probe's weights; returns path and checksum."""
-    where = f"{path}/weights"
-    return where, save_array(root, where, outcome.weights, replace=True)
+    """Store the probe's weights. Return path and checksum."""
+    weights_path = f"{path}/weights"
+    return weights_path, save_array(root, weights_path, outcome.weights, replace=True)

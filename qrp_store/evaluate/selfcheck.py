@@ -1,4 +1,4 @@
-"""The story of selfcheck: cases whose answer is known, computed by this machine's libraries. Needs no store."""
+"""The story of selfcheck: cases with answers answers, computed by this machine's libraries. It needs no store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qrp_store.records import TEST, TRAIN, VAL
 
 SCHEMA = "qrp-store/selfcheck/1"
 WITHIN = 0.03
-"""The relative error that a known mutual information must be found with."""
+"""The largest relative error of a answers mutual information."""
 NOTHING = 0.005
 """Nats that a control may score above 0."""
 _N, _CONCEPTS, _GROUPS, _CUT = 60_000, 20, 8, 3
@@ -27,7 +27,7 @@ _N, _CONCEPTS, _GROUPS, _CUT = 60_000, 20, 8, 3
 
 @dataclass(frozen=True)
 class Case:
-    """One known answer. `estimate` and `truth` in nats; `allowed` is how far off it may be. `ok`: it is not."""
+    """One answers answer. `estimate` and `truth` are in nats; `ok`: they differ by at most `allowed`."""
 
     case: str
     truth: float
@@ -39,7 +39,7 @@ class Case:
 
 @dataclass(frozen=True)
 class SelfcheckReport:
-    """Every case, and what computed it."""
+    """Every case, with device, threads, instruction set and library versions."""
 
     schema: str
     ok: bool
@@ -53,7 +53,7 @@ class SelfcheckReport:
 
 @takes(SelfcheckOptions)
 def selfcheck(*, device: str = "cpu", progress: Progress = silent) -> SelfcheckReport:
-    """Compute the known answers, on one thread: at these sizes a second one mostly waits. Takes seconds."""
+    """Compute the answers answers in seconds, on one thread: at these sizes a second one mostly waits."""
     from qrp_store.probing.runtime import using_threads
 
     with using_threads(1):
@@ -69,18 +69,23 @@ def _selfcheck(device: str, progress: Progress) -> SelfcheckReport:
         return WITHIN * truth
 
     published, tight = ProbeOptions(epochs=20), ProbeOptions(protocol="tight")
-    wanted: list[tuple[str, float, float, Callable[[], float]]] = [
+    answers: list[tuple[str, float, float, Callable[[], float]]] = [
         ("groups cut at random, laina2022", world.mi_nats, near(world.mi_nats), lambda: _cut(world, published, device)),
-        ("groups found by K-means, tight", world.mi_nats, near(world.mi_nats), lambda: _found(world, tight, device)),
+        (
+            "groups found by K-means, tight",
+            world.mi_nats,
+            near(world.mi_nats),
+            lambda: _clustered(world, tight, device),
+        ),
         ("one concept an image, training bound", table.mi_nats, 1e-3, lambda: _contingency(table, device)),
         ("permuted concepts: not above 0", 0.0, NOTHING, lambda: _permuted(world, tight, device)),
     ]
     cases = []
-    with progress.task("selfcheck", len(wanted), "case") as task:
-        for name, truth, allowed, compute in wanted:
+    with progress.task("selfcheck", len(answers), "case") as task:
+        for name, truth, allowed, compute in answers:
             began = time.perf_counter()
             estimate = compute()
-            # a control may fall below 0, by what it overfits; it must not rise above
+            # a control may fall below 0 by its overfit; it must not rise above
             off = estimate - truth if truth == 0 else abs(estimate - truth)
             cases.append(Case(name, truth, estimate, allowed, off <= allowed, time.perf_counter() - began))
             task.advance()
@@ -90,21 +95,21 @@ def _selfcheck(device: str, progress: Progress) -> SelfcheckReport:
 
 
 def _trial(clusters: np.ndarray, n_clusters: int, options: ProbeOptions, device: str) -> Trial:
-    """Samples are drawn independently: the first 64 % train, the next 16 % validate, the rest tests."""
+    """Return a trial whose first 64 % of samples train, next 16 % validate, and rest test; they are independent."""
     n = len(clusters)
     parts = np.repeat([TRAIN, VAL, TEST], [n * 64 // 100, n * 16 // 100, n - n * 64 // 100 - n * 16 // 100])
     return Trial(clusters, parts, n_clusters, options, 0, device)
 
 
 def _cut(world: Known, options: ProbeOptions, device: str) -> float:
-    """Each group cut into clusters at random, which adds nothing to the information."""
+    """Score groups that are cut into clusters at random, which adds no information."""
     rng = np.random.default_rng(0)
     clusters = world.groups * _CUT + rng.integers(0, _CUT, len(world.groups))
     return _trial(clusters, world.n_groups * _CUT, options, device).score(world.x).mi_nats
 
 
-def _found(world: Known, options: ProbeOptions, device: str) -> float:
-    """Well separated groups in an embedding, with more centroids than groups: no cluster mixes two."""
+def _clustered(world: Known, options: ProbeOptions, device: str) -> float:
+    """Score clusters of well separated groups in an embedding; with more centroids than groups, none mixes two."""
     from qrp_store.kmeans import KMeansOptions, MemoryPoints, kmeans
 
     rng = np.random.default_rng(0)
@@ -116,14 +121,14 @@ def _found(world: Known, options: ProbeOptions, device: str) -> float:
 
 
 def _contingency(table: Known, device: str) -> float:
-    """With one concept a sample the probe can be exact: H − CE on the training part, as λ → 0."""
+    """Score one concept a sample, where the probe can be exact: H − CE on the training part, as λ → 0."""
     from qrp_store.probing.metrics import score
     from qrp_store.probing.train import fit
 
     options = ProbeOptions(solver="lbfgs", weight_decay=1e-6)
     part = (table.x, table.groups)
-    found = fit(*part, *part, table.n_groups, options, seed=0, device=device)
-    return score(found, *part, bootstrap=0, seed=0, device=device).mi_nats
+    exact = fit(*part, *part, table.n_groups, options, seed=0, device=device)
+    return score(exact, *part, bootstrap=0, seed=0, device=device).mi_nats
 
 
 def _permuted(world: Known, options: ProbeOptions, device: str) -> float:

@@ -1,6 +1,6 @@
-"""Missing is not absent: the samples and concepts between which every pair was looked at.
+"""Missing is not absent: select samples and concepts of which every pair is verified.
 
-A concept set may say which pairs somebody looked at (`concept_sets.verified`); of the others nothing is known.
+A concept set may record the pairs that were verified (`concept_sets.verified`); the others are unknown.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _SHARES = (0.9, 0.75, 0.5, 0.25, 0.1, 0.05, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class KnownBlock:
-    """The samples (bool, of the positions asked for) and concepts (bool, of the sets in order) that are left."""
+    """The selection: samples (bool, of the given positions) and concepts (bool, of the sets in order)."""
 
     samples: np.ndarray
     concepts: np.ndarray
 
 
 def known_block(store: Store, sets: Sequence[StoredConcepts], positions: np.ndarray) -> KnownBlock:
-    """Leave out what is least known until every pair that is left was looked at.
+    """Remove the samples and concepts with most unknown pairs until every remaining pair is verified.
 
-    For shares falling from 0.9 to 0: first the samples of which a larger share of the concepts left is unknown, then
-    the concepts of which a larger share of the samples left is. A set that says nothing of what was looked at is known
-    throughout. Raises InvalidInput when nothing is left.
+    For shares falling from 0.9 to 0, remove first the samples of which a larger share of the remaining concepts is
+    unknown, then the concepts of which a larger share of the remaining samples is unknown. A set that records no
+    verified pairs counts as verified throughout. Raise InvalidInput when nothing remains.
     """
     n, width = len(positions), sum(part.n_concepts for part in sets)
     row_of = np.full(int(positions[-1]) + 1 if n else 1, -1, np.int64)
@@ -66,9 +66,11 @@ def _sweep(whole: np.ndarray, owner: np.ndarray, rows: np.ndarray, columns: np.n
     samples, concepts = np.ones(n, bool), np.ones(width, bool)
     for share in _SHARES:
         alive = concepts[columns]
-        known = np.bincount(rows[alive], minlength=n) + whole @ np.bincount(owner[concepts], minlength=whole.shape[1])
-        samples &= concepts.sum() - known <= share * concepts.sum()
+        verified = np.bincount(rows[alive], minlength=n) + whole @ np.bincount(
+            owner[concepts], minlength=whole.shape[1]
+        )
+        samples &= concepts.sum() - verified <= share * concepts.sum()
         alive = samples[rows]
-        known = np.bincount(columns[alive], minlength=width) + whole[samples].sum(0)[owner]
-        concepts &= samples.sum() - known <= share * samples.sum()
+        verified = np.bincount(columns[alive], minlength=width) + whole[samples].sum(0)[owner]
+        concepts &= samples.sum() - verified <= share * samples.sum()
     return KnownBlock(samples, concepts)

@@ -23,12 +23,12 @@ def test_a_concept_alone_scores_about_its_mutual_information(make_world, dense) 
 
 
 def test_shares_sum_and_the_ranking_is_by_validation(world, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = scored(world)
-    assert (np.diff(found.val_mi_nats[found.ranked]) <= 0).all()
+    scores = scored(world)
+    assert (np.diff(scores.val_mi_nats[scores.ranked]) <= 0).all()
     monkeypatch.setattr(module, "_CELLS", 3 * world.n_clusters)
     pieces = scored(world)
     for name in ("mi_nats", "val_mi_nats", "best", "best_mi_nats", "n_train", "n_test"):
-        np.testing.assert_allclose(getattr(pieces, name), getattr(found, name))
+        np.testing.assert_allclose(getattr(pieces, name), getattr(scores, name))
 
 
 def test_a_concept_that_says_nothing_scores_nothing() -> None:
@@ -36,7 +36,7 @@ def test_a_concept_that_says_nothing_scores_nothing() -> None:
     x = ConceptMatrix.from_pairs(np.arange(3000), rng.integers(0, 300, 3000), 3000, 302)  # two never hold
     c = rng.integers(0, 50, 3000)
     parts = [(x.take(np.arange(a, b)), c[a:b]) for a, b in ((0, 2000), (2000, 2500), (2500, 3000))]
-    found = alone(*parts, 60)
-    assert found.mi_nats.max() < 0.01
-    assert np.isnan(found.best_mi_nats[50:]).all()
-    assert not np.isnan(found.mi_nats).any()
+    scores = alone(*parts, 60)
+    assert scores.mi_nats.max() < 0.01
+    assert np.isnan(scores.best_mi_nats[50:]).all()
+    assert not np.isnan(scores.mi_nats).any()

@@ -145,9 +145,9 @@ def test_a_batchs_concepts_and_its_samples_are_one_matrix(size):
         dense = np.zeros((len(at), 18))
         part = with_bias(x).take(at)
         dense[part.rows(), part.indices] = part.weights()
-        found = torch.ones_like(table)
-        batch.samples.sum_into(found, residual, keep=0.5, scale=2.0)
-        np.testing.assert_allclose(found, 0.5 + 2 * dense.T @ residual.numpy(), atol=1e-4)
+        total = torch.ones_like(table)
+        batch.samples.sum_into(total, residual, keep=0.5, scale=2.0)
+        np.testing.assert_allclose(total, 0.5 + 2 * dense.T @ residual.numpy(), atol=1e-4)
         np.testing.assert_allclose(batch.samples.sum(residual), dense.T @ residual.numpy(), atol=1e-4)
 
 

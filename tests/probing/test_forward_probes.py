@@ -100,33 +100,33 @@ def test_the_linear_probe_is_the_logistic_regression_of_its_weight_decay(
 @pytest.mark.parametrize("device", DEVICES)
 def test_neighbours_are_the_nearest_by_cosine(rows: np.ndarray, parts: np.ndarray, device: str) -> None:
     train, test = np.flatnonzero(parts == TRAIN), np.flatnonzero(parts == TEST)
-    found = vote(Rows(rows), Labelled(train, matrix(several(rows)[train])), test, torch.device(device))
+    result = vote(Rows(rows), Labelled(train, matrix(several(rows)[train])), test, torch.device(device))
     theirs = NearestNeighbors(n_neighbors=20, metric="cosine", algorithm="brute").fit(rows[train])
     distance, neighbours = theirs.kneighbors(rows[test])
     weights = np.exp((1 - distance) / 0.07)
     weights /= weights.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found.weights, weights, rtol=1e-3)
+    np.testing.assert_allclose(result.weights, weights, rtol=1e-3)
     votes = (weights[:, :, None] * several(rows)[train][neighbours]).sum(axis=1)
-    np.testing.assert_allclose(found.of(slice(None)), votes, atol=2e-3)
-    np.testing.assert_array_equal(found.of(slice(1, 3)), found.of(slice(None))[:, 1:3])
+    np.testing.assert_allclose(result.of(slice(None)), votes, atol=2e-3)
+    np.testing.assert_array_equal(result.of(slice(1, 3)), result.of(slice(None))[:, 1:3])
 
 
 def test_queries_whose_neighbours_all_agree_are_a_tie() -> None:
     rng = np.random.default_rng(0)
-    there = np.arange(300) % 2 == 0
-    vectors = rng.normal(size=(300, 6)) * 0.2 + np.where(there, 2, -2)[:, None]
+    held = np.arange(300) % 2 == 0
+    vectors = rng.normal(size=(300, 6)) * 0.2 + np.where(held, 2, -2)[:, None]
     train = np.arange(200)
-    found = vote(Rows(vectors), Labelled(train, matrix(there[train, None])), np.arange(200, 300), CPU)
-    np.testing.assert_array_equal(found.of(slice(None))[:, 0], there[200:])
+    result = vote(Rows(vectors), Labelled(train, matrix(held[train, None])), np.arange(200, 300), CPU)
+    np.testing.assert_array_equal(result.of(slice(None))[:, 0], held[200:])
 
 
 def test_average_precision_is_scikit_learns_with_ties_too(rows: np.ndarray) -> None:
     held = several(rows)
     scores = np.round(rows[:, [0, 3, 4, 1]], 1)
-    found = average_precisions(lambda columns: scores[:, columns], matrix(held))
+    precisions = average_precisions(lambda columns: scores[:, columns], matrix(held))
     theirs = [average_precision_score(held[:, j], scores[:, j]) for j in range(3)]
-    np.testing.assert_allclose(found[:3], theirs, rtol=1e-12)
-    assert np.isnan(found[3])
+    np.testing.assert_allclose(precisions[:3], theirs, rtol=1e-12)
+    assert np.isnan(precisions[3])
 
 
 def test_top1_is_torchmetrics_accuracy(rows: np.ndarray, parts: np.ndarray) -> None:

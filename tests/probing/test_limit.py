@@ -14,14 +14,14 @@ from qrp_store.probing.train import fit
 @pytest.mark.parametrize("exponent", [0.5, 0.7, 1.0])
 def test_an_exact_curve_has_its_limit(exponent):
     n = [400, 800, 1600, 3200]
-    found = limit(n, [0.6 - 5 * k**-exponent for k in n], 0.01)
-    assert (found.nmi, found.exponent, found.a) == (
+    fitted = limit(n, [0.6 - 5 * k**-exponent for k in n], 0.01)
+    assert (fitted.nmi, fitted.exponent, fitted.a) == (
         pytest.approx(0.6, abs=1e-3),
         pytest.approx(exponent, abs=0.02),
         pytest.approx(5, rel=0.1),
     )
-    assert found.lo < 0.6 < found.hi
-    assert found.at(1600) == pytest.approx(0.6 - 5 * 1600**-exponent, abs=1e-3)
+    assert fitted.lo < 0.6 < fitted.hi
+    assert fitted.at(1600) == pytest.approx(0.6 - 5 * 1600**-exponent, abs=1e-3)
 
 
 def test_the_interval_holds_the_truth_of_planted_worlds(make_world):
@@ -37,24 +37,24 @@ def test_the_interval_holds_the_truth_of_planted_worlds(make_world):
             for fraction in (0.25, 0.5, 1):
                 at = np.sort(order[: int(fraction * len(c))])
                 probe = fit(x.take(at), c[at], *val, groups, ProbeOptions(protocol="tight"), seed=0)
-                found = score(probe, *test, seed=0, bootstrap=200)
+                result = score(probe, *test, seed=0, bootstrap=200)
                 sizes.append(len(at))
-                curve.append(found.nmi)
-            interval = found.nmi_ci_lo, found.nmi_ci_hi
-            told, truth = limit(sizes, curve, error_of(*interval)), world.mi / found.entropy_nats
-            held.append(told.lo <= truth <= told.hi)
-            nearer.append(abs(told.nmi - truth) < truth - found.nmi)
-            climbs.append(still_climbs(told, found.nmi, *interval))
+                curve.append(result.nmi)
+            interval = result.nmi_ci_lo, result.nmi_ci_hi
+            extrapolated, truth = limit(sizes, curve, error_of(*interval)), world.mi / result.entropy_nats
+            held.append(extrapolated.lo <= truth <= extrapolated.hi)
+            nearer.append(abs(extrapolated.nmi - truth) < truth - result.nmi)
+            climbs.append(still_climbs(extrapolated, result.nmi, *interval))
     assert sum(held) >= len(held) - 1
     assert sum(nearer) >= 0.8 * len(nearer)
     assert all(climbs[-3:])
 
 
 def test_a_curve_that_does_not_rise_ends_where_it_is():
-    found = limit([100, 200, 400], [0.3, 0.31, 0.3], 0.01)
-    assert found.nmi == pytest.approx(0.3, abs=0.01)
-    assert found.lo < 0.3 < found.hi
-    assert not still_climbs(found, 0.3, 0.28, 0.32)
+    fitted = limit([100, 200, 400], [0.3, 0.31, 0.3], 0.01)
+    assert fitted.nmi == pytest.approx(0.3, abs=0.01)
+    assert fitted.lo < 0.3 < fitted.hi
+    assert not still_climbs(fitted, 0.3, 0.28, 0.32)
     falling = limit([100, 200, 400], [0.3, 0.2, 0.1], 0.0)
     assert (falling.nmi, falling.lo, falling.hi, falling.a) == (0.1, 0.1, 0.1, 0.0)
 

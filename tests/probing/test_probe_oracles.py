@@ -44,9 +44,9 @@ def test_one_concept_a_sample_meets_the_contingency_table():
     entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
     bounds = []
     for decay in (1e-3, 1e-4, 1e-5, 1e-6):
-        found = fit(x, c, x, c, 15, ProbeOptions(solver="lbfgs", weight_decay=decay), seed=0)
-        penalty = decay / 2 * float((found.weight**2).sum() + (found.bias**2).sum())
-        bounds.append(entropy - (found.train_loss - penalty))
+        probe = fit(x, c, x, c, 15, ProbeOptions(solver="lbfgs", weight_decay=decay), seed=0)
+        penalty = decay / 2 * float((probe.weight**2).sum() + (probe.bias**2).sum())
+        bounds.append(entropy - (probe.train_loss - penalty))
     truth = mutual_info_score(concept, c)
     assert bounds == sorted(bounds)
     assert bounds[-1] == pytest.approx(truth, abs=1e-3)
@@ -58,13 +58,13 @@ def test_lbfgs_is_scikit_learns_optimum(world, dense, device):
     """Known answer 3, and the definition of `train_loss`, with the bias penalised as ours is."""
     decay = 1e-4
     x, c = world.part(0)
-    found = world.fit(solver="lbfgs", weight_decay=decay, device=device)
+    probe = world.fit(solver="lbfgs", weight_decay=decay, device=device)
     with_one = np.hstack([dense(x), np.ones((len(x), 1))])  # so that its bias is penalised as ours is
     peer = LogisticRegression(C=1 / (decay * len(c)), fit_intercept=False, tol=1e-8, max_iter=5000).fit(with_one, c)
-    ours = np.hstack([found.weight, found.bias[:, None]])
-    assert found.converged
+    ours = np.hstack([probe.weight, probe.bias[:, None]])
+    assert probe.converged
     assert np.abs(_probabilities(with_one, ours) - peer.predict_proba(with_one)).max() < 5e-3
-    assert found.train_loss == pytest.approx(_objective(with_one, c, peer.coef_, decay), abs=1e-4)
+    assert probe.train_loss == pytest.approx(_objective(with_one, c, peer.coef_, decay), abs=1e-4)
 
 
 def test_a_free_bias_changes_nothing_that_matters(world, dense):
@@ -143,20 +143,20 @@ def test_tight_is_tighter_where_data_are_few(make_world):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_tight_records_its_path_and_its_choice(world, device):
-    found = world.fit(protocol="tight", device=device)
-    path = found.history[1:]
+    probe = world.fit(protocol="tight", device=device)
+    path = probe.history[1:]
     assert [e.weight_decay for e in path] == list(PATH[: len(path)])
     best = min(path, key=lambda e: e.val_cross_entropy)
-    assert (found.weight_decay, found.best_epoch) == (best.weight_decay, best.epoch)
-    assert found.converged
-    assert found.epochs_run == path[-1].epoch
+    assert (probe.weight_decay, probe.best_epoch) == (best.weight_decay, best.epoch)
+    assert probe.converged
+    assert probe.epochs_run == path[-1].epoch
 
 
 def test_tight_takes_what_trying_every_weight_decay_would_take(make_world, dense):
     """Each minimum of F = mean CE + λ/2 (‖W‖² + ‖b − ln f‖²) by SciPy in float64, the best by validation."""
     world = make_world(4000, 40, 12)
     (x, c), (x_val, c_val) = world.part(0), world.part(1)
-    found = world.fit(protocol="tight")
+    probe = world.fit(protocol="tight")
     counts = np.bincount(c, minlength=12) + 0.5
     log_f = np.log(counts / counts.sum())
     minima, table = {}, np.vstack([np.zeros((40, 12)), log_f])
@@ -165,12 +165,12 @@ def test_tight_takes_what_trying_every_weight_decay_would_take(make_world, dense
         log_q = np.log(_probabilities(np.hstack([dense(x_val), np.ones((len(c_val), 1))]), table.T))
         minima[decay] = -log_q[np.arange(len(c_val)), c_val].mean(), loss, table
     best = min(minima, key=lambda decay: minima[decay][0])
-    assert found.weight_decay == best
-    assert found.train_loss == pytest.approx(minima[best][1], abs=2e-4)
-    for epoch in found.history[1:-1]:  # the last one is left once validation rises
+    assert probe.weight_decay == best
+    assert probe.train_loss == pytest.approx(minima[best][1], abs=2e-4)
+    for epoch in probe.history[1:-1]:  # the last one is left once validation rises
         assert epoch.val_cross_entropy == pytest.approx(minima[epoch.weight_decay][0], abs=1e-3)
         assert epoch.train_loss == pytest.approx(minima[epoch.weight_decay][1], abs=2e-4)
-    assert np.abs(found.bias - minima[best][2][-1]).max() < 0.05
+    assert np.abs(probe.bias - minima[best][2][-1]).max() < 0.05
 
 
 @pytest.mark.parametrize("sizes", ["balanced", "zipf"])
@@ -184,11 +184,11 @@ def test_tight_scores_0_where_concepts_say_nothing(sizes, n, n_clusters):
     parts, n_small = split(c.astype(np.int32), [str(key) for key in range(n)], "d", 0)
     train, val, test = (np.flatnonzero(parts == part) for part in range(3))
     tight = ProbeOptions(protocol="tight")
-    found = fit(x.take(train), c[train], x.take(val), c[val], n_clusters, tight, seed=0)
-    result = score(found, x.take(test), c[test], seed=0, bootstrap=200)
+    probe = fit(x.take(train), c[train], x.take(val), c[val], n_clusters, tight, seed=0)
+    result = score(probe, x.take(test), c[test], seed=0, bootstrap=200)
     assert n_small <= 1
     assert abs(result.mi_nats) < 0.002
-    assert found.converged
+    assert probe.converged
     if n == 3000:
         assert result.nmi_ci_hi > 0
 
@@ -200,8 +200,8 @@ def test_a_table_that_only_seems_better_is_not_chosen():
         c = np.tile(np.arange(10), 60)
         x = ConceptMatrix.from_pairs(*np.nonzero(rng.random((600, 20)) < 0.1), 600, 20)
         at = np.split(rng.permutation(600), [400])
-        found = fit(*((x.take(at[0]), c[at[0]])), x.take(at[1]), c[at[1]], 10, ProbeOptions(protocol="tight"), seed=0)
-        chosen.append(found.weight_decay)
+        probe = fit(*((x.take(at[0]), c[at[0]])), x.take(at[1]), c[at[1]], 10, ProbeOptions(protocol="tight"), seed=0)
+        chosen.append(probe.weight_decay)
     assert chosen.count(1.0) >= 18
 
 
@@ -212,9 +212,9 @@ def test_tight_ends_at_a_minimum_that_is_certain_where_concepts_explain_all():
     concept = np.where(np.arange(400) < 40, 7 - c, c)
     x = ConceptMatrix.from_pairs(np.arange(400), concept, 400, 8)
     (x_train, c_train), (x_val, c_val) = ((x.take(at), c[at]) for at in np.split(np.arange(400), [260]))
-    found = fit(x_train, c_train, x_val, c_val, 8, ProbeOptions(protocol="tight"), seed=0)
-    assert found.weight_decay < 1e-5
-    assert found.converged
+    probe = fit(x_train, c_train, x_val, c_val, 8, ProbeOptions(protocol="tight"), seed=0)
+    assert probe.weight_decay < 1e-5
+    assert probe.converged
 
 
 def test_lbfgs_is_not_bound_by_epochs(world):
@@ -248,8 +248,8 @@ def _minimum(
         p[np.arange(len(c)), c] -= 1
         return loss, (with_one.T @ p / len(c) + decay * (table - center)).ravel()
 
-    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-12})
-    return float(found.fun), found.x.reshape(center.shape)
+    minimum = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-12})
+    return float(minimum.fun), minimum.x.reshape(center.shape)
 
 
 def _objective(y: np.ndarray, c: np.ndarray, coefficients: np.ndarray, decay: float) -> float:

@@ -43,10 +43,10 @@ def result(world):
 
 
 def test_scores_are_those_of_a_direct_computation(world, dense):
-    found = world.fit(epochs=5)
+    trained = world.fit(epochs=5)
     x, c = world.part(2)
-    result = score(found, x, c, seed=0)
-    logits = torch.from_numpy(dense(x)).float() @ torch.from_numpy(found.weight).T + torch.from_numpy(found.bias)
+    result = score(trained, x, c, seed=0)
+    logits = torch.from_numpy(dense(x)).float() @ torch.from_numpy(trained.weight).T + torch.from_numpy(trained.bias)
     target = torch.from_numpy(c)
     assert result.cross_entropy_nats == pytest.approx(
         torch.nn.functional.cross_entropy(logits, target).item(), abs=1e-5
@@ -62,10 +62,10 @@ def test_scores_are_those_of_a_direct_computation(world, dense):
 @pytest.mark.parametrize("device", DEVICES)
 def test_scores_are_those_of_scikit_learn_and_torchmetrics(world, dense, device):
     """cross_entropy_nats, top1 and top5."""
-    found = world.fit(epochs=5)
+    trained = world.fit(epochs=5)
     x, c = world.part(2)
-    result = score(found, x, c, seed=0, device=device)
-    logits = torch.from_numpy(dense(x)) @ torch.from_numpy(found.weight).double().T + torch.from_numpy(found.bias)
+    result = score(trained, x, c, seed=0, device=device)
+    logits = torch.from_numpy(dense(x)) @ torch.from_numpy(trained.weight).double().T + torch.from_numpy(trained.bias)
     q, target = torch.softmax(logits, 1), torch.from_numpy(c)
     assert result.cross_entropy_nats == pytest.approx(log_loss(c, q.numpy(), labels=range(12)), abs=1e-5)
     for k, ours in ((1, result.top1), (5, result.top5)):
@@ -100,12 +100,12 @@ def test_cluster_shares_sum_to_the_score(world):
 
 
 def test_the_interval_holds_its_estimate_and_has_the_right_width(world):
-    found = world.fit(epochs=5)
+    trained = world.fit(epochs=5)
     x, c = world.part(2)
-    result = score(found, x, c, seed=0)
+    result = score(trained, x, c, seed=0)
     assert result.nmi_ci_lo < result.nmi < result.nmi_ci_hi
-    logits = np.array([found.weight[:, x.indices[a:b]].sum(1) for a, b in zip(x.indptr, x.indptr[1:], strict=False)])
-    logits = logits + found.bias
+    logits = np.array([trained.weight[:, x.indices[a:b]].sum(1) for a, b in zip(x.indptr, x.indptr[1:], strict=False)])
+    logits = logits + trained.bias
     log_q = (logits - np.log(np.exp(logits).sum(1, keepdims=True)))[np.arange(len(c)), c]
     log_p = np.log(np.bincount(c, minlength=12) / len(c))[c]
     # delta method for the ratio of two means
@@ -115,11 +115,11 @@ def test_the_interval_holds_its_estimate_and_has_the_right_width(world):
 
 
 def test_the_interval_follows_its_seed(world):
-    found, part = world.fit(epochs=2), world.part(2)
-    first, again, other = (score(found, *part, seed=s) for s in (1, 1, 2))
+    trained, part = world.fit(epochs=2), world.part(2)
+    first, again, other = (score(trained, *part, seed=s) for s in (1, 1, 2))
     assert (first.nmi_ci_lo, first.nmi_ci_hi) == (again.nmi_ci_lo, again.nmi_ci_hi)
     assert first.nmi_ci_lo != other.nmi_ci_lo
-    assert score(found, *part, seed=1, bootstrap=0).nmi_ci_lo is None
+    assert score(trained, *part, seed=1, bootstrap=0).nmi_ci_lo is None
 
 
 def test_one_test_cluster_has_no_normalised_score():
@@ -174,6 +174,6 @@ def test_a_test_part_that_does_not_fit_is_refused(x, c):
 def test_a_model_without_concepts_scores_0(world):
     (x, c), (x_val, c_val), (x_test, c_test) = (world.part(i) for i in range(3))
     nothing = [ConceptMatrix.from_pairs([], [], len(p), 1) for p in (x, x_val, x_test)]
-    found = fit(nothing[0], c, nothing[1], c_val, 12, ProbeOptions(epochs=0), seed=0)
-    result = score(found, nothing[2], c_test, seed=0)
+    trained = fit(nothing[0], c, nothing[1], c_val, 12, ProbeOptions(epochs=0), seed=0)
+    result = score(trained, nothing[2], c_test, seed=0)
     assert -0.02 < result.mi_nats <= 0

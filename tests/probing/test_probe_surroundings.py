@@ -36,14 +36,14 @@ class Recorder:
         self.warnings.append(message)
 
 
-def told(world, **options) -> Recorder:
+def recorded(world, **options) -> Recorder:
     recorder = Recorder()
     fit(*world.part(0), *world.part(1), world.n_clusters, ProbeOptions(**options), seed=0, progress=recorder)
     return recorder
 
 
 def test_sgd_counts_its_epochs(world):
-    recorder = told(world, epochs=3, lr=0.5)
+    recorder = recorded(world, epochs=3, lr=0.5)
     assert recorder.tasks == [("probe", 3, "epoch")]
     assert recorder.done == 3
     assert recorder.notes == recorder.warnings == []
@@ -61,16 +61,16 @@ def test_a_small_step_is_taken_by_one_thread(concepts, clusters, threads):
     rng = np.random.default_rng(0)
     x = ConceptMatrix.from_pairs(np.arange(600), rng.integers(0, concepts, 600), 600, concepts)
     c = rng.integers(0, clusters, 600)
-    seen = Threads()
+    threads_used = Threads()
     with using_threads(2):
-        fit(x, c, x, c, clusters, ProbeOptions(epochs=1), seed=0, progress=seen)
+        fit(x, c, x, c, clusters, ProbeOptions(epochs=1), seed=0, progress=threads_used)
         assert torch.get_num_threads() == 2
-    assert seen.done == threads
+    assert threads_used.done == threads
 
 
 def test_an_optimum_that_was_not_reached_is_warned_about(world, monkeypatch):
     monkeypatch.setattr(optimum, "_LIMIT", 5)
-    recorder = told(world, solver="lbfgs")
+    recorder = recorded(world, solver="lbfgs")
     assert len(recorder.warnings) == 1
     assert "3e-06" in recorder.warnings[0]
 

@@ -82,22 +82,22 @@ def test_any_number_of_concepts_and_many_batches(n_concepts, dense):
 def test_train_loss_and_grad_norm_are_those_of_autograd(world, dense, how, device):
     """The definitions of `train_loss`, `grad_norm`, `converged`: at the returned weights, over the whole part."""
     options = {"protocol": "tight"} if how == "tight" else {"solver": how, "epochs": 5, "lr": 0.5, "weight_decay": 1e-3}
-    found = world.fit(**options, device=device)
-    decay = found.weight_decay
+    probe = world.fit(**options, device=device)
+    decay = probe.weight_decay
     x, c = world.part(0)
     counts = np.bincount(c, minlength=world.n_clusters) + 0.5
     center = torch.from_numpy(np.log(counts / counts.sum())) if how == "tight" else 0
-    weight = torch.from_numpy(found.weight.astype(np.float64)).requires_grad_()
-    bias = torch.from_numpy(found.bias.astype(np.float64)).requires_grad_()
+    weight = torch.from_numpy(probe.weight.astype(np.float64)).requires_grad_()
+    bias = torch.from_numpy(probe.bias.astype(np.float64)).requires_grad_()
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(dense(x)) @ weight.T + bias, torch.from_numpy(c))
     loss = loss + decay / 2 * (weight.square().sum() + (bias - center).square().sum())
     loss.backward()
     norm = torch.cat([weight.grad.ravel(), bias.grad]).norm().item()
-    assert found.train_loss == pytest.approx(loss.item(), abs=1e-6)
-    assert found.grad_norm == pytest.approx(norm, rel=1e-3, abs=1e-6)
-    assert found.gap_bound == pytest.approx(norm**2 / (2 * decay), rel=1e-2, abs=1e-8)
-    assert found.converged == (found.gap_bound <= 1e-3)
-    assert found.converged == (how != "sgd")
+    assert probe.train_loss == pytest.approx(loss.item(), abs=1e-6)
+    assert probe.grad_norm == pytest.approx(norm, rel=1e-3, abs=1e-6)
+    assert probe.gap_bound == pytest.approx(norm**2 / (2 * decay), rel=1e-2, abs=1e-8)
+    assert probe.converged == (probe.gap_bound <= 1e-3)
+    assert probe.converged == (how != "sgd")
 
 
 def test_the_best_epoch_is_handed_back(make_world):
@@ -117,13 +117,13 @@ def test_epoch_0_knows_the_frequencies_and_no_concept():
     rng = np.random.default_rng(0)
     c = rng.choice(4, 2000, p=[0.7, 0.2, 0.1, 0.0])
     x = ConceptMatrix.from_pairs(np.repeat(np.arange(2000), 20), rng.integers(0, 2000, 40_000), 2000, 2000)
-    found = fit(x.take(np.arange(1000)), c[:1000], x.take(np.arange(1000, 2000)), c[1000:], 4, ProbeOptions(), seed=0)
-    assert found.best_epoch == 0
-    assert not found.weight.any()
-    q = np.exp(found.bias - found.bias.max())
+    probe = fit(x.take(np.arange(1000)), c[:1000], x.take(np.arange(1000, 2000)), c[1000:], 4, ProbeOptions(), seed=0)
+    assert probe.best_epoch == 0
+    assert not probe.weight.any()
+    q = np.exp(probe.bias - probe.bias.max())
     counts = np.bincount(c[:1000], minlength=4)
     assert q / q.sum() == pytest.approx((counts + 0.5) / 1002, rel=1e-5)
-    assert found.history[0].train_loss is None
+    assert probe.history[0].train_loss is None
 
 
 def test_the_same_seed_gives_the_same_bits(world):
@@ -150,10 +150,10 @@ def test_divergence_names_the_epoch_and_what_to_do(world, options):
 
 def test_clusters_may_be_absent_from_a_part(world):
     (x, c), (x_val, c_val) = world.part(0), world.part(1)
-    found = fit(x, c, x_val, c_val, world.n_clusters + 3, ProbeOptions(epochs=2, lr=0.5), seed=0)
-    assert np.isfinite(found.train_loss)
-    assert found.weight.shape == (world.n_clusters + 3, 40)
-    assert found.cluster_counts.tolist() == np.bincount(np.r_[c, c_val], minlength=world.n_clusters + 3).tolist()
+    probe = fit(x, c, x_val, c_val, world.n_clusters + 3, ProbeOptions(epochs=2, lr=0.5), seed=0)
+    assert np.isfinite(probe.train_loss)
+    assert probe.weight.shape == (world.n_clusters + 3, 40)
+    assert probe.cluster_counts.tolist() == np.bincount(np.r_[c, c_val], minlength=world.n_clusters + 3).tolist()
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,9 @@ def test_each_protocol_has_its_solver():
 )
 def test_parts_that_do_not_fit_are_refused(world, change, message):
     (x, c), (x_val, c_val) = world.part(0), world.part(1)
-    given = {"x_train": x, "c_train": c, "x_val": x_val, "c_val": c_val, "n_clusters": 12, **change}
+    arguments = {"x_train": x, "c_train": c, "x_val": x_val, "c_val": c_val, "n_clusters": 12, **change}
     with pytest.raises(InvalidInput, match=message):
-        fit(options=ProbeOptions(epochs=1), seed=0, **given)
+        fit(options=ProbeOptions(epochs=1), seed=0, **arguments)
 
 
 def test_a_gpu_that_is_not_there_is_unavailable(world):
@@ -207,9 +207,9 @@ def test_a_gpu_that_is_not_there_is_unavailable(world):
 
 
 def test_timings_are_seconds(world):
-    found: ProbeFit = world.fit(epochs=2)
-    assert set(found.timings) == {"train_s", "val_s"}
-    assert all(value > 0 for value in found.timings.values())
+    probe: ProbeFit = world.fit(epochs=2)
+    assert set(probe.timings) == {"train_s", "val_s"}
+    assert all(value > 0 for value in probe.timings.values())
 
 
 def _ends(x: ConceptMatrix):
@@ -232,9 +232,9 @@ def test_the_score_is_continuous_in_the_number_of_samples(size, n_train):
     scores = []
     for count in n_train:
         train = 2 * held_out + np.arange(count)
-        found = fit(x.take(train), c[train], x.take(val), c[val], n_clusters, options, seed=0)
-        scores.append(score(found, x.take(test), c[test], seed=0, bootstrap=200))
-    jumps = np.abs(np.diff([found.nmi for found in scores]))
-    errors = [(found.nmi_ci_hi - found.nmi_ci_lo) / 3.92 for found in scores[1:]]
+        probe = fit(x.take(train), c[train], x.take(val), c[val], n_clusters, options, seed=0)
+        scores.append(score(probe, x.take(test), c[test], seed=0, bootstrap=200))
+    jumps = np.abs(np.diff([result.nmi for result in scores]))
+    errors = [(result.nmi_ci_hi - result.nmi_ci_lo) / 3.92 for result in scores[1:]]
     assert np.all(jumps < errors)
-    assert min(found.nmi for found in scores) > 0.35
+    assert min(result.nmi for result in scores) > 0.35

@@ -18,21 +18,21 @@ OPTIONS = ProbeOptions(solver="lbfgs", weight_decay=1e-2)
 
 
 def near_duplicates(
-    rng: np.random.Generator, n_groups: int, size: int, *, told: bool
+    rng: np.random.Generator, n_groups: int, size: int, *, informative: bool
 ) -> tuple[ConceptMatrix, np.ndarray, np.ndarray]:
-    """Concepts, clusters and groups of samples that differ little within a group; `told`: concepts tell of clusters."""
+    """Concepts, clusters and groups of near-duplicates; `informative`: the concepts depend on the clusters."""
     group = np.repeat(np.arange(n_groups), size)
-    own = rng.integers(0, K, n_groups)
-    clusters = np.where(rng.random(len(group)) < 0.1, rng.integers(0, K, len(group)), own[group])
+    center = rng.integers(0, K, n_groups)
+    clusters = np.where(rng.random(len(group)) < 0.1, rng.integers(0, K, len(group)), center[group])
     holds = rng.random((n_groups, M)) < 0.3
-    if told:
-        holds[:, :K] = rng.random((n_groups, K)) < np.where(np.arange(K) == own[:, None], 0.7, 0.2)
+    if informative:
+        holds[:, :K] = rng.random((n_groups, K)) < np.where(np.arange(K) == center[:, None], 0.7, 0.2)
     holds = holds[group] ^ (rng.random((len(group), M)) < 0.03)
     return ConceptMatrix.from_pairs(*np.nonzero(holds), len(group), M), clusters, group
 
 
 def trained(rng: np.random.Generator) -> ProbeFit:
-    x, c, _ = near_duplicates(rng, 2000, 1, told=True)
+    x, c, _ = near_duplicates(rng, 2000, 1, informative=True)
     return fit(x, c, x, c, K, OPTIONS, seed=0)
 
 
@@ -40,13 +40,13 @@ def test_the_interval_over_groups_covers_the_population() -> None:
     """Over samples it is too narrow by about the root of the group's size."""
     rng = np.random.default_rng(0)
     probe = trained(rng)
-    population, *_ = (score(probe, *near_duplicates(rng, 60_000, 1, told=True)[:2], seed=0, bootstrap=0).nmi,)
+    population, *_ = (score(probe, *near_duplicates(rng, 60_000, 1, informative=True)[:2], seed=0, bootstrap=0).nmi,)
     covered = {"groups": 0, "samples": 0}
     for trial in range(300):
-        x, c, group = near_duplicates(rng, 250, 10, told=True)
+        x, c, group = near_duplicates(rng, 250, 10, informative=True)
         for name, groups in (("groups", group), ("samples", None)):
-            found = score(probe, x, c, seed=trial, bootstrap=200, groups=groups)
-            covered[name] += found.nmi_ci_lo <= population <= found.nmi_ci_hi
+            result = score(probe, x, c, seed=trial, bootstrap=200, groups=groups)
+            covered[name] += result.nmi_ci_lo <= population <= result.nmi_ci_hi
     assert 0.93 <= covered["groups"] / 300 <= 0.97
     assert covered["samples"] / 300 < 0.7
 
@@ -55,12 +55,12 @@ def test_p_values_over_groups_are_uniform_under_the_null() -> None:
     rng = np.random.default_rng(0)
     p_values: dict[str, list[float]] = {"groups": [], "samples": []}
     for trial in range(150):
-        x, c, group = near_duplicates(rng, 90, 8, told=False)
+        x, c, group = near_duplicates(rng, 90, 8, informative=False)
         parts = np.repeat([0, 1, 2], [60 * 8, 10 * 8, 20 * 8])
         for name, groups in [("groups", group), ("samples", None)][: 2 if trial < 40 else 1]:
-            asked = Trial(c, parts, K, OPTIONS, 0, "cpu", groups)
-            null = null_distribution(asked, x, range(100 * trial, 100 * trial + 19), silent)
-            p_values[name].append(null.p_value(asked.score(x).nmi))
+            experiment = Trial(c, parts, K, OPTIONS, 0, "cpu", groups)
+            null = null_distribution(experiment, x, range(100 * trial, 100 * trial + 19), silent)
+            p_values[name].append(null.p_value(experiment.score(x).nmi))
     spread = rng.random(150) / 20  # p is one of twenty values
     assert kstest(np.array(p_values["groups"]) - spread, "uniform").pvalue > 0.01
     assert 1 <= sum(p <= 0.05 for p in p_values["groups"]) <= 15
@@ -97,16 +97,16 @@ def test_a_smaller_group_repeats_its_rows() -> None:
 def test_the_correction_of_the_entropy_counts_groups(copies: int) -> None:
     """Miller and Madow's for groups of one; m times as much for groups of m copies."""
     rng = np.random.default_rng(0)
-    x, c, _ = near_duplicates(rng, 400, 1, told=True)
+    x, c, _ = near_duplicates(rng, 400, 1, informative=True)
     rows = np.repeat(np.arange(400), copies)
-    found = score(trained(rng), x.take(rows), c[rows], seed=0, bootstrap=0, groups=rows)
-    assert found.miller_madow - found.entropy_nats == pytest.approx((K - 1) / (2 * 400), rel=1e-9)
+    result = score(trained(rng), x.take(rows), c[rows], seed=0, bootstrap=0, groups=rows)
+    assert result.miller_madow - result.entropy_nats == pytest.approx((K - 1) / (2 * 400), rel=1e-9)
 
 
 def test_the_correction_is_unbiased_for_near_duplicates() -> None:
     rng = np.random.default_rng(0)
-    probe, found = trained(rng), []
+    probe, result = trained(rng), []
     for _ in range(300):
-        x, c, group = near_duplicates(rng, 30, 10, told=True)
-        found.append(score(probe, x, c, seed=0, bootstrap=0, groups=group).miller_madow)
-    assert np.mean(found) == pytest.approx(np.log(K), abs=0.006)
+        x, c, group = near_duplicates(rng, 30, 10, informative=True)
+        result.append(score(probe, x, c, seed=0, bootstrap=0, groups=group).miller_madow)
+    assert np.mean(result) == pytest.approx(np.log(K), abs=0.006)

@@ -1,4 +1,4 @@
-"""Probes trained together: the numbers of each alone, whatever stands beside it."""
+"""Probes trained together have the numbers of each alone."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def problem(n: int = 300, n_concepts: int = 12, *, seed: int = 0, often: float =
     return Problem(*train, *val, K, ProbeOptions(**{"epochs": 4, "batch_size": 32, "lr": 0.5, **options}), seed)
 
 
-def alone(asked: Problem) -> ProbeFit:
-    given = (asked.x_train, asked.c_train, asked.x_val, asked.c_val)
-    return fit(*given, asked.n_clusters, asked.options, seed=asked.seed, device=asked.device)
+def alone(problems: Problem) -> ProbeFit:
+    parts = (problems.x_train, problems.c_train, problems.x_val, problems.c_val)
+    return fit(*parts, problems.n_clusters, problems.options, seed=problems.seed, device=problems.device)
 
 
 def fit_all(problems, progress=silent):
@@ -83,58 +83,59 @@ def test_a_stack_descends_like_each_alone(device, options):
         for lr in (0.2, 0.02, 0.2):
             orders = [rng.permutation(len(x)) for x, _ in parts]
             losses = stacked.epoch(orders, lr)
-            own = [loss for descent, order in zip(single, orders, strict=True) for loss in descent.epoch([order], lr)]
-            assert losses == (own if device == "cpu" else pytest.approx(own, rel=1e-5))
+            expected = [descent.epoch([order], lr)[0] for descent, order in zip(single, orders, strict=True)]
+            assert losses == (expected if device == "cpu" else pytest.approx(expected, rel=1e-5))
     tables = torch.cat([descent.table for descent in single])
     torch.testing.assert_close(stacked.table, tables, rtol=0, atol=0 if device == "cpu" else 2e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_probes_together_are_those_of_fit(room, device):
-    """Each with its own samples, concepts, seed and best epoch."""
-    asked = [problem(300, 12), problem(310, 40, seed=1), problem(330, 5, seed=2), problem(300, 12, seed=3)]
-    asked = [replace(each, device=device) for each in asked]
+    """They differ in samples, concepts, seed and best epoch."""
+    problems = [problem(300, 12), problem(310, 40, seed=1), problem(330, 5, seed=2), problem(300, 12, seed=3)]
+    problems = [replace(each, device=device) for each in problems]
     together = room(1 << 40)
-    found = list(fit_all(asked))
+    results = list(fit_all(problems))
     assert together == [4]
-    assert len({one.best_epoch for one in found} | {0}) > 1
-    for one, own in zip(found, [alone(each) for each in asked], strict=True):
-        np.testing.assert_allclose(one.weight, own.weight, atol=2e-5)
-        np.testing.assert_allclose(one.bias, own.bias, atol=2e-5)
-        for mine, theirs in zip(one.history, own.history, strict=True):
+    assert len({fitted.best_epoch for fitted in results} | {0}) > 1
+    for fitted, expected in zip(results, [alone(each) for each in problems], strict=True):
+        np.testing.assert_allclose(fitted.weight, expected.weight, atol=2e-5)
+        np.testing.assert_allclose(fitted.bias, expected.bias, atol=2e-5)
+        for mine, theirs in zip(fitted.history, expected.history, strict=True):
             assert mine.val_cross_entropy == pytest.approx(theirs.val_cross_entropy, abs=1e-6)
             assert mine.train_loss == pytest.approx(theirs.train_loss, abs=1e-6)
-        assert (one.best_epoch, one.epochs_run, one.n_train) == (own.best_epoch, own.epochs_run, own.n_train)
-        assert one.train_loss == pytest.approx(own.train_loss, abs=1e-6)
-        assert all(seconds > 0 for seconds in one.timings.values())
+        for name in ("best_epoch", "epochs_run", "n_train"):
+            assert getattr(fitted, name) == getattr(expected, name)
+        assert fitted.train_loss == pytest.approx(expected.train_loss, abs=1e-6)
+        assert all(seconds > 0 for seconds in fitted.timings.values())
 
 
 def test_one_that_diverges_fails_alone(room):
-    asked = [problem(), problem(n_concepts=400, often=0.9), problem(seed=1)]
-    asked = [replace(each, options=replace(each.options, lr=2.0, epochs=20)) for each in asked]
+    problems = [problem(), problem(n_concepts=400, often=0.9), problem(seed=1)]
+    problems = [replace(each, options=replace(each.options, lr=2.0, epochs=20)) for each in problems]
     together = room(1 << 40)
-    first, failed, last = fit_all(asked)
+    first, failed, last = fit_all(problems)
     assert together == [3]
     assert isinstance(failed, QrpStoreError)
     with pytest.raises(QrpStoreError, match="diverged in epoch") as caught:
-        alone(asked[1])
+        alone(problems[1])
     assert (failed.message, failed.hint) == (caught.value.message, caught.value.hint)
-    for found, own in ((first, alone(asked[0])), (last, alone(asked[2]))):
-        np.testing.assert_allclose(found.weight, own.weight, atol=1e-4)
+    for fitted, expected in ((first, alone(problems[0])), (last, alone(problems[2]))):
+        np.testing.assert_allclose(fitted.weight, expected.weight, atol=1e-4)
 
 
 def test_all_diverging_ends_the_stack(room):
     room(1 << 40)
-    asked = [problem(n_concepts=400, often=0.9, lr=1e6, epochs=10_000)] * 2
-    assert all(isinstance(found, QrpStoreError) for found in fit_all(asked))
+    problems = [problem(n_concepts=400, often=0.9, lr=1e6, epochs=10_000)] * 2
+    assert all(isinstance(result, QrpStoreError) for result in fit_all(problems))
 
 
 def test_memory_bounds_a_stack(room):
-    asked = [problem(seed=seed) for seed in range(5)]
-    for bound, expected in ((needed_bytes(asked[:2]), [2, 2, 1]), (needed_bytes(asked[:2]) - 1, [1] * 5)):
+    problems = [problem(seed=seed) for seed in range(5)]
+    for bound, expected in ((needed_bytes(problems[:2]), [2, 2, 1]), (needed_bytes(problems[:2]) - 1, [1] * 5)):
         together = room(bound)
         together.clear()
-        assert [found.options for found in fit_all(asked)] == [asked[0].options] * 5
+        assert [fitted.options for fitted in fit_all(problems)] == [problems[0].options] * 5
         assert together == expected
 
 
@@ -157,26 +158,26 @@ def test_what_cannot_share_a_step_or_gains_nothing_is_trained_apart(monkeypatch,
 
 def test_optima_are_sought_one_by_one(room):
     room(1 << 40)
-    asked = [problem(solver="lbfgs", weight_decay=1e-2)] * 2
-    found = [one.train_loss for one in fit_all(asked)]
-    assert found == [alone(asked[0]).train_loss] * 2
+    problems = [problem(solver="lbfgs", weight_decay=1e-2)] * 2
+    results = [fitted.train_loss for fitted in fit_all(problems)]
+    assert results == [alone(problems[0]).train_loss] * 2
 
 
 def test_on_a_cpu_nothing_is_drawn_ahead(monkeypatch):
     drawn = []
 
-    def asked():
+    def problems():
         for seed in range(3):
             drawn.append(seed)
             yield problem(seed=seed)
 
-    for number, found in enumerate(fit_all(asked()), 1):
-        assert isinstance(found, ProbeFit)
+    for number, result in enumerate(fit_all(problems()), 1):
+        assert isinstance(result, ProbeFit)
         assert len(drawn) == number
 
 
 def test_a_stack_without_memory_is_trained_one_by_one(room, monkeypatch):
-    asked, notes = [problem(seed=seed) for seed in range(3)], []
+    problems, notes = [problem(seed=seed) for seed in range(3)], []
     progress = SimpleNamespace(task=silent.task, note=notes.append)
     together = room(1 << 40)
     descended = train._sgd
@@ -187,11 +188,11 @@ def test_a_stack_without_memory_is_trained_one_by_one(room, monkeypatch):
         return descended(stack, progress)
 
     monkeypatch.setattr(train, "_sgd", crowded)
-    found = list(fit_all(asked, progress))
+    results = list(fit_all(problems, progress))
     assert together == [1, 1, 1]
     assert "3 probes at once" in notes[0]
     assert "the memory of this machine is too small" in notes[0]
-    assert [one.weight.tobytes() for one in found] == [alone(each).weight.tobytes() for each in asked]
+    assert [fitted.weight.tobytes() for fitted in results] == [alone(each).weight.tobytes() for each in problems]
 
 
 def test_controls_are_the_same_together(world, room):
