@@ -66,7 +66,7 @@ test: lint ## lint, then every test
 test-browser: $(READY) ## the report and the pages of serve in a real Chromium (from the system's packages, with its driver)
 	$(PYTHON) -m pytest -q tests/browser/page_in_chromium.py tests/browser/site_in_chromium.py $(ARGS)
 
-SOAK := soak-kill soak-damage soak-crowd soak-model soak-network soak-inputs soak-load
+SOAK := soak-kill soak-damage soak-crowd soak-model soak-network soak-inputs soak-hostile soak-two-hosts soak-load
 .PHONY: $(SOAK)
 
 soak: $(SOAK) ## the long proofs of docs/reliability.md, each printing what it counted; each one by itself, too:
@@ -82,6 +82,10 @@ soak-network: LONG := tests/reliability/test_faulty_network.py
 soak-network: ## twenty stores behind a faulty network
 soak-inputs: LONG := tests/reliability/test_inputs.py
 soak-inputs: ## 2,100 variations of tables, tars and folders against what was put into them
+soak-hostile: LONG := tests/reliability/test_hostile.py
+soak-hostile: ## 2,000 damaged or hostile inputs: nothing read outside, nothing run
+soak-two-hosts: LONG := tests/reliability/test_two_hosts.py
+soak-two-hosts: ## 200 rounds of two machines of one name, stopped and continued at random
 soak-load: $(READY) ## a full catalog beside psql
 	$(PYTHON) benchmarks/catalog_load.py $(ARGS)
 $(filter-out soak-load,$(SOAK)): $(READY)
