@@ -1,13 +1,18 @@
-"""Several checkpoints of one architecture over the same images: each picture is decoded and scaled once for all."""
+"""Several checkpoints of one architecture over the same images: each picture is decoded and scaled once for all.
+
+On a CPU the weights of a series are mapped from a temporary file, so that the system can drop what does not fit into
+memory: a series of any length needs the memory of one checkpoint.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qrp_store.errors import InvalidInput
+from qrp_store.errors import InvalidInput, Unavailable, first_line
 from qrp_store.models.backbone import BackboneOptions, LoadedBackbone, load_backbone
 
 if TYPE_CHECKING:
@@ -91,9 +96,9 @@ class Series:
 
 def load_together(options: Sequence[BackboneOptions]) -> Embedder:
     """Load one backbone, or several whose pictures are scaled alike. Raises as `load_backbone` does."""
-    loaded = tuple(load_backbone(each) for each in options)
-    if len(loaded) == 1:
-        return loaded[0]
+    if len(options) == 1:
+        return load_backbone(options[0])
+    loaded = tuple(_mapped(load_backbone(each)) for each in options)
     first = _scaling(loaded[0])
     for each, member in zip(options, loaded, strict=True):
         if _scaling(member) != first:
@@ -102,6 +107,30 @@ def load_together(options: Sequence[BackboneOptions]) -> Embedder:
                 hint="ingest them one by one, or name --resize, --crop, --image-size and --interpolation",
             )
     return Series(loaded)
+
+
+def _mapped(member: LoadedBackbone) -> LoadedBackbone:
+    """Put a backbone's weights into a temporary file and map them from there. On a GPU, return it unchanged.
+
+    The file has no name from then on: it is gone when the backbone is. Raises Unavailable when the disk is full.
+    """
+    import torch
+
+    model = member._model
+    if member.device != "cpu" or not isinstance(model, torch.nn.Module) or not any(True for _ in model.parameters()):
+        return member
+    try:
+        with tempfile.NamedTemporaryFile(prefix="qrp-weights-", suffix=".pt") as file:
+            torch.save(model.state_dict(), file.name)
+            state = torch.load(file.name, map_location="cpu", mmap=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise Unavailable(
+            f"{tempfile.gettempdir()}: the weights of a series cannot be put here ({first_line(error)})",
+            hint="TMPDIR names another folder; or ingest the checkpoints one by one",
+        ) from error
+    model.load_state_dict(state, assign=True)
+    model.requires_grad_(False)
+    return member
 
 
 def _scaling(member: LoadedBackbone) -> dict[str, Any]:

@@ -214,13 +214,21 @@ def _config(transformers: Any, folder: Path) -> Any:
 
 
 def _model(transformers: Any, folder: Path, config: Any, request: Request) -> tuple[Any, bool]:
-    """The model, and whether its pooled output has weights of its own or needs none."""
+    """Return the model, and whether its pooled output has weights of its own or needs none.
+
+    Some architectures are backbones of detectors alone, which AutoModel does not know.
+    """
     import torch
 
+    builder = transformers.AutoModel
     try:
+        if type(config) not in transformers.MODEL_MAPPING and type(config) in transformers.MODEL_FOR_BACKBONE_MAPPING:
+            builder = transformers.MODEL_FOR_BACKBONE_MAPPING[type(config)]  # AutoBackbone would ask the hub
+        if not request.published and builder is not transformers.AutoModel:
+            return builder._from_config(config), True
         if not request.published:
-            return transformers.AutoModel.from_config(config, trust_remote_code=False), True
-        model, info = transformers.AutoModel.from_pretrained(
+            return builder.from_config(config, trust_remote_code=False), True
+        model, info = builder.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -383,6 +391,11 @@ def _vision(tower: Any, pooled: bool, request: Request, side: int) -> Any:
                 order = torch.arange(patches, dtype=torch.float32, device=pixels.device)
                 more["noise"] = order.expand(len(pixels), -1)
             outputs = tower(pixel_values=pixels, **more)
+            maps = getattr(outputs, "feature_maps", None)
+            if maps is not None:  # of AutoBackbone: the last stage, whose mean over space is the vector
+                last = tower.last_hidden_state(maps[-1])
+                vectors: torch.Tensor = tower.pooler_output(last.flatten(2).mean(2) if last.ndim == 4 else last.mean(1))
+                return vectors
             tokens = tower.last_hidden_state(getattr(outputs, "last_hidden_state", None))
             vector = getattr(outputs, "pooler_output", None) if pooled else None
             result: torch.Tensor = tokens if vector is None else tower.pooler_output(vector).flatten(1)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_towers import open_clip_folder
 from typer.main import get_command
 
 from qrp_store.cli.main import build
@@ -251,6 +252,7 @@ def models_of_other_libraries(folder: Path) -> None:
     """The files that the table of docs/backbones.md names, small."""
     import timm
     import torch
+    import torch.distributed.checkpoint as dcp
     import transformers
     from safetensors.torch import save_file
     from torchvision.models import resnet18
@@ -271,6 +273,8 @@ def models_of_other_libraries(folder: Path) -> None:
     save_file(dict(timm.create_model("resnet18").state_dict()), folder / "timm_hub" / "model.safetensors")
     config = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (folder / "timm_hub" / "config.json").write_text(json.dumps(config))
+    open_clip_folder(folder / "open-clip-folder")
+    dcp.save(state, checkpoint_id=folder / "dcp", no_dist=True)
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
     transformers.Dinov2Model(transformers.Dinov2Config(**small)).save_pretrained(folder / "dinov2-folder")
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "dinov2-folder")
@@ -317,7 +321,19 @@ def test_the_lines_of_backbones_run(qrp: Any, files: Any) -> None:
     assert typist.failed == []
     made = {row["backbone"] for row in qrp.rows("ls", "embeddings", "--store", "qrp-data", cwd=files.folder)}
     assert {"dino-r50", "swav", "mae", "solo", "mine", "clip-b32"} <= made
-    assert {"lightning", "sharded", "hub", "hf", "script", "exported", "onnx", "ours", "run/epoch_10"} <= made
+    assert {
+        "lightning",
+        "sharded",
+        "hub",
+        "hf",
+        "script",
+        "exported",
+        "onnx",
+        "ours",
+        "run/epoch_10",
+        "dcp",
+        "clip",
+    } <= made
 
 
 def test_the_lines_of_extending_run(qrp: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:

