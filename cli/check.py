@@ -47,10 +47,14 @@ def register(app: typer.Typer) -> None:
 def compare(
     session: Session,
     first: Annotated[
-        str, typer.Argument(metavar="A", autocompletion=anything, help="A result's id; with --dataset, a backbone.")
+        str,
+        typer.Argument(
+            metavar="A", autocompletion=anything, help="A result's id; with --dataset, a backbone or concept set."
+        ),
     ],
     second: Annotated[
-        str, typer.Argument(metavar="B", autocompletion=anything, help="The result or backbone to subtract.")
+        str,
+        typer.Argument(metavar="B", autocompletion=anything, help="The result, backbone or concept set to subtract."),
     ],
     selection: CompareOptions,
     how: PairOptions,
@@ -58,9 +62,9 @@ def compare(
 ) -> None:
     """Compare two backbones over all common seeds (--dataset), two concept sets, or two single results.
 
-    Backbones and concept sets: the mean difference of NMI over the seeds that both have, each on the common test
-    images, with Student's t interval. Results: the difference on their common test images with its paired bootstrap
-    interval, which is conditional on one clustering.
+    Backbones and concept sets: the mean difference of NMI over the common seeds, on the common test images, with
+    Student's t interval. Results: the difference on the common test images with a paired bootstrap interval, which is
+    conditional on one clustering.
     """
     form = output_format.form
     if selection.dataset is not None:

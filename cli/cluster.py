@@ -28,7 +28,10 @@ def register(app: typer.Typer) -> None:
 
 
 def cluster(session: Session, source: ClusterSource, options: ClusterOptions, run: RunOptions) -> None:
-    """Quantize an embedding: K-means, the cluster of every sample, and its part: train, validation or test."""
+    """Quantize an embedding with K-means, and assign every sample to a cluster and a part.
+
+    The parts are train, validation and test. --import and --centroids-of replace K-means.
+    """
     ways = [source.backbone is not None and source.centroids_of is None, source.source is not None]
     ways += [source.centroids_of is not None]
     if sum(ways) != 1 or (source.source is None) != (source.name is None):

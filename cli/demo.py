@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
             "qrp-demo"
         ),
     ) -> None:
-        """Rank four backbones on 3,953 drawings that come with packages; about four minutes, then seconds."""
+        """Rank four backbones on 3,953 drawings from Python packages; about four minutes, later runs seconds."""
         _demo(session, directory, lambda arguments: _run(app, arguments))
 
     command(app, "demo", example="qrp-store demo\nqrp-store demo somewhere/else")(demo)

@@ -18,8 +18,8 @@ def register(app: typer.Typer) -> None:
 def doctor(session: Session, output_format: FormatOptions) -> None:
     """Check machine, database and arrays, and advise on every problem.
 
-    It writes small test objects below the arrays' root and removes them. Exit 1 if there is a problem, or with the code
-    of the error that keeps the store from being opened.
+    It writes small test objects below the arrays' root and removes them. Exit 1 if there is a problem; if the store
+    cannot be opened, exit with the code of that error.
     """
     from qrp_store.maintenance.doctor import doctor
 

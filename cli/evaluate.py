@@ -63,7 +63,7 @@ def evaluate(
 ) -> None:
     """Score backbones: cluster, split, train the reverse probe, score; existing parts are reused.
 
-    One backbone's failure keeps the others; the exit code is the first failure's.
+    If one backbone fails, the others are still scored; the exit code is that of the first failure.
     """
     from qrp_store.evaluate.story import evaluate_with
 

@@ -36,7 +36,9 @@ def export(
     reference: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ID|NAME]", autocompletion=anything, help="Which one.  [default: by the options below]"
+            metavar="[ID|NAME]",
+            autocompletion=anything,
+            help="Artifact to write.  [default: selected by the options below]",
         ),
     ] = None,
     *,
@@ -44,7 +46,7 @@ def export(
 ) -> None:
     """Write rows or vectors to a file: .csv, .parquet, .json or .npy, by its ending.
 
-    `card` is a dataset's provenance as Markdown; `fiftyone` a clustering as the labels.json of FiftyOne's
+    `card` writes a dataset's provenance as Markdown. `fiftyone` writes a clustering as the labels.json of FiftyOne's
     FiftyOneImageClassificationDataset, with part and concepts of each image.
     """
     from qrp_store.export.story import export_with

@@ -63,7 +63,7 @@ def label(
     expert: LabelExpertOptions,
     run: RunOptions,
 ) -> None:
-    """Store a concept set: which of many human concepts hold for each sample."""
+    """Store a concept set: the human concepts of each sample, from a file or an expert model."""
     if (source is None) == (expert.expert is None):
         raise typer.BadParameter("name either a SOURCE or an --expert", param_hint="SOURCE")
     if (expert.expert is None) != (expert.images is None):

@@ -36,10 +36,10 @@ def register(app: typer.Typer) -> None:
 def leaderboard(
     session: Session, selection: LeaderboardOptions, layout: ColumnOptions, output_format: FormatOptions
 ) -> None:
-    """Rank backbones by normalised score, over seeds, each setting alone.
+    """Rank backbones by mean NMI over seeds, separately for each setting.
 
-    Each rank has an interval where at least three common seeds exist. With `evaluate --forward` the scores of the usual
-    probes are shown as well, and how far the two rankings agree.
+    With at least three common seeds, each rank has an interval. After `evaluate --forward`, the scores of the forward
+    probes and the correlation of the two rankings are shown as well.
     """
     from qrp_store.look import leaderboard, rank_correlations
 

@@ -32,7 +32,7 @@ def ls(
     *,
     output_format: FormatOptions,
 ) -> None:
-    """List what the store holds, or who is writing (jobs)."""
+    """List the content of the store, or the running writers (jobs)."""
     from qrp_store.look import listing, recipes, vocabularies
 
     if what in ("recipes", "vocabularies"):  # need no store
@@ -50,11 +50,11 @@ def show(
     session: Session,
     reference: Annotated[
         str,
-        typer.Argument(metavar="ID|NAME", autocompletion=anything, help="An id, a unique prefix of one, or a name."),
+        typer.Argument(metavar="ID|NAME", autocompletion=anything, help="An id, a unique prefix of an id, or a name."),
     ],
     output_format: FormatOptions,
 ) -> None:
-    """Show everything known about one thing."""
+    """Show all details of an artifact, dataset or backbone."""
     from qrp_store.look import show
 
     with session.open() as store:

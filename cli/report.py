@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def report(session: Session, options: ReportOptions) -> None:
     """Write one self-contained HTML page: ranking, figures, and the clusters with their images and concepts.
 
-    It loads nothing and opens from disk or an email. Figures show the setting with most backbones, then most results,
+    The page loads nothing from the network. Figures show the setting with most backbones, then most results,
     then most images a cluster; --concepts, -k and --protocol choose another.
     """
     from qrp_store.report.story import report_with

@@ -42,8 +42,8 @@ def register(app: typer.Typer) -> None:
 def init(session: Session, options: InitOptions) -> None:
     """Create the store, or the schema in an empty database; harmless if repeated.
 
-    An arrays folder or prefix that holds files already is refused (exit 4) unless --adopt says that it is meant. In a
-    store that exists, --adopt says that its arrays belong to this catalog and to no other copy of it.
+    An arrays folder or prefix that is not empty is refused (exit 4) unless --adopt is given. For an existing store,
+    --adopt records this catalog as the owner of the arrays; use it after restoring a backup.
     """
     from qrp_store.store import create_store
 
@@ -61,9 +61,9 @@ def migrate(session: Session, options: MigrateOptions) -> None:
 
 
 def verify(session: Session, options: VerifyOptions) -> None:
-    """Check every block and row that the catalog promises; exit 6 when one is missing or damaged.
+    """Check that all blocks and rows of the catalog exist and are intact; exit 6 if one is missing or damaged.
 
-    Also counts arrays that no row of the catalog names.
+    Also count arrays that no row of the catalog names.
     """
     from qrp_store.maintenance.removal import verify
 
@@ -80,10 +80,10 @@ def verify(session: Session, options: VerifyOptions) -> None:
 
 
 def repair(session: Session, options: RepairOptions) -> None:
-    """Repair what `verify --deep` finds, block by block; retire what cannot be repaired.
+    """Repair the damage that `verify --deep` finds; retire artifacts that cannot be repaired.
 
-    Blocks are read or computed again from their source, centroids and weights are recomputed, rows of the catalog are
-    taken from the arrays; they are restored if they have the recorded checksum. Results made from retired artifacts
+    Blocks are read or computed again from their source; centroids and weights are recomputed; rows of the catalog are
+    restored from the arrays. A restored part must have the recorded checksum. Results made from retired artifacts
     stay, but leave the leaderboard.
     """
     from qrp_store.maintenance.repair import repair
@@ -111,8 +111,9 @@ def copy(
 ) -> None:
     """Copy an artifact and everything it was made from into another store; ids, versions and fingerprints stay.
 
-    A dataset or a backbone brings everything made from it. Existing artifacts are reused and get the extra scores added
-    since; a stopped copy resumes. Exit 4, with the difference, if a name means something else there.
+    A dataset or a backbone is copied with everything made from it. Artifacts that the target has are reused; results
+    get the extra scores added since. An interrupted copy resumes. Exit 4, with the difference, if a name means
+    something else in the target.
     """
     from qrp_store.maintenance.copy import copy
     from qrp_store.store import open_store
@@ -142,7 +143,7 @@ def remove(
     ],
     options: RetireOptions,
 ) -> None:
-    """Retire an artifact: it is hidden, and `gc` deletes what nothing needs; results leave a tombstone."""
+    """Retire an artifact: it is hidden, and `gc` deletes its data; results leave a tombstone."""
     from qrp_store.maintenance.removal import retire
 
     with session.open() as store:

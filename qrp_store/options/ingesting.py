@@ -36,11 +36,11 @@ class ModelOptions(Options):
         default_text="the input of the classifier",
     )
     container: str | None = option(
-        None, "Dotted place of the tensors in the checkpoint.", metavar="KEY", default_text="the recipe's", younger=True
+        None, "Dotted path of the tensors in the checkpoint.", metavar="KEY", default_text="the recipe's", younger=True
     )
     prefix: str | None = option(
         None,
-        "Beginning of the tensors' names in the checkpoint.",
+        "Prefix of the tensors' names in the checkpoint.",
         metavar="P",
         default_text="the recipe's",
         younger=True,

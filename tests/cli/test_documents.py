@@ -43,6 +43,15 @@ def test_every_command_is_documented_in_the_changelog_and_every_link_leads_somew
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_every_file_that_the_architecture_names_exists() -> None:
+    page = (DOCS / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = ("qrp_store", "cli", "migrations", "tests", "docs", "benchmarks")
+    files = [f"/{path.relative_to(DOCS)}" for folder in folders for path in (DOCS / folder).rglob("*.*")]
+    named = set(re.findall(r"`([\w/]+\.(?:py|md|sql))`", page))
+    assert len(named) > 50
+    assert not [name for name in named if not any(path.endswith(f"/{name}") for path in files)]
+
+
 def test_every_view_has_the_columns_that_its_reference_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -325,7 +325,9 @@ def test_the_page_of_options_is_written_from_the_records() -> None:
         }
 
 
-def test_the_diff_that_adds_an_option_does_what_the_page_says(tmp_path: Path) -> None:
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A folder with a copy of the package."""
     for folder, package in (
         ("qrp_store", "qrp_store"),
         ("cli", "qrp_store/cli"),
@@ -333,20 +335,43 @@ def test_the_diff_that_adds_an_option_does_what_the_page_says(tmp_path: Path) ->
     ):
         ignored = shutil.ignore_patterns("__pycache__", "cli", "migrations")
         shutil.copytree(REPOSITORY / folder, tmp_path / package, ignore=ignored)
+    return tmp_path
+
+
+def diff_of(section: str) -> str:
     page = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
-    (diff,) = re.findall(r"```diff\n(.*?)```", page.split("## An option of the probe")[1], flags=re.S)
-    changed = _apply(diff, tmp_path)
-    assert len(changed) == 2
+    (diff,) = re.findall(r"```diff\n(.*?)```", page.split(f"## {section}\n")[1].split("\n## ")[0], flags=re.S)
+    return diff
 
-    def run(*words: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        return subprocess.run(
-            [sys.executable, *words], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
-        ).stdout
 
+def run(copied: Path, *words: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(copied)}
+    return subprocess.run(
+        [sys.executable, *words], env=environment, cwd=copied, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_the_diff_that_adds_a_number_reaches_table_and_views(copied: Path) -> None:
+    assert len(_apply(diff_of("A result's number"), copied)) == 2
+    printed = run(
+        copied,
+        "-c",
+        "import ast, inspect\n"
+        "from qrp_store.catalog.model import tables, values, views\n"
+        "from qrp_store.evaluate.probe import Outcome\n"
+        "print('entropy_bits' in tables.result.c, tables.result.c.entropy_bits.nullable)\n"
+        "print([name for name in ('results', 'result_versions') if 'entropy_bits' in str(views.VIEWS[name])])\n"
+        "print('entropy_bits' in inspect.getsource(Outcome.row))\n",
+    )
+    assert printed.splitlines() == ["True True", "['results', 'result_versions']", "True"]
+
+
+def test_the_diff_that_adds_an_option_does_what_the_page_says(copied: Path) -> None:
+    assert len(_apply(diff_of("An option of the probe"), copied)) == 2
     entry = "from qrp_store.cli.main import main; main()"
-    assert "--warmup N" in run("-c", entry, "evaluate", "--help")
-    told = run(
+    assert "--warmup N" in run(copied, "-c", entry, "evaluate", "--help")
+    printed = run(
+        copied,
         "-c",
         "import inspect\n"
         "from qrp_store.evaluate import evaluate\n"
@@ -355,7 +380,7 @@ def test_the_diff_that_adds_an_option_does_what_the_page_says(tmp_path: Path) ->
         "print('warmup' in ProbeOptions().identity(), ProbeOptions(warmup=3).identity()['warmup'])\n"
         "print([ProbeOptions(warmup=3, lr=2).lr_at(e) for e in (1, 2, 3, 4)])\n",
     )
-    assert told.splitlines() == ["0", "False 3", "[0.5, 1.0, 1.5, 2.0]"]
+    assert printed.splitlines() == ["0", "False 3", "[0.5, 1.0, 1.5, 2.0]"]
 
 
 def _apply(diff: str, root: Path) -> list[Path]:
