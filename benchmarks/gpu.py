@@ -145,10 +145,9 @@ def kmeans(small: bool) -> dict[str, Any]:
     x = kmeans_gpu.rows(n, dim, k)
     start = x[np.sort(np.random.default_rng(1).permutation(n)[:k])].copy()
     ours = [kmeans_gpu.ours(x, start, Namespace(device="cuda", niter=niter)) for _ in range(2)][-1]
-    rows, centroids = torch.from_numpy(x).cuda(), torch.from_numpy(start).cuda()
 
     def plain() -> None:
-        current = centroids.clone()
+        rows, current = torch.from_numpy(x).cuda(), torch.from_numpy(start).cuda()  # ours brings them within its clock
         for _ in range(niter):
             norms = current.square().sum(1)
             labels = torch.cat([torch.addmm(norms, p, current.T, alpha=-2).argmin(1) for p in rows.split(65536)])
@@ -174,12 +173,13 @@ def faiss(small: bool) -> dict[str, Any]:
     x = kmeans_gpu.rows(256_000, 2048, 1000)
     start = x[np.sort(np.random.default_rng(1).permutation(len(x))[:1000])].copy()
     options = Namespace(device="cuda", niter=25)
-    peers = [kmeans_gpu.peer(x, start, options) for _ in range(2)]  # the first one loads libraries
-    engine = kmeans_gpu.by_faiss(x, start, Namespace(device="cuda", niter=3))
+    peers = [kmeans_gpu.peer(x, start, options) for _ in range(2)]  # the second of each counts: libraries are loaded
+    engine = [kmeans_gpu.by_faiss(x, start, options) for _ in range(2)][-1]
     return {
         "faiss.Kmeans, training, s": peers[-1]["train_s"],
         "faiss.Kmeans, with assigning, s": peers[-1]["total_s"],
-        "our faiss engine, an iteration, s": engine["train_s"] / 3,
+        "our faiss engine, training, s": engine["train_s"],
+        "our faiss engine, with assigning, s": engine["total_s"],
     }
 
 

@@ -5,8 +5,9 @@
 The defaults are the size of Laina et al. 2022. `ours` is the torch engine; where faiss sees a GPU, `faiss` is our faiss
 engine, which searches the rows that torch keeps on the GPU, and `peer` is faiss.Kmeans. Each run is a process
 of its own, since faiss and torch may be built for different versions of CUDA. Printed are the seconds of the training
-iterations (after a first one that brings the rows to the device), of all with assigning, and the objectives from the
-same start. `--device cpu` tries the script without a GPU.
+iterations, of all with assigning, and the objectives from the same start. Every side runs twice in its process, and the
+second run counts: by then libraries are loaded and memory is allocated. Each side's clock includes the copy of the rows
+from the host's memory to the device. `--device cpu` tries the script without a GPU.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ def ours(x: Any, start: Any, options: argparse.Namespace) -> dict[str, Any]:
 
     named = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     points = TorchPoints(MemoryPoints(x), device=options.device, budget=x.nbytes)
-    points.step(start)
+    return {**trained(points, start, options.niter), "device": named}
+
+
+def trained(points: Points, start: Any, niter: int) -> dict[str, Any]:
     began = time.perf_counter()
-    result = kmeans(points, KMeansOptions(len(start), niter=options.niter, sample="all"), start=start)
+    result = kmeans(points, KMeansOptions(len(start), niter=niter, sample="all"), start=start)
     total = time.perf_counter() - began
-    return {"train_s": result.timings["train_s"], "total_s": total, "objective": result.objective, "device": named}
+    return {"train_s": result.timings["train_s"], "total_s": total, "objective": result.objective}
 
 
 def by_faiss(x: Any, start: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -56,11 +60,7 @@ def by_faiss(x: Any, start: Any, options: argparse.Namespace) -> dict[str, Any]:
     points: Points = MemoryPoints(x)
     if options.device != "cpu":
         points = TorchPoints(MemoryPoints(x), device=options.device, engine="faiss", budget=x.nbytes)
-    points.step(start)
-    began = time.perf_counter()
-    result = kmeans(points, KMeansOptions(len(start), niter=options.niter, sample="all"), start=start)
-    total = time.perf_counter() - began
-    return {"train_s": result.timings["train_s"], "total_s": total, "objective": result.objective}
+    return trained(points, start, options.niter)
 
 
 def peer(x: Any, start: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -90,7 +90,9 @@ def main() -> None:
     if options.side:
         x = rows(options.n, options.d, options.k)
         start = x[np.sort(np.random.default_rng(1).permutation(options.n)[: options.k])].copy()
-        print(json.dumps({"peer": peer, "ours": ours, "faiss": by_faiss}[options.side](x, start, options)))
+        side = {"peer": peer, "ours": ours, "faiss": by_faiss}[options.side]
+        side(x, start, options)  # warm: libraries, kernels and allocators
+        print(json.dumps(side(x, start, options)))
         return
     print(machine())
     print(f"{options.n:,} x {options.d} float32, K {options.k}, {options.niter} iterations")
