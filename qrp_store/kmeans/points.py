@@ -196,7 +196,8 @@ class StreamedPoints:
         order = np.argsort(rows, kind="stable")
         wanted = rows[order]
         out = np.empty((len(rows), self.dim), np.float32)
-        with closing(self._blocks(Selection(self._source, wanted), lambda i: self._name(int(wanted[i])))) as blocks:
+        name, ahead = (lambda i: self._name(int(wanted[i]))), self._ahead(out.nbytes)
+        with closing(self._blocks(Selection(self._source, wanted), name, ahead)) as blocks:
             for start, part in blocks:
                 out[order[start : start + len(part)]] = part
         return _less(out, self.origin)
@@ -238,21 +239,28 @@ class StreamedPoints:
 
     def _side_by_side(self, k: int) -> tuple[int, Engine]:
         """How many blocks are read ahead, and the engine with as many threads as `memory` has groups for."""
-        block = max((self._source.rows_of(i)[1] for i in range(self._source.n_blocks)), default=0) * self.dim * 4
+        block = self._block_bytes()
         group = min(group_rows(k, self.dim), self.count) * self.dim * 4 + k * self.dim * 8
-        ahead = _READERS if (_READERS + 1) * block + group <= self._memory else 0
+        ahead = self._ahead(group)
         fit = (self._memory - (ahead + 1) * block) // group - 2  # one more waits, one is being filled
         return ahead, Engine(self._engine.nearest, max(1, min(self._engine.workers, fit)))
 
+    def _block_bytes(self) -> int:
+        return max((self._source.rows_of(i)[1] for i in range(self._source.n_blocks)), default=0) * self.dim * 4
+
+    def _ahead(self, held: int) -> int:
+        """Return how many blocks are read ahead within `memory`, beside so many bytes."""
+        return _READERS if (_READERS + 1) * self._block_bytes() + held <= self._memory else 0
+
     def _all(self) -> Float32:
         out = np.empty((self.count, self.dim), np.float32)
-        with closing(self._blocks(self._source, self._name)) as blocks:
+        with closing(self._blocks(self._source, self._name, self._ahead(out.nbytes))) as blocks:
             for start, rows in blocks:
                 out[start : start + len(rows)] = rows
         return _less(out, self.origin)
 
     def _blocks(
-        self, source: Blocks, name: Callable[[int], str], ahead: int = _READERS
+        self, source: Blocks, name: Callable[[int], str], ahead: int
     ) -> Generator[tuple[int, npt.NDArray[Any]], None, None]:
         """First row and rows of each block that has any, as stored or, when asked, normalised."""
         wanted = [i for i in range(source.n_blocks) if source.rows_of(i)[1]]

@@ -191,6 +191,22 @@ def test_only_the_blocks_that_hold_sampled_rows_are_read() -> None:
     assert sorted(source.reads) == [0, 2, 3], "a block without usable rows is left alone"
 
 
+@pytest.mark.parametrize(("blocks", "ahead"), [(2, False), (5, True)])
+@pytest.mark.parametrize("work", ["glimpse", "sample", "subset"])
+def test_blocks_are_read_ahead_only_within_the_memory(blocks: int, ahead: bool, work: str) -> None:
+    readers = set()
+
+    class Watched(ArrayBlocks):
+        def read(self, index: int) -> np.ndarray:
+            readers.add(threading.current_thread())
+            return super().read(index)
+
+    size, few = 4000, np.array([3, 19_999])
+    points = StreamedPoints(Watched(data(), [size] * 5), memory=blocks * size * DIM * 4)
+    points.subset(few) if work == "subset" else getattr(points, work)(few)
+    assert (threading.current_thread() not in readers) is ahead
+
+
 def test_the_next_block_is_read_while_one_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qrp_store.kmeans.passes._GROUP_BYTES", 1)
 
