@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pretend_gpu
+import pytest
 
 from qrp_store.kmeans import MemoryPoints
 from qrp_store.kmeans.torch_points import TorchPoints
@@ -75,3 +76,16 @@ def test_a_pass_of_kmeans_over_resident_rows_copies_only_centroids_and_means() -
     assert pretend_gpu.counts["bytes to host"] == 4 * k * dim + 8 * (k + 2)  # float32 means, counts, two numbers
     assert pretend_gpu.counts["copies to host"] == 2
     assert pretend_gpu.counts["waits"] == 3, pretend_gpu.waits
+
+
+def test_a_group_of_kmeans_takes_as_many_kernels_as_the_documents_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrp_store.kmeans.passes._GROUP_BYTES", 1)
+    launched = []
+    for groups in (4, 8):
+        rows = np.random.default_rng(0).standard_normal((2048 * groups, 16)).astype(np.float32)
+        points = TorchPoints(MemoryPoints(rows), device="cuda")
+        points.means(rows[:20])
+        pretend_gpu.reset()
+        points.means(rows[:20])
+        launched.append(pretend_gpu.counts["kernels"])
+    assert (launched[1] - launched[0]) / 4 <= 31  # docs/scale.md
