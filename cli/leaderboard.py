@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,17 +42,19 @@ def leaderboard(
     With at least three common seeds, each rank has an interval. After `evaluate --forward`, the scores of the forward
     probes and the correlation of the two rankings are shown as well.
     """
-    from qrp_store.look import leaderboard, rank_correlations
+    from qrp_store.look import leaderboard, permuted_controls, rank_correlations
 
     with session.open() as store:
         board = leaderboard(store, **selection.values())
+        controls = permuted_controls(store, board)
     columns, form = layout.columns, output_format.form
     correlations = rank_correlations(board)
     for_reading = form in ("table", "md", "latex") or (form is None and not session.as_json)
     chosen = _chosen(board, columns, for_reading)
+    notes = _notes(board, controls)
     if form in ("md", "latex") or (for_reading and sys.stdout.isatty()):
         for about, rows in by_setting(chosen, board):
-            _write(session, about, rows, form)
+            _write(about, rows, form, notes[about])
     else:
         kept = chosen if columns or not for_reading else output.table(_joined(chosen, board))
         session.list(
@@ -62,6 +65,8 @@ def leaderboard(
             output.write(_correlation(row))
         if board.rows and not columns:
             session.progress.note(_LEGEND)
+            for note in dict.fromkeys(filter(None, (_chance(row) for row in controls.values()))):
+                session.progress.note(note)
     _warn(session, board)
 
 
@@ -96,6 +101,7 @@ def _chosen(board: Table, columns: Sequence[str], for_reading: bool) -> Table:
     if not for_reading:
         return board
     optional = [n for n in ("forward_metric", "linear_mean", "knn_mean") if any(r[n] is not None for r in rows)]
+    optional += [name for name in ("series", "position") if name in board.columns]
     optional += ["n_failed"] if any(row["n_failed"] for row in rows) else []
     scores = ["ranks", "backbone", "nmi", "mi_nats_mean", "top1_mean", "effective_clusters_mean", "n_seeds"]
     table = output.table(rows, [*scores, *optional])
@@ -119,9 +125,28 @@ def by_setting(chosen: Table, board: Table) -> list[tuple[str, Table]]:
     """What each setting is, and its rows of `chosen`; one empty table without results."""
     of: dict[str, list[tuple[Any, ...]]] = {}
     for row, shown in zip(board.named(), chosen.rows, strict=True):
-        about = ", ".join(f"{name} {output.cell(row[name])}" for name in SETTING)
-        of.setdefault(about, []).append(shown)
+        of.setdefault(_about(row), []).append(shown)
     return [(about, Table(chosen.columns, rows)) for about, rows in of.items()] or [("no results yet", chosen)]
+
+
+def _about(row: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {output.cell(row[name])}" for name in SETTING)
+
+
+def _notes(board: Table, controls: dict[tuple[Any, ...], dict[str, Any]]) -> defaultdict[str, str]:
+    """The legend of each setting's table, with the p-values where there are permuted controls."""
+    notes = defaultdict(lambda: _LEGEND)
+    for row in board.named():
+        control = controls.get(tuple(row[name] for name in SETTING))
+        notes[_about(row)] = f"{_LEGEND} {_chance(control)}" if control else _LEGEND
+    return notes
+
+
+def _chance(control: dict[str, Any]) -> str:
+    return (
+        f"Against permuted concepts p ≤ {control['p_value_max']:.2g} in each result; "
+        f"{control['n_permutations']} controls give no p-value below {control['p_value_min']:.2g}."
+    )
 
 
 def _joined(chosen: Table, board: Table) -> list[dict[str, Any]]:
@@ -132,20 +157,24 @@ def _joined(chosen: Table, board: Table) -> list[dict[str, Any]]:
     ]
 
 
-def _write(session: Session, about: str, rows: Table, form: Format | None) -> None:
-    """One setting's table with its heading."""
+def _write(about: str, rows: Table, form: Format | None, note: str) -> None:
+    """Write one setting's table with its heading. LaTeX needs the package booktabs."""
     text = output.listing(rows, form or "table", "")
     if form == "latex":
-        caption = output.latex(f"{about[:1].upper()}{about[1:]}. {_LEGEND}")
-        output.write(f"\\begin{{table}}\n\\caption{{{caption}}}\n{text}\n\\end{{table}}\n")
+        caption = output.latex(f"{about[:1].upper()}{about[1:]}. {note}")
+        output.write(
+            f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{caption}}}\n{text}\n\\end{{table}}\n"
+        )
     elif form == "md":
-        output.write(f"**{output.markdown(about)}**\n\n{text}\n\n{_LEGEND}\n")
+        output.write(f"**{output.markdown(about)}**\n\n{text}\n\n{note}\n")
     else:
         output.write(f"{about}\n{text}\n")
 
 
 def _correlation(row: dict[str, Any]) -> str:
     rho = "none" if row["spearman"] is None else f"{row['spearman']:.2f}"
+    if row["spearman_lo"] is not None:
+        rho += f" [{row['spearman_lo']:.2f}, {row['spearman_hi']:.2f}]"
     where = ", ".join(output.cell(row[name]) for name in ("dataset", "concepts", "protocol", "setting"))
     both = f"NMI and {row['probe']} {row['metric']} over {row['n_backbones']} backbones"
     return f"Spearman's correlation of {both}: {rho} ({where}, K {row['clusters']})"

@@ -13,7 +13,7 @@ from qrp_store.catalog.overview import references
 from qrp_store.errors import NotFound, near_names
 from qrp_store.options import LeaderboardOptions, takes
 from qrp_store.records import Table
-from qrp_store.rendering.ranks import spearman
+from qrp_store.rendering.ranks import spearman, spearman_interval
 from qrp_store.store import Store
 
 _TOP = 10
@@ -66,9 +66,11 @@ def leaderboard(
     clusters: int | None = None,
     protocol: str | None = None,
     setting: str | None = None,
+    series: str | None = None,
 ) -> Table:
     """Return the view `leaderboard`, best first within each setting. None selects all.
 
+    With `series` only its backbones, in order of the added column `position`; ranks stay those among all backbones.
     Raise NotFound for an unknown dataset, and for other values without results.
     """
     if dataset is not None:
@@ -85,13 +87,41 @@ def leaderboard(
             if not rows:
                 hint = near_names(str(value), [str(value) for value in known], "no results; see qrp-store leaderboard")
                 raise NotFound(f"the leaderboard has no results of {name} {value!r}", hint=hint)
-    return Table(table.columns, rows)
+    board = Table(table.columns, rows)
+    return board if series is None else _in_order(store, board, series)
+
+
+def _in_order(store: Store, board: Table, series: str) -> Table:
+    """Return the backbones of a series with its columns `series` and `position`, in order within each setting."""
+    places = list(store.sql("SELECT dataset, backbone, series, position FROM series"))
+    position = {(p["dataset"], p["backbone"]): p["position"] for p in places if p["series"] == series}
+    at = [board.columns.index(name) for name in ("dataset", "backbone")]
+    rows = [(*row, series, position[key]) for row in board.rows if (key := (row[at[0]], row[at[1]])) in position]
+    if not rows:
+        hint = near_names(series, sorted({p["series"] for p in places}), "no series; see docs/backbones.md")
+        raise NotFound(f"the leaderboard has no results of series {series!r}", hint=hint)
+    columns = (*board.columns, "series", "position")
+    setting = [columns.index(name) for name in _SETTING]
+    return Table(columns, sorted(rows, key=lambda row: ([row[i] for i in setting], row[-1])))
+
+
+def permuted_controls(store: Store, board: Table) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Return, for each setting with permuted controls, the largest p-value of its results and the smallest possible."""
+    settings = {tuple(row[name] for name in _SETTING) for row in board.named()}
+    names = ", ".join(_SETTING)
+    query = (
+        f"SELECT {names}, max(p_value) AS p_value_max, min(n_permutations) AS n_permutations FROM results "
+        f"WHERE n_permutations > 0 AND NOT permuted AND p_value IS NOT NULL GROUP BY {names}"
+    )
+    rows = ((tuple(row[name] for name in _SETTING), row) for row in store.sql(query))
+    return {key: {**row, "p_value_min": 1 / (1 + row["n_permutations"])} for key, row in rows if key in settings}
 
 
 def rank_correlations(board: Table) -> list[dict[str, Any]]:
     """Return Spearman's correlation of NMI and forward probes, for each setting with both.
 
-    `spearman` is None for fewer than two backbones, or if all values of one side are equal.
+    `spearman` is None for fewer than two backbones, or if all values of one side are equal. `spearman_lo` and
+    `spearman_hi` are its approximate 95 % interval over backbones, None for fewer than four.
     """
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in board.named():
@@ -103,7 +133,9 @@ def rank_correlations(board: Table) -> list[dict[str, Any]]:
             if both:
                 about = {"probe": name, "metric": both[0]["forward_metric"], "n_backbones": len(both)}
                 rho = spearman([row["nmi_mean"] for row in both], [row[f"{name}_mean"] for row in both])
-                correlations.append({**dict(zip(_SETTING, setting, strict=True)), **about, "spearman": rho})
+                lo, hi = spearman_interval(rho, len(both)) or (None, None)
+                scores = {"spearman": rho, "spearman_lo": lo, "spearman_hi": hi}
+                correlations.append({**dict(zip(_SETTING, setting, strict=True)), **about, **scores})
     return correlations
 
 

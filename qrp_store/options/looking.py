@@ -26,6 +26,7 @@ class LeaderboardOptions(Options):
     clusters: int | None = plain_option(None, "Only this K.", flags=("-k", "--clusters"), metavar="K")
     protocol: str | None = plain_option(None, "Only this protocol.", metavar="P")
     setting: str | None = plain_option(None, "Only this setting.", metavar="HASH")
+    series: str | None = plain_option(None, "Only the backbones of this series, in its order.", metavar="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)

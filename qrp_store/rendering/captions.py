@@ -9,7 +9,7 @@ from typing import Any
 
 from qrp_store.rendering import figures
 from qrp_store.rendering.content import Report
-from qrp_store.rendering.ranks import spearman
+from qrp_store.rendering.ranks import spearman, spearman_interval
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,11 @@ def _published(report: Report) -> Shown:
 def _order(pairs: Sequence[tuple[str, float, float]]) -> str:
     """A sentence on how far the two rankings agree; empty for fewer than three backbones."""
     rank = spearman([p[1] for p in pairs], [p[2] for p in pairs]) if len(pairs) > 2 else None
-    return "" if rank is None else f"Spearman's rank correlation is {digits(rank, 2)} over {len(pairs)} backbones."
+    if rank is None:
+        return ""
+    ends = spearman_interval(rank, len(pairs))
+    interval = "" if ends is None else f" (95\N{NO-BREAK SPACE}% interval {digits(ends[0], 2)} to {digits(ends[1], 2)})"
+    return f"Spearman's rank correlation is {digits(rank, 2)}{interval} over {len(pairs)} backbones."
 
 
 def _across_k(report: Report) -> Shown:

@@ -101,3 +101,32 @@ def test_few_images_for_the_concepts_and_clusters_name_the_protocol_for_them(qrp
     assert few.err.count("--protocol tight is the protocol for this size") == 1
     assert "for this size" not in qrp.run(*line, "-k", 6, "--seed", 5, store=own).err
     assert "for this size" not in qrp.run(*line, "-k", 60, "--protocol", "tight", store=own).err
+
+
+def test_a_series_is_listed_in_its_order(qrp: Any, own: Path) -> None:
+    with closing(sqlite3.connect(own / "catalog.db")) as connection:
+        for position, name in enumerate(("noise", "sharp")):
+            connection.execute("UPDATE backbone SET series = 'run', position = ? WHERE name = ?", (position, name))
+        connection.commit()
+    every = {(r["setting"], r["backbone"]): r for r in qrp.rows("leaderboard", store=own)}
+    rows = qrp.rows("leaderboard", "--series", "run", "--concepts", "objects", store=own)
+    assert [(row["series"], row["position"], row["backbone"]) for row in rows] == [
+        ("run", 0, "noise"),
+        ("run", 1, "sharp"),
+    ]
+    for row in rows:
+        assert {**every[row["setting"], row["backbone"]], "series": "run", "position": row["position"]} == row
+    assert "position" in qrp.run("leaderboard", "--series", "run", store=own).out
+    assert "did you mean run?" in qrp.fails(3, "leaderboard", "--series", "rum", store=own)
+    page = own.parent / "page.html"
+    qrp.ok("report", "--dataset", "photos", "--no-images", "-o", page, store=own)
+    assert "Score along a series" in page.read_text("utf-8")
+
+
+def test_the_smallest_possible_p_value_is_printed(qrp: Any, own: Path) -> None:
+    line = ("evaluate", "--dataset", "photos", "--backbone", "sharp", "--concepts", "objects", "--epochs", 2)
+    qrp.ok(*line, "-k", 5, "--permutations", 9, "--bootstrap", 0, store=own)
+    said = "9 controls give no p-value below 0.1."
+    for form in ("md", "latex"):
+        assert qrp.run("leaderboard", "-k", 5, "--format", form, store=own).out.count(said) == 1
+    assert qrp.run("leaderboard", store=own).err.count(said) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -30,6 +31,7 @@ from qrp_store.rendering.content import (
     Setting,
 )
 from qrp_store.rendering.page import embedded, render
+from qrp_store.rendering.ranks import spearman_interval
 from qrp_store.samples import width
 
 NASTY = "</script><script>alert(1)</script>\"'&<b>$x_2$ 🦊 شبكة \u202e"
@@ -220,3 +222,12 @@ def test_ten_backbones_of_a_thousand_clusters_stay_below_three_megabytes_without
         **{**vars(one), "galleries": tuple(Gallery(f"b{i}", "r", 0, 0.4, many) for i in range(10)), "pictures": ()}
     )
     assert len(render(page).encode()) < 3_000_000
+
+
+def test_spearmans_interval_is_that_of_fishers_z() -> None:
+    assert spearman_interval(0.5, 3) is None
+    assert spearman_interval(None, 10) is None
+    assert spearman_interval(1.0, 10) == (1.0, 1.0)
+    lo, hi = spearman_interval(0.6, 28) or (0, 0)
+    half = 1.959964 * ((1 + 0.18) / 25) ** 0.5
+    assert [math.atanh(lo), math.atanh(hi)] == pytest.approx([math.atanh(0.6) - half, math.atanh(0.6) + half])
