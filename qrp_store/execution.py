@@ -167,8 +167,8 @@ class DaskPool:
                 f"the Dask scheduler {self.address} has no workers", hint="start some, or wait"
             ) from error
         versions: Any = self._client.get_versions(packages=["qrp_store"])
-        for worker, found in versions["workers"].items():
-            _require_version(worker, found["packages"].get("qrp_store"), __version__)
+        for worker, answer in versions["workers"].items():
+            _require_version(worker, answer["packages"].get("qrp_store"), __version__)
         known = self._client.scheduler_info(n_workers=-1)["workers"]
         # Results that come straight from the workers are several times faster than through the scheduler.
         if self._client.direct_to_workers is None:
@@ -198,7 +198,7 @@ class DaskPool:
 
     def everywhere(self, function: Callable[..., R], *arguments: Any) -> dict[str, R | QrpStoreError]:
         """Return what the function returns or raises on each worker, by address; Unavailable for no answer."""
-        begun = {
+        started = {
             worker: self._client.submit(
                 _at_worker, __version__, function, *arguments, pure=False, workers=[worker], allow_other_workers=False
             )
@@ -206,7 +206,7 @@ class DaskPool:
         }
         answers: dict[str, R | QrpStoreError] = {}
         until = time.monotonic() + _WORKERLESS_SECONDS
-        for worker, future in begun.items():
+        for worker, future in started.items():
             try:
                 answers[worker] = future.result(timeout=max(_ANSWER_SECONDS, until - time.monotonic()))
             except QrpStoreError as error:
@@ -398,9 +398,9 @@ def _keep_scratch() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2 * _SCRATCH)
 
 
-def _require_version(worker: str, found: str | None, version: str) -> None:
-    if found != version:
-        has = "has no qrp_store" if found is None else f"runs qrp_store {found}"
+def _require_version(worker: str, installed: str | None, version: str) -> None:
+    if installed != version:
+        has = "has no qrp_store" if installed is None else f"runs qrp_store {installed}"
         raise Unavailable(
             f"Dask worker {worker} {has}, this is {version}", hint="install the same version on every worker"
         )

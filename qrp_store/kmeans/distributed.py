@@ -131,15 +131,15 @@ class DistributedPoints:
 
     def sample(self, rows: Rows) -> Float32:
         order = np.argsort(rows, kind="stable")
-        wanted = rows[order]
-        edges = np.searchsorted(wanted, [part.first for part in self._parts] + [self.count])
+        ordered = rows[order]
+        edges = np.searchsorted(ordered, [part.first for part in self._parts] + [self.count])
         touched = [i for i in range(len(self._parts)) if edges[i] < edges[i + 1]]
 
         def gather() -> Float32:
             out = np.empty((len(rows), self.dim), np.float32)
-            picks = [(wanted[edges[i] : edges[i + 1]] - self._parts[i].first,) for i in touched]
-            with closing(self._pool.results(self._over(_pick, touched, picks))) as found:
-                for i, part in zip(touched, found, strict=True):
+            picks = [(ordered[edges[i] : edges[i + 1]] - self._parts[i].first,) for i in touched]
+            with closing(self._pool.results(self._over(_pick, touched, picks))) as parts:
+                for i, part in zip(touched, parts, strict=True):
                     out[order[edges[i] : edges[i + 1]]] = part
             return out
 
@@ -150,8 +150,8 @@ class DistributedPoints:
             sums, left, window = self._with_centroids(_step, centroids), len(self._parts), self._pool.window
             while left > _SUMS_JOINED:
                 sums, left, window = self._joined(sums), -(-left // _SUMS_JOINED), -(-window // _SUMS_JOINED) + 1
-            with closing(self._pool.results(sums, window, early=True)) as found:
-                subtrees: Iterable[Subtree[Step]] = chain.from_iterable(found)
+            with closing(self._pool.results(sums, window, early=True)) as summed:
+                subtrees: Iterable[Subtree[Step]] = chain.from_iterable(summed)
                 return total(subtrees)
 
         return self._again(once)
@@ -163,9 +163,9 @@ class DistributedPoints:
         labels, distances = np.empty(self.count, np.int32), np.empty(self.count, np.float32)
 
         def once() -> None:
-            with closing(self._pool.results(self._with_centroids(_assign, centroids))) as found:
-                for part, (own, apart) in zip(self._parts, found, strict=True):
-                    labels[part.first : part.last], distances[part.first : part.last] = own, apart
+            with closing(self._pool.results(self._with_centroids(_assign, centroids))) as assigned:
+                for part, (part_labels, part_distances) in zip(self._parts, assigned, strict=True):
+                    labels[part.first : part.last], distances[part.first : part.last] = part_labels, part_distances
 
         self._again(once)
         return labels, distances
@@ -200,15 +200,15 @@ class DistributedPoints:
         """Begins function(first row, rows, *arguments) for each part, in order, as they are drawn."""
         if self._shared is None:
             self._shared = self._pool.share((self._source, self._normalize, self._origin))
-        for index, given in zip(parts, arguments, strict=False):
+        for index, extra in zip(parts, arguments, strict=False):
             part = self._parts[index]
             where = (self._shared, part.first, part.last)
             if index >= self._n_kept:
-                yield self._pool.keep(_read_and, function, *where, self._chosen, *given)
+                yield self._pool.keep(_read_and, function, *where, self._chosen, *extra)
                 continue
             if index not in self._kept:
                 self._kept[index] = self._pool.keep(_read, *where, self._chosen, thread=part.thread)
-            yield self._pool.keep(function, part.first, self._kept[index], *given, thread=part.thread)
+            yield self._pool.keep(function, part.first, self._kept[index], *extra, thread=part.thread)
 
     def _joined(self, sums: Iterator[Any]) -> Iterator[Any]:
         """Joins subtrees on the workers, some at a time."""
@@ -225,7 +225,7 @@ class DistributedPoints:
                     raise
                 self._shared, self._kept = None, {}
             except InvalidInput as error:
-                named = re.sub(r"\brow (\d+)\b", lambda found: self._name(int(found[1])), error.message, count=1)
+                named = re.sub(r"\brow (\d+)\b", lambda match: self._name(int(match[1])), error.message, count=1)
                 raise InvalidInput(named, hint=error.hint) from error
         raise AssertionError("unreachable")
 
@@ -247,9 +247,9 @@ def choose_on_workers(pool: DaskPool, engine: str, device: str) -> Chosen:
     """The engine and device that all workers have. Raises Unavailable or InvalidInput when some have not."""
     kinds = {chosen: worker for worker, chosen in _answers(pool.everywhere(choose, engine, device)).items()}
     if len(kinds) != 1:
-        told = "; ".join(f"{worker}: {kind.engine} on {kind.device}" for kind, worker in kinds.items())
+        listed = "; ".join(f"{worker}: {kind.engine} on {kind.device}" for kind, worker in kinds.items())
         raise InvalidInput(
-            f"the Dask workers differ in what they search with ({told})", hint="give --engine and --device"
+            f"the Dask workers differ in what they search with ({listed})", hint="give --engine and --device"
         )
     chosen = next(iter(kinds))
     if not chosen.on_gpu:
@@ -272,12 +272,12 @@ def _require_gpu_room(chosen: Chosen, k: int, dim: int) -> None:
 
 def _answers(answers: dict[str, R | QrpStoreError]) -> dict[str, R]:
     """Return what the workers answered. Raise the first error."""
-    good: dict[str, R] = {}
+    values: dict[str, R] = {}
     for worker, answer in answers.items():
         if isinstance(answer, QrpStoreError):
             raise answer
-        good[worker] = answer
-    return good
+        values[worker] = answer
+    return values
 
 
 def require_readable(source: Blocks, pool: DaskPool, where: str) -> None:
@@ -286,9 +286,9 @@ def require_readable(source: Blocks, pool: DaskPool, where: str) -> None:
     source.read(index)
     for worker, answer in pool.everywhere(_reads, pool.share(source), index).items():
         if isinstance(answer, QrpStoreError):
-            told = answer.message.removeprefix(f"worker {worker}: ")
+            reason = answer.message.removeprefix(f"worker {worker}: ")
             raise Unavailable(
-                f"Dask worker {worker} cannot read the arrays at {where}: {told}",
+                f"Dask worker {worker} cannot read the arrays at {where}: {reason}",
                 hint="every worker needs them at the same path, or the same S3 credentials in its environment",
             ) from answer
 
@@ -342,8 +342,8 @@ def _read_and(function: Callable[..., R], shared: Source, first: int, last: int,
     return function(first, _read(shared, first, last, chosen), *arguments)
 
 
-def _pick(first: int, rows: Held, wanted: Rows) -> Float32:
-    return rows[wanted] if isinstance(rows, np.ndarray) else rows.sample(wanted)
+def _pick(first: int, rows: Held, numbers: Rows) -> Float32:
+    return rows[numbers] if isinstance(rows, np.ndarray) else rows.sample(numbers)
 
 
 def _step(first: int, rows: Held, centroids: Float32, chosen: Chosen, size: int) -> list[Subtree[Step]]:

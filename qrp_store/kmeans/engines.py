@@ -1,4 +1,4 @@
-"""Which engine searches, and where: what was asked for, or the best that is there. Nothing falls back in silence."""
+"""Choose the engine and the device of K-means: the requested ones, or the best available. No silent fallback."""
 
 from __future__ import annotations
 
@@ -45,38 +45,38 @@ class Chosen:
 
 
 def choose(engine: str = "auto", device: str = "auto") -> Chosen:
-    """What runs when this is asked for.
+    """Return the engine and the device that the options mean here.
 
-    torch and faiss search on the CPU and, where their builds can, on CUDA. "auto" takes a CUDA device where one is
-    asked for or there, and then torch before faiss: it keeps the rows on the device and sums there. On the CPU it
-    takes faiss, and torch when faiss is not installed. Raises Unavailable for what is not there.
+    Both engines search on the CPU and, if their builds support it, on a GPU. On a GPU engine "auto" is torch; on a CPU
+    it is faiss, or torch if faiss is not installed. Device "auto" is a GPU if one is available. Raise Unavailable for
+    an engine or device that is missing.
     """
     if engine not in ENGINES:
         raise InvalidInput(f"--engine {engine!r}: known are {', '.join(ENGINES)}")
     gpu = gpu_number(check_device(device))
-    asked = ("torch", "faiss") if engine == "auto" else (engine,)
-    there = [name for name in asked if _installed(name)]
-    if not there:
+    candidates = ("torch", "faiss") if engine == "auto" else (engine,)
+    installed = [name for name in candidates if _installed(name)]
+    if not installed:
         one = f"--engine {engine} needs {engine}, which is not installed"
         neither = "K-means needs faiss or torch, and neither is installed"
         raise Unavailable(neither if engine == "auto" else one, hint=_INSTALL)
     if gpu is not None or (device == "auto" and _may_have_cuda()):
-        for name in there:
+        for name in installed:
             if _n_gpus(name) > (gpu or 0):
                 return Chosen(name, "cuda" if gpu is None else device)
     if gpu is not None:
         which = "" if device == "cuda" else f" {gpu}"
         raise Unavailable(
-            f"--device {device}: {' and '.join(there)} here can compute on no CUDA device{which} of this machine",
+            f"--device {device}: {' and '.join(installed)} here can compute on no CUDA device{which} of this machine",
             hint="--device cpu, or pip install 'qrp-store[gpu]' where there is a GPU",
         )
-    return Chosen(there[-1], "cpu")
+    return Chosen(installed[-1], "cpu")
 
 
 def local_gpus(device: str) -> list[str]:
     """Return the GPUs of this machine over which `device` lets worker processes spread; none for cpu and cuda:N."""
-    wanted = device == "cuda" or (device == "auto" and _may_have_cuda())
-    return visible_gpus() if wanted and _installed("torch") else []
+    any_gpu = device == "cuda" or (device == "auto" and _may_have_cuda())
+    return visible_gpus() if any_gpu and _installed("torch") else []
 
 
 def gpus_worth_starting(chosen: Chosen, operations: float) -> list[str]:
@@ -96,7 +96,7 @@ def _installed(module: str) -> bool:
 
 
 def _may_have_cuda() -> bool:
-    """Whether asking torch, which takes seconds and much memory to load, is worth it: is there a driver's device?"""
+    """Whether a driver's device exists. Only then torch, which takes seconds and much memory to load, is asked."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     return Path("/dev/dxg").exists() or any(Path("/dev").glob("nvidia[0-9]*"))

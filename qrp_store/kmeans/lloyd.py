@@ -195,9 +195,9 @@ def _check(points: Points, options: KMeansOptions, start: Float32 | None, resume
         raise InvalidInput(f"init {options.init!r} is not one of {', '.join(INITS)}")
     if options.seed < 0:
         raise InvalidInput(f"seed {options.seed} is negative")
-    for given in (start, None if resume is None else resume.centroids):
-        if given is not None and given.shape != (k, points.dim):
-            raise InvalidInput(f"initial centroids are {given.shape}, not {(k, points.dim)}")
+    for array in (start, None if resume is None else resume.centroids):
+        if array is not None and array.shape != (k, points.dim):
+            raise InvalidInput(f"initial centroids are {array.shape}, not {(k, points.dim)}")
 
 
 def _random(seed: int) -> np.random.RandomState:
@@ -207,10 +207,10 @@ def _random(seed: int) -> np.random.RandomState:
 
 def _sample_rows(count: int, options: KMeansOptions) -> Rows | None:
     """The training rows, ascending so that reading is sequential; None for all."""
-    wanted = options.sample_size(count)
-    if wanted == count:
+    size = options.sample_size(count)
+    if size == count:
         return None
-    return np.sort(_random(options.seed).permutation(count)[:wanted]).astype(np.int64)
+    return np.sort(_random(options.seed).permutation(count)[:size]).astype(np.int64)
 
 
 def _origin(points: Points) -> Float32:

@@ -1,4 +1,4 @@
-"""Which centroid is nearest: the engine below K-means. Only this module imports faiss."""
+"""Search for the nearest centroid on the CPU: the engines of K-means. Only this module loads faiss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Nearest(Protocol):
     name: str
 
     def prepare(self, centroids: Float32) -> Search:
-        """A search among `centroids` (k, d) that several threads may call at once.
+        """Return a search among `centroids` (k, d) that several threads may call at once.
 
         It takes rows (m, d) and returns the number of each row's nearest centroid, int32 (m,), and the squared
         distance to it, float32 (m,). A row without a nearest centroid (not finite) gets -1.
@@ -41,7 +41,7 @@ class FaissNearest:
     """Exact search by faiss on the CPU, each call on one thread.
 
     With more threads faiss and its BLAS cut the work differently, which changes distances in their last bits and now
-    and then an assignment; K-means runs several calls side by side instead.
+    and then an assignment; K-means runs several calls in parallel instead.
     """
 
     name = "faiss"
@@ -111,7 +111,7 @@ def _broken(builds: list[str], error: Exception) -> Unavailable:
 
 @contextmanager
 def _one_thread(faiss: Any) -> Iterator[None]:
-    """OpenMP keeps the number of threads per calling thread, so this disturbs nobody else."""
+    """Use one OpenMP thread. OpenMP keeps the number for each calling thread, so other threads keep theirs."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:

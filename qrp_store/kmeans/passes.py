@@ -1,8 +1,8 @@
-"""One pass over all points: what K-means does with data, whether it lies in memory or streams by.
+"""One pass over all points, in memory or streamed: search the nearest centroids, and sum the rows of each.
 
-Every number here depends on the points, the centroids and n, K and d alone. Rows are searched in batches at fixed
-offsets; float64 sums are taken inside groups of fixed rows and combined in a binary tree over the groups. So the
-number of workers, their order, the layout of blocks on disk and the memory allowed change no bit.
+Every number depends only on the points, the centroids, n, K and d. Rows are searched in batches at fixed offsets.
+float64 sums are taken within groups of fixed size and added in a binary tree over the groups. So the number of workers,
+their order, the layout of blocks on disk and the memory limit change no bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GROUP_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class Step:
-    """What a Lloyd step needs: rows per centroid int64 (k,), their sum float64 (k, d), the sum of squared distances."""
+    """Sums of a Lloyd step: rows per centroid int64 (k,), their sum float64 (k, d), the sum of squared distances."""
 
     counts: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Means:
-    """What a Lloyd step makes: rows per centroid int64 (k,), their mean float32 (k, d; 0 for an empty one), inertia."""
+    """Result of a Lloyd step: rows per centroid int64 (k,), their mean float32 (k, d; 0 if empty), inertia."""
 
     counts: npt.NDArray[np.int64]
     means: Float32
@@ -76,7 +76,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Engine:
-    """How a pass is worked off: the search engine, and how many threads run it side by side."""
+    """How a pass is computed: the search engine, and how many threads run it in parallel."""
 
     nearest: Nearest
     workers: int = 1
@@ -86,20 +86,20 @@ class Engine:
 
 
 def group_rows(k: int, dim: int) -> int:
-    """Rows of a group: whole batches, at least 8 K (else partial sums outweigh the data), about 8 MiB or more."""
+    """Return the rows of a group: whole batches, at least 8 K (else partial sums outweigh the data), about 8 MiB."""
     rows = max(8 * k, _GROUP_BYTES // (4 * dim), BATCH)
     return -(-rows // BATCH) * BATCH
 
 
 def step_pass(groups: Iterable[Group], centroids: Float32, engine: Engine, name: Callable[[int], str]) -> Step:
-    """Counts, sums and inertia of all rows about `centroids`. InvalidInput, naming the row, for one not finite."""
+    """Return counts, sums and inertia of all rows. Raise InvalidInput, naming the row, for one that is not finite."""
     return total(subtrees_pass(groups, centroids, engine, name))
 
 
 def subtrees_pass(
     groups: Iterable[Group], centroids: Float32, engine: Engine, name: Callable[[int], str], first: int = 0
 ) -> list[Subtree[Step]]:
-    """The same for consecutive groups, of which number `first` is the first, as the subtrees that they make up."""
+    """Return the same for consecutive groups, the first of which has number `first`, as subtrees of the whole tree."""
     search = engine.nearest.prepare(centroids)
     k = len(centroids)
     with closing(engine.over(lambda group: _partial(group, search, k, name), groups)) as partials:
@@ -109,20 +109,22 @@ def subtrees_pass(
 def assign_pass(
     groups: Iterable[Group], count: int, centroids: Float32, engine: Engine, name: Callable[[int], str]
 ) -> tuple[Labels, Float32]:
-    """Each row's nearest centroid, int32 (count,), and the squared distance to it, float32 (count,).
+    """Return each row's nearest centroid, int32 (count,), and the squared distance to it, float32 (count,).
 
-    Distances are taken from the differences, not from the expanded square that the search uses: they stay exact for
+    Distances are computed from the differences, not from the expanded square that the search uses: they stay exact for
     points far from the origin.
     """
     search = engine.nearest.prepare(centroids)
     labels, distances = np.empty(count, np.int32), np.empty(count, np.float32)
 
     def assign(group: Group) -> None:
-        found, _ = _search(group, search, name)
-        labels[group.start : group.start + len(found)] = found
-        for first in range(0, len(found), BATCH):
-            apart = group.part(first) - centroids[found[first : first + BATCH]]
-            distances[group.start + first : group.start + first + len(apart)] = np.einsum("ij,ij->i", apart, apart)
+        group_labels, _ = _search(group, search, name)
+        labels[group.start : group.start + len(group_labels)] = group_labels
+        for first in range(0, len(group_labels), BATCH):
+            differences = group.part(first) - centroids[group_labels[first : first + BATCH]]
+            distances[group.start + first : group.start + first + len(differences)] = np.einsum(
+                "ij,ij->i", differences, differences
+            )
 
     with closing(engine.over(assign, groups)) as done:
         for _ in done:
@@ -154,7 +156,7 @@ def _partial(group: Group, search: Search, k: int, name: Callable[[int], str]) -
 
 
 class Summand(Protocol):
-    """What can be combined in a tree: a Step, wherever it is kept."""
+    """A value that can be added in a tree: a Step in the host's memory or on a device."""
 
     def __add__(self, other: Self, /) -> Self: ...
 
@@ -172,18 +174,18 @@ class Subtree(Generic[S]):
 
 
 def joined(subtrees: Iterable[Subtree[S]]) -> list[Subtree[S]]:
-    """Consecutive subtrees as few as they can be: siblings are added, nothing else, and at once."""
-    made: list[Subtree[S]] = []
+    """Join consecutive subtrees to as few as possible, adding siblings only, as soon as both exist."""
+    trees: list[Subtree[S]] = []
     for subtree in subtrees:
-        made.append(subtree)
-        while len(made) > 1 and made[-1].level == made[-2].level and made[-2].number % 2 == 0:
-            right, left = made.pop(), made.pop()
-            made.append(Subtree(left.level + 1, left.number // 2, left.sum + right.sum))
-    return made
+        trees.append(subtree)
+        while len(trees) > 1 and trees[-1].level == trees[-2].level and trees[-2].number % 2 == 0:
+            right, left = trees.pop(), trees.pop()
+            trees.append(Subtree(left.level + 1, left.number // 2, left.sum + right.sum))
+    return trees
 
 
 def total(subtrees: Iterable[Subtree[S]]) -> S:
-    """The sum of all groups from the first on: right to left over what is joined, so that of the whole binary tree."""
+    """Return the sum of all groups: right to left over the joined subtrees, the order of the whole binary tree."""
     held = [subtree.sum for subtree in joined(subtrees)]
     whole = held[-1]
     for part in reversed(held[:-1]):

@@ -1,4 +1,4 @@
-"""The points that K-means sees: in memory, or streamed block by block from wherever they are kept."""
+"""The points that K-means clusters: in memory, or streamed block by block from storage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READERS = 2
 
 
 class Points(Protocol):
-    """n points of d dimensions, numbered 0 … n-1. The same question always gets the same bits."""
+    """n points of d dimensions, numbered 0 … n-1. Every method returns the same bits for the same arguments."""
 
     @property
     def count(self) -> int: ...
@@ -31,26 +31,26 @@ class Points(Protocol):
     def dim(self) -> int: ...
 
     def sample(self, rows: Rows) -> Float32:
-        """The rows of these numbers, in the order asked for: float32 (len(rows), d)."""
+        """Return the rows with these numbers, in this order: float32 (len(rows), d)."""
         ...
 
     def glimpse(self, rows: Rows) -> Float32:
-        """The same for a few rows in few places, without a pass over the points."""
+        """Return the same for a few rows in few places, without a pass over the points."""
         ...
 
     def about(self, origin: Float32 | None) -> Points:
-        """The points less `origin`, float32 (d,), in float32: nothing is copied. None: as they are.
+        """Return the points less `origin`, float32 (d,), in float32, without a copy. None: unchanged.
 
         Squared distances are computed as |x|² + |c|² − 2xc, in float32, and so lose all their digits far from 0.
         """
         ...
 
     def subset(self, rows: Rows | None) -> Points:
-        """Only these rows (ascending; None for all), numbered anew: for many passes, so in memory where they fit."""
+        """Return only these rows (ascending; None for all), numbered from 0, in memory if they fit: for many passes."""
         ...
 
     def step(self, centroids: Float32) -> Step:
-        """One Lloyd step about `centroids` (k, d): counts, sums and inertia."""
+        """Return counts, sums and inertia of one Lloyd step about `centroids` (k, d)."""
         ...
 
     def means(self, centroids: Float32) -> Means:
@@ -58,12 +58,12 @@ class Points(Protocol):
         ...
 
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
-        """Each point's nearest centroid, int32 (n,), and its squared distance to it, float32 (n,)."""
+        """Return each point's nearest centroid, int32 (n,), and its squared distance to it, float32 (n,)."""
         ...
 
 
 class Blocks(Protocol):
-    """Where streamed points come from: usable rows (those that have a vector) in blocks, in order.
+    """Source of streamed points: usable rows (those that have a vector) in blocks, in order.
 
     `read` may be called from several threads at once.
     """
@@ -80,16 +80,16 @@ class Blocks(Protocol):
     def n_blocks(self) -> int: ...
 
     def rows_of(self, index: int) -> tuple[int, int]:
-        """Number of the block's first usable row, and how many it has (perhaps none)."""
+        """Return the number of the block's first usable row, and how many it has (perhaps none)."""
         ...
 
     def read(self, index: int) -> npt.NDArray[Any]:
-        """The block's usable rows, float32 or float16, (rows, dim)."""
+        """Return the block's usable rows, float32 or float16, (rows, dim)."""
         ...
 
 
 def row_number(row: int) -> str:
-    """How to call a row in a message when nobody knows its key."""
+    """Return the name of a row in a message if its key is not known."""
     return f"row {row}"
 
 
@@ -154,7 +154,7 @@ class MemoryPoints:
             return assign_pass(groups, self.count, centroids, self._engine, self._name)
 
     def groups(self, k: int) -> Generator[Group, None, None]:
-        """The points in the groups of a pass about `k` centroids."""
+        """Yield the groups of a pass about `k` centroids."""
         size = group_rows(k, self.dim)
         for start in range(0, self.count, size):
             yield Group(start, self._array[start : start + size], self.origin)
@@ -163,8 +163,8 @@ class MemoryPoints:
 class StreamedPoints:
     """Points read block by block, the next ones while one is being searched.
 
-    `memory` (bytes) bounds what `subset` may hold: what does not fit is read again in every pass, as many blocks and
-    groups at a time as fit, one at least. It changes no result, nor does the layout of the blocks.
+    `memory` (bytes) bounds what is held. Rows that do not fit are read in every pass, as many blocks and groups at a
+    time as fit, at least one. Neither it nor the layout of the blocks changes a result.
     """
 
     def __init__(
@@ -194,10 +194,10 @@ class StreamedPoints:
 
     def sample(self, rows: Rows) -> Float32:
         order = np.argsort(rows, kind="stable")
-        wanted = rows[order]
+        ordered = rows[order]
         out = np.empty((len(rows), self.dim), np.float32)
-        name, ahead = (lambda i: self._name(int(wanted[i]))), self._ahead(out.nbytes)
-        with closing(self._blocks(Selection(self._source, wanted), name, ahead)) as blocks:
+        name, ahead = (lambda i: self._name(int(ordered[i]))), self._ahead(out.nbytes)
+        with closing(self._blocks(Selection(self._source, ordered), name, ahead)) as blocks:
             for start, part in blocks:
                 out[order[start : start + len(part)]] = part
         return _less(out, self.origin)
@@ -238,7 +238,7 @@ class StreamedPoints:
             return assign_pass(groups, self.count, centroids, self._side_by_side(len(centroids))[1], self._name)
 
     def _side_by_side(self, k: int) -> tuple[int, Engine]:
-        """How many blocks are read ahead, and the engine with as many threads as `memory` has groups for."""
+        """Return how many blocks are read ahead, and the engine with a thread for each group that fits."""
         block = self._block_bytes()
         group = min(group_rows(k, self.dim), self.count) * self.dim * 4 + k * self.dim * 8
         ahead = self._ahead(group)
@@ -262,17 +262,17 @@ class StreamedPoints:
     def _blocks(
         self, source: Blocks, name: Callable[[int], str], ahead: int
     ) -> Generator[tuple[int, npt.NDArray[Any]], None, None]:
-        """First row and rows of each block that has any, as stored or, when asked, normalised."""
-        wanted = [i for i in range(source.n_blocks) if source.rows_of(i)[1]]
-        with closing(run(source.read, wanted, workers=max(1, ahead), window=ahead or None)) as blocks:
-            for index, rows in zip(wanted, blocks, strict=True):
+        """Yield first row and rows of each block that has any, as stored, or normalised if requested."""
+        filled = [i for i in range(source.n_blocks) if source.rows_of(i)[1]]
+        with closing(run(source.read, filled, workers=max(1, ahead), window=ahead or None)) as blocks:
+            for index, rows in zip(filled, blocks, strict=True):
                 start, count = source.rows_of(index)
                 if rows.shape != (count, self.dim):
                     raise InvalidInput(f"block {index} gave {rows.shape}, not {(count, self.dim)}")
                 yield start, unit(rows, start, name) if self._normalize else rows
 
     def groups(self, k: int) -> Generator[Group, None, None]:
-        """The points in the groups of a pass about `k` centroids."""
+        """Yield the groups of a pass about `k` centroids."""
         with closing(self._blocks(self._source, self._name, self._side_by_side(k)[0])) as blocks:
             for group in _regroup((rows for _, rows in blocks), self.count, self.dim, group_rows(k, self.dim)):
                 yield replace(group, origin=self.origin)
@@ -283,26 +283,26 @@ def _regroup(blocks: Iterator[npt.NDArray[Any]], count: int, dim: int, size: int
     rows = np.empty((0, dim), np.float32)
     start = held = 0
     for block in blocks:
-        taken = 0
-        while taken < len(block):
+        used = 0
+        while used < len(block):
             length = min(size, count - start)
             if held == 0:
-                whole = block[taken : taken + length]
+                whole = block[used : used + length]
                 if len(whole) == length and whole.dtype == np.float32:  # the group lies in one block: no copy
                     yield Group(start, whole)
-                    start, taken = start + length, taken + length
+                    start, used = start + length, used + length
                     continue
                 rows = np.empty((length, dim), np.float32)
-            part = block[taken : taken + length - held]
+            part = block[used : used + length - held]
             rows[held : held + len(part)] = part
-            held, taken = held + len(part), taken + len(part)
+            held, used = held + len(part), used + len(part)
             if held == length:
                 yield Group(start, rows)
                 start, held = start + length, 0
 
 
 class Selection:
-    """Some rows (ascending) of blocks, as blocks."""
+    """Some rows (ascending) of blocks, again as blocks."""
 
     def __init__(self, source: Blocks, rows: Rows) -> None:
         self._source, self._rows = source, rows
@@ -331,14 +331,14 @@ class Selection:
 
 
 def _less(rows: Float32, origin: Float32 | None) -> Float32:
-    """The rows less `origin`, in place: the caller has made them."""
+    """Subtract `origin` in place; the caller's array is new."""
     if origin is not None:
         rows -= origin
     return rows
 
 
 def unit(rows: npt.NDArray[Any], start: int, name: Callable[[int], str]) -> Float32:
-    """The rows scaled to length 1, float32. InvalidInput for a row of zeros, named by `name` of its number."""
+    """Return the rows scaled to length 1, float32. Raise InvalidInput for a row of zeros, called `name(row)`."""
     out = np.empty(rows.shape, np.float32)
     for first in range(0, len(rows), BATCH):
         part = rows[first : first + BATCH].astype(np.float64)

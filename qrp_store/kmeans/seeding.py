@@ -50,8 +50,8 @@ def _greedy(rows: Float32, k: int, random: np.random.RandomState) -> list[int]:
     while len(chosen) < k:
         nearest[chosen[-1]] = 0.0
         drawn = _drawn(nearest, 2 + int(math.log(k)), chosen, random)
-        apart = lengths[:, None] + lengths[drawn] - 2 * _products(rows, rows[drawn])
-        nearer = np.minimum(nearest[:, None], np.maximum(apart, 0))
+        distances = lengths[:, None] + lengths[drawn] - 2 * _products(rows, rows[drawn])
+        nearer = np.minimum(nearest[:, None], np.maximum(distances, 0))
         best = int(nearer.sum(axis=0, dtype=np.float64).argmin())
         chosen.append(drawn[best])
         nearest = nearer[:, best].copy()
@@ -72,8 +72,8 @@ def _squares(rows: Float32, point: Float32) -> Float32:
     out = np.empty(len(rows), np.float32)
     for first in range(0, len(rows), _CACHED_ROWS):
         part = slice(first, first + _CACHED_ROWS)
-        apart = rows[part] - point
-        np.einsum("ij,ij->i", apart, apart, out=out[part])
+        differences = rows[part] - point
+        np.einsum("ij,ij->i", differences, differences, out=out[part])
     return out
 
 

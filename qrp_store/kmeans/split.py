@@ -59,9 +59,9 @@ def split_groups(groups: npt.NDArray[np.int64], names: Sequence[str], dataset: s
     left = np.argsort(_hashes(names, dataset, seed), kind="stable").tolist()
     part_of = np.full(len(names), TRAIN, np.uint8)
     for part, percent in ((TEST, TEST_PERCENT), (VAL, VAL_PERCENT)):
-        taken = _fill(left, sizes, (n * percent + 50) // 100)
-        part_of[list(taken)] = part
-        left = [group for group in left if group not in taken]
+        chosen = _fill(left, sizes, (n * percent + 50) // 100)
+        part_of[list(chosen)] = part
+        left = [group for group in left if group not in chosen]
     parts = part_of[groups]
     if len(np.unique(parts)) < 3:
         raise InvalidInput(
@@ -73,17 +73,17 @@ def split_groups(groups: npt.NDArray[np.int64], names: Sequence[str], dataset: s
 
 def _fill(ordered: Sequence[int], sizes: Sequence[int], room: int) -> set[int]:
     """Those of the ordered groups whose sizes add up to about `room`."""
-    taken, over = set(), []
+    chosen, over = set(), []
     for group in ordered:
         if sizes[group] <= room:
-            taken.add(group)
+            chosen.add(group)
             room -= sizes[group]
         else:
             over.append(group)
     nearest = min(over, key=lambda group: sizes[group], default=None)
     if nearest is not None and sizes[nearest] < 2 * room:
-        taken.add(nearest)
-    return taken
+        chosen.add(nearest)
+    return chosen
 
 
 def _quotas(sizes: npt.NDArray[np.int64], percent: int) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Nearest centroids by torch, on the CPU or on CUDA. With torch_points the only clustering module that imports torch.
+"""Search for the nearest centroid with torch, on the CPU or a GPU.
 
 Decisions are made in float32, never in TF32 or bfloat16. On the CPU the same batch gives the same bits, whatever the
 number of threads. On CUDA distances differ from those on the CPU by rounding, about 1e-6 of the squared norms.
@@ -32,30 +32,30 @@ class TorchNearest:
         self.device = torch.device(device)
 
     def prepare(self, centroids: Float32) -> Search:
-        own, norms = prepared(centroids, self.device)
+        centers, norms = prepared(centroids, self.device)
         threads = torch.get_num_threads()
 
         def search(rows: Float32) -> tuple[Labels, Float32]:
             memory = memory_errors(self.device, f"a batch of {len(rows):,} rows, {rows.shape[1]:,}-d")
             with _one_thread(threads), float32_arithmetic(), memory:
-                there = on_device(rows, self.device)
-                labels, distances = nearest(there, squared(there), own, norms)
-            found = labels.to("cpu", torch.int32).numpy()
-            apart: Float32 = distances.cpu().numpy()
-            found[~np.isfinite(apart)] = -1
-            return found, apart
+                tensor = on_device(rows, self.device)
+                labels, distances = nearest(tensor, squared(tensor), centers, norms)
+            host_labels = labels.to("cpu", torch.int32).numpy()
+            host_distances: Float32 = distances.cpu().numpy()
+            host_labels[~np.isfinite(host_distances)] = -1
+            return host_labels, host_distances
 
         return search
 
 
 def prepared(centroids: Float32, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The centroids (k, d) and their squared norms (k,) on the device."""
-    own = torch.tensor(centroids, dtype=torch.float32, device=device)
-    return own, squared(own)
+    """Return the centroids (k, d) and their squared norms (k,) on the device."""
+    centers = torch.tensor(centroids, dtype=torch.float32, device=device)
+    return centers, squared(centers)
 
 
 def on_device(rows: Float32, device: torch.device) -> torch.Tensor:
-    """The rows as a tensor of the device, well aligned; shares memory with `rows` where it can, and is only read."""
+    """Return the rows as an aligned tensor on the device; it may share memory with `rows` and must not be written."""
     if device.type != "cpu":
         return torch.tensor(rows, device=device)
     if rows.ctypes.data % _ALIGNED or not rows.flags.writeable or not rows.flags.c_contiguous:
@@ -64,27 +64,27 @@ def on_device(rows: Float32, device: torch.device) -> torch.Tensor:
 
 
 def squared(rows: torch.Tensor) -> torch.Tensor:
-    """The squared norms of rows (m, d): (m,)."""
+    """Return the squared norms of rows (m, d): (m,)."""
     return rows.square().sum(dim=1)
 
 
 def nearest(
     rows: torch.Tensor, squares: torch.Tensor, centroids: torch.Tensor, norms: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The number (int64) of each row's nearest centroid, the lowest among equals, and the squared distance to it.
+    """Return the number (int64) of each row's nearest centroid, the lowest among equals, and its squared distance.
 
     `squares` and `norms` are the squared norms of rows and centroids. A row that is not finite, or whose square is not,
     has a distance that is not.
     """
-    apart = torch.addmm(norms, rows, centroids.T, alpha=-2)
-    labels = apart.argmin(dim=1)
-    distances = apart.gather(1, labels[:, None])[:, 0] + squares
+    partial = torch.addmm(norms, rows, centroids.T, alpha=-2)
+    labels = partial.argmin(dim=1)
+    distances = partial.gather(1, labels[:, None])[:, 0] + squares
     return labels, distances.clamp_(min=0)
 
 
 @contextmanager
 def _one_thread(before: int) -> Iterator[None]:
-    """One thread for this call. torch keeps the number per thread, but new threads begin with what was set last."""
+    """Use one thread for this call. torch keeps the number per thread, but new threads start with the last one set."""
     torch.set_num_threads(1)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Points that are searched and summed where a GPU has them: resident when they fit, else sent over in every pass.
+"""Points that are searched and summed on a GPU: resident if they fit, else copied there in every pass.
 
-What the device still works on is waited for once a pass, not once a group: bincount and a checked segment_reduce would
-each ask it for a number.
+The host waits for the device once a pass, not once a group. So counts come from searchsorted, and segment_reduce is not
+checked: bincount and the check would each wait for a number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from qrp_store.kmeans.nearest import Float32, Labels
 from qrp_store.kmeans.passes import Means, Step, Subtree, group_rows, joined, total
 from qrp_store.kmeans.points import MemoryPoints, Points, Rows, StreamedPoints, row_number
 from qrp_store.kmeans.torch_nearest import nearest, on_device, prepared, squared
-from qrp_store.kmeans.torch_transfer import brought
+from qrp_store.kmeans.torch_transfer import copied_to
 
 _LEFT = 0.4  # of the GPU's memory: sums, distances and copies of a group need it
 _SCRATCH = 1 << 28  # bytes that distances, or float64 copies, may take at a time
@@ -45,8 +45,9 @@ class TorchPoints:
 
     Sums are float64, taken cluster by cluster in the order of the rows, so a pass repeats itself to the bit on one
     device. Against the CPU engines distances agree to float32 rounding (about 1e-6 of the squared norms), and so do
-    sums but for rows that are as near to two centroids. `budget` (bytes) bounds what stays on the device; None: as
-    much as leaves two fifths of its memory free. Raises Unavailable when that is too small for one group.
+    sums, except for rows that are equally near to two centroids. `budget` (bytes) bounds the rows that stay on the
+    device; None: as much as leaves two fifths of its memory free, shared by `sharers` processes. `engine`: "torch" or
+    "faiss", which searches. Raise Unavailable if the device's memory is too small for one group.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class TorchPoints:
         self._held_size = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": None}  # another process brings the rows to its own device
+        return {**self.__dict__, "_held": None}  # another process copies the rows to its device
 
     @property
     def count(self) -> int:
@@ -111,29 +112,34 @@ class TorchPoints:
         return means
 
     def subtrees(self, centroids: Float32, first: int) -> list[Subtree[Step]]:
-        """A step's sums for points whose first group is number `first` of more, as the subtrees that they make up."""
+        """Return a step's sums as subtrees, for points whose first group is number `first` of a larger set."""
         with self._partials(centroids, first) as partials:
-            found = joined(partials)
-        self._refuse(min(int(subtree.sum.bad) for subtree in found))
-        return [Subtree(subtree.level, subtree.number, subtree.sum.step()) for subtree in found]
+            trees = joined(partials)
+        self._refuse(min(int(subtree.sum.bad) for subtree in trees))
+        return [Subtree(subtree.level, subtree.number, subtree.sum.step()) for subtree in trees]
 
     def assign(self, centroids: Float32) -> tuple[Labels, Float32]:
         labels, distances = np.empty(self.count, np.int32), np.empty(self.count, np.float32)
         late: list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
         def fetch() -> None:
-            for start, found, apart, bad in late:
+            for start, group_labels, group_distances, bad in late:
                 self._refuse(int(bad))
-                labels[start : start + len(found)] = found.cpu().numpy()
-                distances[start : start + len(found)] = apart.cpu().numpy()
+                labels[start : start + len(group_labels)] = group_labels.cpu().numpy()
+                distances[start : start + len(group_labels)] = group_distances.cpu().numpy()
             late.clear()
 
-        with self._pass(centroids) as (groups, own, norms):
+        with self._pass(centroids) as (groups, centers, norms):
             for group in groups:
-                found, apart = self._search(group, own, norms)
+                group_labels, group_distances = self._search(group, centers, norms)
                 # From the differences: exact far from the origin too, as on the CPU.
-                exact = [(group.rows[b] - own[found[b]]).square_().sum(dim=1) for b in _blocks(group, len(own))]
-                late.append((group.start, found.int(), torch.cat(exact), _first_bad(group.start, apart)))
+                exact = [
+                    (group.rows[b] - centers[group_labels[b]]).square_().sum(dim=1)
+                    for b in _blocks(group, len(centers))
+                ]
+                late.append(
+                    (group.start, group_labels.int(), torch.cat(exact), _first_bad(group.start, group_distances))
+                )
                 if len(late) == _LATE:
                     fetch()
             fetch()
@@ -141,17 +147,19 @@ class TorchPoints:
 
     @contextmanager
     def _partials(self, centroids: Float32, first: int) -> Iterator[Iterator[Subtree[_Partial]]]:
-        with self._pass(centroids) as (groups, own, norms):
-            yield (Subtree(0, number, self._partial(group, own, norms)) for number, group in enumerate(groups, first))
+        with self._pass(centroids) as (groups, centers, norms):
+            yield (
+                Subtree(0, number, self._partial(group, centers, norms)) for number, group in enumerate(groups, first)
+            )
 
     @contextmanager
     def _pass(self, centroids: Float32) -> Iterator[tuple[Iterator[_Group], torch.Tensor, torch.Tensor]]:
         task = f"{len(centroids):,} centroids, {self.dim:,}-d"
         try:
             with memory_errors(self._device, task, "choose a smaller K"), float32_arithmetic():
-                own, norms = prepared(centroids, self._device)
+                centers, norms = prepared(centroids, self._device)
                 with closing(self._groups(len(centroids))) as groups:
-                    yield groups, own, norms
+                    yield groups, centers, norms
         except Unavailable:
             self._held = None
             raise
@@ -175,17 +183,17 @@ class TorchPoints:
         )
 
     def _groups(self, k: int) -> Generator[_Group, None, None]:
-        """The groups of a pass about `k` centroids, on the device."""
+        """Yield the groups of a pass about `k` centroids, on the device."""
         size = group_rows(k, self.dim)
         if self._held is not None and self._held_size == size:
             yield from self._held
             return
         self._held = None
         keep: list[_Group] | None = [] if self._fits() else None
-        own = self._inner.origin
-        origin = None if own is None else torch.tensor(own, device=self._device)
-        with closing(self._inner.groups(k)) as groups, closing(self._brought(groups)) as there:
-            for start, brought_rows in there:
+        origin_row = self._inner.origin
+        origin = None if origin_row is None else torch.tensor(origin_row, device=self._device)
+        with closing(self._inner.groups(k)) as groups, closing(self._brought(groups)) as arrivals:
+            for start, brought_rows in arrivals:
                 rows = brought_rows if origin is None else self._less(brought_rows, origin)
                 squares = [squared(rows[b : b + _rows_at_once(k)]) for b in range(0, len(rows), _rows_at_once(k))]
                 group = _Group(start, rows, torch.cat(squares))
@@ -196,11 +204,11 @@ class TorchPoints:
 
     def _brought(self, groups: Any) -> Generator[tuple[int, torch.Tensor], None, None]:
         if self._device.type == "cuda":
-            return brought(groups, self._device)
+            return copied_to(groups, self._device)
         return ((group.start, on_device(group.rows, self._device)) for group in groups)
 
     def _less(self, rows: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
-        """The rows less the origin; in place where they are a copy of the host's."""
+        """Return the rows less the origin; in place if they are a copy of the host's."""
         return rows.sub_(origin) if self._device.type == "cuda" else rows - origin
 
     def _fits(self) -> bool:
@@ -265,7 +273,7 @@ def needed_bytes(k: int, dim: int) -> int:
 
 
 def _rows_at_once(k: int) -> int:
-    """How many rows' distances to `k` centroids are there at a time: by K alone, since it may show in the last bits."""
+    """Return how many rows are searched at a time. It depends on K alone, since it can change the last bits."""
     return max(1, _SCRATCH // (4 * k))
 
 
@@ -275,7 +283,7 @@ def _blocks(group: _Group, k: int) -> list[slice]:
 
 
 def _sums(rows: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The float64 sums (k, d) of sorted rows. Sums of segments have a fixed order; those of index_add_ on a GPU not."""
+    """Return the float64 sums (k, d) of sorted rows. Segments add in a fixed order, unlike index_add_ on a GPU."""
     columns = max(32, _SCRATCH // (8 * len(rows)))
     parts = [
         torch.segment_reduce(

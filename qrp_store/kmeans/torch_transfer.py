@@ -1,6 +1,6 @@
-"""Rows to a CUDA device while it works: through two pinned buffers in turn, on a stream of their own.
+"""Copy rows to a GPU while it computes: through two pinned buffers in turn, on a separate stream.
 
-A copy from ordinary memory would wait until the device has done all that it was given before.
+A copy from ordinary memory would wait until the device has finished all earlier work.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _PIECE = 8 << 20  # numbers in a pinned buffer
 _AHEAD = 2  # groups on the device at a time: one that is worked on, one that is on its way
 
 
-def brought(groups: Iterable[Group], device: torch.device) -> Generator[tuple[int, torch.Tensor], None, None]:
-    """First row and rows, on the device, of each group; the next is on its way while the caller's work still runs.
+def copied_to(groups: Iterable[Group], device: torch.device) -> Generator[tuple[int, torch.Tensor], None, None]:
+    """Yield the first row's number and the rows, on the device, of each group.
 
-    The caller's work is what it gives its current stream before it asks for the next group.
+    The next group is copied while the device still does what the caller has put into its current stream.
     """
-    ferry = _Ferry(device)
+    copies = _PinnedCopies(device)
     at_work: deque[torch.cuda.Event] = deque()
     for group in groups:
         if len(at_work) == _AHEAD:
             at_work.popleft().synchronize()
-        yield group.start, ferry.bring(group.rows)
+        yield group.start, copies.to_device(group.rows)
         done = _cuda.Event()
         done.record(torch.cuda.current_stream(device))
         at_work.append(done)
@@ -39,20 +39,20 @@ def brought(groups: Iterable[Group], device: torch.device) -> Generator[tuple[in
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all passes: torch keeps freed memory for the stream that it was taken for."""
-    made: torch.cuda.Stream = _cuda.Stream(device)
-    return made
+    """Return one stream for all passes: torch reuses freed memory only on the stream that allocated it."""
+    created: torch.cuda.Stream = _cuda.Stream(device)
+    return created
 
 
-class _Ferry:
-    """Two pinned buffers, each with the event that says when what it held is on the device."""
+class _PinnedCopies:
+    """Two pinned buffers, each with the event that marks the end of its last copy."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, _stream(device)
         self._buffers = [(torch.empty(_PIECE, dtype=torch.float32, pin_memory=True), _cuda.Event()) for _ in range(2)]
 
-    def bring(self, rows: Float32) -> torch.Tensor:
-        """The rows on the device, for what the current stream is given from now on."""
+    def to_device(self, rows: Float32) -> torch.Tensor:
+        """Return the rows on the device, ready for work that enters the current stream from now on."""
         flat = np.ascontiguousarray(rows).reshape(-1)
         with torch.cuda.stream(self._stream):
             out = torch.empty(rows.shape, dtype=torch.float32, device=self._device)
