@@ -142,11 +142,11 @@ def explained(error: BaseException) -> tuple[str, str]:
     if _METADATA in text:  # where the client looks for keys when there are none
         return "no keys for S3 in the environment", _KEYS
     code = re.search(r"<Code>(\w+)</Code>", text)
-    said = re.search(r"<Message>([^<]*)</Message>", text)
+    detail_match = re.search(r"<Message>([^<]*)</Message>", text)
     status = re.search(r"status code: (\d{3})", text)
     if code is not None:
         what, hint = _ANSWERS.get(code[1], ("", _CHECK))
-        detail = f"{code[1]}: {said[1].strip()}" if said else code[1]
+        detail = f"{code[1]}: {detail_match[1].strip()}" if detail_match else code[1]
         return conceal(f"{what} ({detail})" if what else detail), hint
     if "redirect" in text.lower():
         return _ANSWERS["PermanentRedirect"]

@@ -68,8 +68,8 @@ def write_block(
     if not 0 <= index < spec.n_blocks:
         raise InvalidInput(f"array {spec.path} has {spec.n_blocks} blocks, no block {index}")
     if rows.shape != (count, spec.dim) or rows.dtype.name != spec.dtype:
-        wanted = f"{(count, spec.dim)} of {spec.dtype}"
-        raise InvalidInput(f"array {spec.path}, block {index}: expected {wanted}, got {rows.shape} of {rows.dtype}")
+        expected = f"{(count, spec.dim)} of {spec.dtype}"
+        raise InvalidInput(f"array {spec.path}, block {index}: expected {expected}, got {rows.shape} of {rows.dtype}")
     positions = tuple(sorted({int(p) for p in bad}))
     if positions:
         if positions[0] < start or positions[-1] >= start + count:
@@ -233,12 +233,12 @@ def load_array(root: Root, path: str, checksum: str) -> Array:
 
 def _read(root: Root, spec: ArraySpec, block: Block) -> npt.NDArray[np.uint8] | str:
     used = block.rows * spec.dim * np.dtype(spec.dtype).itemsize
-    found = read(root, _block_path(spec, block.index), used, _chunk_bytes(spec))
-    if isinstance(found, str):
-        return found
-    data, own = found
-    if f"{own:08x}" != block.checksum:  # whole in itself, but another block's bytes
-        return f"is not the one recorded (crc32c {own:08x}, not {block.checksum})"
+    answer = read(root, _block_path(spec, block.index), used, _chunk_bytes(spec))
+    if isinstance(answer, str):
+        return answer
+    data, checksum = answer
+    if f"{checksum:08x}" != block.checksum:  # whole in itself, but another block's bytes
+        return f"is not the one recorded (crc32c {checksum:08x}, not {block.checksum})"
     return data
 
 

@@ -99,13 +99,13 @@ class Bucket:
     def read_ranges(self, path: str, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         import obstore
 
-        key, wanted = checked_path(path), [(start, stop) for start, stop in spans if start < stop]
-        starts, ends = [start for start, _ in wanted], [stop for _, stop in wanted]
+        key, filled = checked_path(path), [(start, stop) for start, stop in spans if start < stop]
+        starts, ends = [start for start, _ in filled], [stop for _, stop in filled]
         if max(ends, default=0) > self.size(path):  # S3 refuses what lies behind the end
             whole = self.get(path)
             return [whole[start:stop] for start, stop in spans]
         with self._translated("read", path):
-            parts = iter(obstore.get_ranges(self._client(), key, starts=starts, ends=ends) if wanted else [])
+            parts = iter(obstore.get_ranges(self._client(), key, starts=starts, ends=ends) if filled else [])
             return [bytes(next(parts)) if start < stop else b"" for start, stop in spans]
 
     def size(self, path: str) -> int:

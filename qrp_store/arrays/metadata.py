@@ -63,10 +63,10 @@ def metadata_problem(
     return None if other is None else f"says {other}"
 
 
-def _other_layout(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+def _other_layout(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
     # Written by another zarr the text may differ where the meaning does not.
-    differs = next((key for key in _LAYOUT if found.get(key) != wanted[key]), None)
-    return None if differs is None else f"{differs} {found.get(differs)}, not {wanted[differs]}"
+    differs = next((key for key in _LAYOUT if stored.get(key) != expected[key]), None)
+    return None if differs is None else f"{differs} {stored.get(differs)}, not {expected[differs]}"
 
 
 def read_metadata(root: Root, path: str) -> dict[str, Any]:

@@ -66,13 +66,13 @@ def cluster_by(
         )
     normalize = source.artifact.spec["options"].get("normalize", False)
     place = taken(PlaceOptions, given)
-    asked = ClusterOptions(**vars(place), k=source.row.clusters, seed=seed, normalize=normalize)
+    settings = ClusterOptions(**vars(place), k=source.row.clusters, seed=seed, normalize=normalize)
 
     def make(work: lease.Held, place: Place, memory: int) -> None:
-        _make(store, work.claim, source, stored, asked, place, memory, progress)
+        _make(store, work.claim, source, stored, settings, place, memory, progress)
 
     spec = _spec(store, source, stored, seed)
-    return found_or_made(store, spec, stored, asked, make, force=run.force, wait=run.wait, progress=progress)
+    return found_or_made(store, spec, stored, settings, make, force=run.force, wait=run.wait, progress=progress)
 
 
 def _source(store: Store, reference: str) -> StoredClustering:
@@ -117,7 +117,7 @@ def _make(
     claimed: lease.Claim,
     source: StoredClustering,
     stored: StoredEmbedding,
-    asked: ClusterOptions,
+    settings: ClusterOptions,
     place: Place,
     memory: int,
     progress: Progress,
@@ -129,8 +129,8 @@ def _make(
     centroids = np.asarray(load_array(store.arrays, row.centroids_path, row.centroids_checksum), np.float32)
     keys = datasets.keys(store.catalog, stored.dataset)
     blocks = UsableBlocks(Embedding(store.arrays, stored))
-    if asked.normalize:
+    if settings.normalize:
         refuse_zero_rows(blocks, keys)
-    result = place.assign(blocks, keys, centroids, asked, memory, progress)
+    result = place.assign(blocks, keys, centroids, settings, memory, progress)
     total_s = time.perf_counter() - started
-    commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress, source.artifact.id)
+    commit(store, claimed, stored, settings, place, blocks, keys, result, total_s, progress, source.artifact.id)

@@ -151,14 +151,14 @@ def cluster_with(
     store: Store, dataset: str, backbone: str, options: ClusterOptions, *, force: bool, wait: bool, progress: Progress
 ) -> ClusterReport:
     """Do what `cluster` does, with its options in one record."""
-    stored, asked, spec = requested(store, dataset, backbone, options)
+    stored, settings, spec = requested(store, dataset, backbone, options)
     if options.k == "auto":
         progress.note(automatic_k_note(stored))
 
     def make(work: lease.Held, place: Place, memory: int) -> None:
-        _make(store, work, stored, asked, place, memory, progress)
+        _make(store, work, stored, settings, place, memory, progress)
 
-    return found_or_made(store, spec, stored, asked, make, force=force, wait=wait, progress=progress)
+    return found_or_made(store, spec, stored, settings, make, force=force, wait=wait, progress=progress)
 
 
 def requested(
@@ -169,16 +169,16 @@ def requested(
     Raise NotFound, and InvalidInput for options that do not fit the embedding.
     """
     stored = embeddings.get(store.catalog, dataset, *split_version(backbone))
-    asked = sized(options, stored)
-    _check(asked, stored)
-    return stored, asked, cluster_spec(asked, stored, called(store, stored))
+    settings = sized(options, stored)
+    _check(settings, stored)
+    return stored, settings, cluster_spec(settings, stored, called(store, stored))
 
 
 def found_or_made(
     store: Store,
     spec: Spec,
     stored: StoredEmbedding,
-    asked: ClusterOptions,
+    settings: ClusterOptions,
     make: Callable[[lease.Held, Place, int], None],
     *,
     force: bool,
@@ -189,12 +189,12 @@ def found_or_made(
 
     `make` gets the held claim, the place to run, and the memory in bytes.
     """
-    memory, dataset = parse_memory(asked.memory), stored.dataset.name
+    memory, dataset = parse_memory(settings.memory), stored.dataset.name
     existing = None if force else lease.find(store.catalog, spec)
     if existing is not None:
         return report_of(store, existing, dataset, cached=True)
     _require_room(memory, stored)
-    with place_for(asked, stored.usable, stored.array.dim) as place:
+    with place_for(settings, stored.usable, stored.array.dim) as place:
         place.require_readable(UsableBlocks(Embedding(store.arrays, stored)))
         with lease.find_or_hold(store.catalog, spec, force=force, wait=wait, progress=progress) as work:
             if isinstance(work, Artifact):
@@ -208,7 +208,7 @@ def _make(
     store: Store,
     work: lease.Held,
     stored: StoredEmbedding,
-    asked: ClusterOptions,
+    settings: ClusterOptions,
     place: Place,
     memory: int,
     progress: Progress,
@@ -218,10 +218,10 @@ def _make(
     started = time.perf_counter()
     keys = datasets.keys(store.catalog, stored.dataset)
     blocks = UsableBlocks(Embedding(store.arrays, stored))
-    if asked.normalize:
+    if settings.normalize:
         refuse_zero_rows(blocks, keys)
     checkpoint = Checkpoint(store.arrays, claimed.path)
-    resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(asked.clusters, blocks.dim)
+    resume = Checkpoint(store.arrays, claimed.previous_path or claimed.path).load(settings.clusters, blocks.dim)
     if resume is not None:
         progress.note(f"resuming after iteration {resume.iteration}")
 
@@ -229,9 +229,9 @@ def _make(
         work.heartbeat.check()
         checkpoint.save(state)
 
-    result = place.kmeans(blocks, keys, asked, memory, resume, after_iteration, progress)
+    result = place.kmeans(blocks, keys, settings, memory, resume, after_iteration, progress)
     total_s = time.perf_counter() - started
-    commit(store, claimed, stored, asked, place, blocks, keys, result, total_s, progress)
+    commit(store, claimed, stored, settings, place, blocks, keys, result, total_s, progress)
     checkpoint.forget()
 
 
@@ -262,7 +262,7 @@ def commit(
     store: Store,
     claimed: lease.Claim,
     stored: StoredEmbedding,
-    asked: ClusterOptions,
+    settings: ClusterOptions,
     place: Place,
     blocks: UsableBlocks,
     keys: Sequence[str],
@@ -275,13 +275,15 @@ def commit(
     from qrp_store.kmeans.split import split
 
     usable = [keys[i] for i in blocks.positions.tolist()] if len(blocks.positions) < len(keys) else keys
-    parts, n_small = split(result.labels, usable, stored.dataset.name, derive_seed(asked.seed, "split"))
-    warn_of_small(n_small, asked.clusters, f"{stored.backbone.name}, K {asked.clusters}, seed {asked.seed}", progress)
+    parts, n_small = split(result.labels, usable, stored.dataset.name, derive_seed(settings.seed, "split"))
+    warn_of_small(
+        n_small, settings.clusters, f"{stored.backbone.name}, K {settings.clusters}, seed {settings.seed}", progress
+    )
     path = f"{claimed.path}/centroids"
     row = ClusteringRow(
         backbone=stored.backbone.name,
-        clusters=asked.clusters,
-        seed=asked.seed,
+        clusters=settings.clusters,
+        seed=settings.seed,
         n=blocks.count,
         dim=blocks.dim,
         n_sampled=result.n_sampled,
@@ -295,14 +297,14 @@ def commit(
         centroids_checksum=save_array(store.arrays, path, result.centroids, replace=True),
         centroids_of=centroids_of,
     )
-    sizes = np.bincount(result.labels, minlength=asked.clusters)
+    sizes = np.bincount(result.labels, minlength=settings.clusters)
     assignments = (blocks.positions, result.labels, parts)
     clusterings.write(store.catalog, claimed, stored.dataset, stored.artifact.id, row, sizes, assignments)
     provenance = {
         **place.provenance(),
         "timings": {**result.timings, "total_s": total_s},
         "peak_rss_bytes": peak_rss(),
-        "memory": str(asked.memory),
+        "memory": str(settings.memory),
         "cpus": os.cpu_count(),
         **({} if result.origin is None else {"origin_norm": float(np.linalg.norm(result.origin))}),
         **({} if centroids_of is None else {"centroids_of": centroids_of}),

@@ -20,7 +20,7 @@ from qrp_store.progress import Progress
 from qrp_store.readers.arrays.columns import Columns, summary
 from qrp_store.readers.arrays.folders import is_array_folder, open_array_folder
 from qrp_store.readers.arrays.formats import open_array, read_keys
-from qrp_store.readers.arrays.matrix import OTHER_KEYS, ArraySource, Wanted, choose_arrays, matrix, with_columns
+from qrp_store.readers.arrays.matrix import OTHER_KEYS, ArrayRequest, ArraySource, choose_arrays, matrix, with_columns
 from qrp_store.records import ArraySpec
 from qrp_store.samples import check_keys, shown
 
@@ -49,7 +49,7 @@ class ArrayRows:
     ) -> None:
         if keys is not None and key_column is not None:
             raise InvalidInput("--keys and --key-column both name the keys", hint="leave one of them out")
-        self._wanted = Wanted(member, key_column, keys is not None)
+        self._wanted = ArrayRequest(member, key_column, keys is not None)
         self._source = _open(path, self._wanted)
         self._dtype = dtype
         self._order: np.ndarray | None = None
@@ -110,8 +110,8 @@ class ArrayRows:
 
     def part(self, layout: ArraySpec, number: int) -> ArrayPart:
         start, count = layout.rows_of(number)
-        wanted = range(start, start + count) if self._order is None else self._order[start : start + count]
-        return ArrayPart(self._source.path, self._wanted, (self._source.n, self._source.dim), wanted, self._dtype)
+        rows = range(start, start + count) if self._order is None else self._order[start : start + count]
+        return ArrayPart(self._source.path, self._wanted, (self._source.n, self._source.dim), rows, self._dtype)
 
     def check(self, start: int, files: Sequence[SeenFile]) -> None:
         """An array has no images."""
@@ -125,7 +125,7 @@ class ArrayPart:
     """Rows of an array file, by number: `wanted` may be in any order."""
 
     path: Path
-    source: Wanted
+    source: ArrayRequest
     shape: tuple[int, int]
     wanted: range | np.ndarray
     dtype: np.dtype[Any]
@@ -140,18 +140,18 @@ class ArrayPart:
 
     def rows_of(self, source: ArraySource) -> BlockRows:
         """The rows of an open source, in the stored dtype; what does not fit is bad."""
-        wanted = self.wanted
+        chosen = self.wanted
         if source.dtype == self.dtype:
-            rows = _raw(source, wanted)
+            rows = _raw(source, chosen)
             return BlockRows(rows, _cast(rows, rows))
-        rows = np.empty((len(wanted), source.dim), self.dtype)
+        rows = np.empty((len(chosen), source.dim), self.dtype)
         bad: dict[int, str] = {}
         # In pieces, so that a block is not in memory in both types; rows in another order are gathered at once.
-        step = len(wanted)
-        if isinstance(wanted, range):
+        step = len(chosen)
+        if isinstance(chosen, range):
             step = max(1, _PIECE_BYTES // (source.dim * source.dtype.itemsize))
-        for first in range(0, len(wanted), step):
-            lost = _cast(_raw(source, wanted[first : first + step]), rows[first : first + step])
+        for first in range(0, len(chosen), step):
+            lost = _cast(_raw(source, chosen[first : first + step]), rows[first : first + step])
             bad |= {first + i: why for i, why in lost.items()}
         return BlockRows(rows, bad)
 
@@ -160,12 +160,12 @@ _reading = threading.Lock()  # a source is read by one thread at a time
 
 
 @lru_cache(1)
-def _opened(path: Path, wanted: Wanted) -> ArraySource:
-    return _open(path, wanted)
+def _opened(path: Path, request: ArrayRequest) -> ArraySource:
+    return _open(path, request)
 
 
-def _raw(source: ArraySource, wanted: range | np.ndarray) -> np.ndarray:
-    return source.read(wanted.start, wanted.stop) if isinstance(wanted, range) else _gathered(source, wanted)
+def _raw(source: ArraySource, rows: range | np.ndarray) -> np.ndarray:
+    return source.read(rows.start, rows.stop) if isinstance(rows, range) else _gathered(source, rows)
 
 
 def _cast(raw: np.ndarray, out: np.ndarray) -> dict[int, str]:
@@ -181,13 +181,13 @@ def _cast(raw: np.ndarray, out: np.ndarray) -> dict[int, str]:
     }
 
 
-def _gathered(source: ArraySource, wanted: np.ndarray) -> np.ndarray:
-    out = np.empty((len(wanted), source.dim), source.dtype)
-    ascending = np.argsort(wanted, kind="stable")
+def _gathered(source: ArraySource, rows: np.ndarray) -> np.ndarray:
+    out = np.empty((len(rows), source.dim), source.dtype)
+    ascending = np.argsort(rows, kind="stable")
     # Runs of neighbouring rows are read at once, forwards.
-    breaks = np.flatnonzero(np.diff(wanted[ascending]) != 1) + 1
+    breaks = np.flatnonzero(np.diff(rows[ascending]) != 1) + 1
     for run in np.split(ascending, breaks):
-        first = int(wanted[run[0]])
+        first = int(rows[run[0]])
         out[run] = source.read(first, first + len(run))
     return out
 
@@ -207,19 +207,19 @@ def _finite(rows: np.ndarray) -> np.ndarray:
     return fine
 
 
-def _open(path: Path, wanted: Wanted) -> ArraySource:
+def _open(path: Path, request: ArrayRequest) -> ArraySource:
     if not path.is_dir() or path.suffix in (".npy", ".npz"):
-        return open_array(path, wanted.field, wanted.key_column, keyed=wanted.keyed)
-    return open_array_folder(path, wanted) if is_array_folder(path) else _open_zarr(path, wanted)
+        return open_array(path, request.field, request.key_column, keyed=request.keyed)
+    return open_array_folder(path, request) if is_array_folder(path) else _open_zarr(path, request)
 
 
-def _open_zarr(path: Path, wanted: Wanted) -> ArraySource:
+def _open_zarr(path: Path, request: ArrayRequest) -> ArraySource:
     members = {array.name: array for array in foreign.open_foreign(path)}
     roles = None
-    if list(members) == [""] and wanted.field is None and wanted.key_column is None:
+    if list(members) == [""] and request.field is None and request.key_column is None:
         chosen = members[""]
     else:
-        roles = _zarr_roles(path, members, wanted)
+        roles = _zarr_roles(path, members, request)
         chosen = members[roles.vector[0]]
     source = matrix(path, chosen.name if roles else None, chosen.shape, chosen.dtype, chosen.read)
     _refuse_holes(path, chosen)
@@ -243,7 +243,7 @@ def _refuse_holes(path: Path, array: foreign.ForeignArray) -> None:
         raise InvalidInput(f"{path}: chunks of {array.chunk_bytes:,} bytes", hint="write smaller chunks")
 
 
-def _zarr_roles(path: Path, members: Mapping[str, foreign.ForeignArray], wanted: Wanted) -> Columns:
+def _zarr_roles(path: Path, members: Mapping[str, foreign.ForeignArray], request: ArrayRequest) -> Columns:
     """The roles of a group's arrays."""
     kinds: dict[str, list[str]] = {"matrix": [], "text": [], "number": [], "other": []}
     for name, array in members.items():
@@ -253,10 +253,10 @@ def _zarr_roles(path: Path, members: Mapping[str, foreign.ForeignArray], wanted:
         elif len(array.shape) == 1:
             kind = "number" if array.dtype.kind in "iuf" else "text" if array.dtype.kind in "OSTU" else "other"
         kinds[kind].append(name)
-    field = None if wanted.field is None else wanted.field.strip("/")
-    key_column = None if wanted.key_column is None else wanted.key_column.strip("/")
-    wanted = replace(wanted, field=field, key_column=key_column)
-    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], kinds["other"], wanted)
+    field = None if request.field is None else request.field.strip("/")
+    key_column = None if request.key_column is None else request.key_column.strip("/")
+    request = replace(request, field=field, key_column=key_column)
+    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], kinds["other"], request)
 
 
 def _below(keys: Sequence[str], root: str) -> list[str]:

@@ -140,9 +140,9 @@ class ImageRows:
     def blocks(self, layout: ArraySpec, numbers: Sequence[int]) -> Iterator[BlockRows]:
         from qrp_store.models.extract import extract
 
-        wanted = [self.files[start : start + count] for start, count in map(layout.rows_of, numbers)]
-        extracted = extract(self.model, wanted, batch_size=self._batch_size, workers=self._workers)
-        for number, files, block in zip(numbers, wanted, extracted, strict=True):
+        batches = [self.files[start : start + count] for start, count in map(layout.rows_of, numbers)]
+        extracted = extract(self.model, batches, batch_size=self._batch_size, workers=self._workers)
+        for number, files, block in zip(numbers, batches, extracted, strict=True):
             made = _seen_rows(files, block, layout.dtype)
             self.check(layout.rows_of(number)[0], made.files)
             yield made

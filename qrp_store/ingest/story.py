@@ -132,8 +132,8 @@ def ingest_with(store: Store, source: str, options: IngestOptions, progress: Pro
     started = time.perf_counter()
     check_name(options.dataset, "dataset")
     check_name(options.backbone, "backbone")
-    asked = _request(options)
-    made = members(options.backbone, asked["weights"], options.layer)
+    request = _request(options)
+    made = members(options.backbone, request["weights"], options.layer)
     for member in made:
         check_name(member.name, "backbone")
     how = _How(
@@ -149,7 +149,7 @@ def ingest_with(store: Store, source: str, options: IngestOptions, progress: Pro
         progress,
     )
     passes = [made] if options.scheduler is None else [[member] for member in made]
-    reports = [report for some in passes for report in _ingest(store, how, some, asked, options.workers)]
+    reports = [report for some in passes for report in _ingest(store, how, some, request, options.workers)]
     datasets.place_in_series(store.catalog, {m.name: (m.series, m.position or 0) for m in made if m.series is not None})
     return replace(reports[0], layers=tuple(reports)) if len(made) > 1 else reports[0]
 
@@ -187,7 +187,7 @@ def _ingest(
     store: Store,
     how: _How,
     of_pass: Sequence[Member],
-    asked: Mapping[str, Any],
+    request: Mapping[str, Any],
     workers: int | None,
 ) -> list[IngestReport]:
     """Make the embeddings of one pass, one for each member."""
@@ -198,7 +198,7 @@ def _ingest(
         "weights": tuple(dict.fromkeys(member.weights for member in of_pass)),
         "layers": tuple(dict.fromkeys(member.layer for member in of_pass if member.layer is not None)),
     }
-    rows = open_rows(store, how.source, known, {**asked, **chosen}, workers, how.progress)
+    rows = open_rows(store, how.source, known, {**request, **chosen}, workers, how.progress)
     outputs = dict(zip(names, rows.outputs, strict=True))
     mark = known.fingerprint if known is not None else datasets.keys_fingerprint(rows.keys)
     for name, output in outputs.items():
@@ -232,8 +232,8 @@ def _ingest(
         make_blocks(list(jobs.values()), how.scheduler, how.progress)
         for name, job in jobs.items():
             job.finish(how.skip_bad, how.progress)
-            request = {**asked, "weights": of_name[name].weights, "layer": of_name[name].layer}
-            provenance = {"source": str(Path(how.source).absolute()), "skip_bad": how.skip_bad, "asked": request}
+            recorded = {**request, "weights": of_name[name].weights, "layer": of_name[name].layer}
+            provenance = {"source": str(Path(how.source).absolute()), "skip_bad": how.skip_bad, "asked": recorded}
             embeddings.commit(
                 store.catalog,
                 job.claimed,
@@ -248,29 +248,34 @@ def _ingest(
 
 
 def open_rows(
-    store: Store, source: str, known: Dataset | None, asked: Mapping[str, Any], workers: int | None, progress: Progress
+    store: Store,
+    source: str,
+    known: Dataset | None,
+    request: Mapping[str, Any],
+    workers: int | None,
+    progress: Progress,
 ) -> RowSource:
     """Return the rows of a source, in the order of the dataset if that exists.
 
-    `asked`: options of `ingest` by name, and `layers` or, as in provenance, one `layer`.
+    `request`: options of `ingest` by name, and `layers` or, as in provenance, one `layer`.
     """
-    rows = _open_source(source, asked)
+    rows = _open_source(source, request)
     if isinstance(rows, ImageRows):
-        one = asked.get("layer")
-        layers = asked.get("layers", () if one is None else (one,))
-        rows.choose_model(layers=layers, workers=workers, **{name: asked[name] for name in _MODEL if name in asked})
+        one = request.get("layer")
+        layers = request.get("layers", () if one is None else (one,))
+        rows.choose_model(layers=layers, workers=workers, **{name: request[name] for name in _MODEL if name in request})
     if known is not None:
         _align(store, rows, known, progress)
     rows.prepare(progress)
     return rows
 
 
-def _open_source(source: str, asked: Mapping[str, Any]) -> RowSource:
-    keys, field, key_root, key_column = (asked.get(name) for name in ("keys", "field", "key_root", "key_column"))
+def _open_source(source: str, request: Mapping[str, Any]) -> RowSource:
+    keys, field, key_root, key_column = (request.get(name) for name in ("keys", "field", "key_root", "key_column"))
     path = Path(source).expanduser().absolute()
     if not path.exists():
         raise NotFound(f"{source}: no such file or folder")
-    if asked["arch"] is not None:
+    if request["arch"] is not None:
         if keys is not None:
             raise InvalidInput("--keys is for arrays; the keys of images are their paths")
         return ImageRows(path, field, key_root, key_column)
@@ -280,7 +285,7 @@ def _open_source(source: str, asked: Mapping[str, Any]) -> RowSource:
             hint="--arch torchvision/resnet50 or --arch timm/NAME, with --weights",
         )
     key_file = None if keys is None else Path(keys).expanduser()
-    return ArrayRows(path, field, key_file, key_root, np.dtype(asked["dtype"]), key_column)
+    return ArrayRows(path, field, key_file, key_root, np.dtype(request["dtype"]), key_column)
 
 
 def _align(store: Store, rows: RowSource, known: Dataset, progress: Progress) -> None:

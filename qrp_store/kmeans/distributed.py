@@ -126,8 +126,8 @@ class DistributedPoints:
 
     def glimpse(self, rows: Rows) -> Float32:
         """Read here: the workers would read, and keep, their whole parts."""
-        here = StreamedPoints(self._source, normalize=self._normalize, memory=0, name=self._name)
-        return here.about(self._origin).sample(rows)
+        points = StreamedPoints(self._source, normalize=self._normalize, memory=0, name=self._name)
+        return points.about(self._origin).sample(rows)
 
     def sample(self, rows: Rows) -> Float32:
         order = np.argsort(rows, kind="stable")

@@ -159,9 +159,9 @@ def matched(a: Vocabulary, b: Vocabulary) -> list[tuple[int, int]]:
     by_form = [_by_form(words, left) for words, left in zip((a, b), free, strict=True)]
     candidates: dict[int, set[int]] = {}
     for form, ours in by_form[0].items():
-        theirs = by_form[1].get(form, [])
-        if len(ours) == len(theirs) == 1:
-            candidates.setdefault(ours[0], set()).add(theirs[0])
+        others = by_form[1].get(form, [])
+        if len(ours) == len(others) == 1:
+            candidates.setdefault(ours[0], set()).add(others[0])
     sure = {i: next(iter(js)) for i, js in candidates.items() if len(js) == 1}
     uses = Counter(sure.values())
     pairs |= {i: j for i, j in sure.items() if uses[j] == 1}

@@ -99,9 +99,9 @@ def label_by_expert_with(
         threshold = _DEFAULT_THRESHOLD[model.kind]
     if threshold is not None and model.kind == "segmenter":
         threshold = float(np.nextafter(np.float32(threshold), np.float32(-1)))  # at least, not more than
-    asked = _Asked(options.concepts, options.group, threshold, how.top_k, options.exclusive)
+    request = _Asked(options.concepts, options.group, threshold, how.top_k, options.exclusive)
     mark = fingerprint({"expert": model.spec, "dataset": owner.fingerprint, "images": expert_scores.digest(files)})
-    spec = asked.spec(owner, model, mark)
+    spec = request.spec(owner, model, mark)
     with lease.find_or_hold(store.catalog, spec, force=run.force, wait=run.wait, progress=progress) as work:
         if isinstance(work, Artifact):
             return label_report(store, work, started, cached=True)
@@ -113,9 +113,9 @@ def label_by_expert_with(
         numbers = Numbers(how.expert, len(model.names))
         numbers.learn((name, options.group) for name in model.names)
         with Piles(owner.n, LABEL) as labels, Piles(owner.n, LOOKED_AT) as seen:
-            for at, concept, scores, there in expert_scores.above(store, layout, blocks, threshold, how.top_k):
+            for at, concept, scores, scored in expert_scores.above(store, layout, blocks, threshold, how.top_k):
                 labels.add(at, concept, scores)
-                seen.add(there, np.full(len(there), ALL, np.int32))
+                seen.add(scored, np.full(len(scored), ALL, np.int32))
             table = numbered(numbers, labels, seen, keys, Unknown())
         if options.exclusive:
             check_exclusive(table, how.expert)

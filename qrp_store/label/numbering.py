@@ -209,12 +209,12 @@ def numbered(numbers: Numbers, labels: Piles, looked_at: Piles, keys: Sequence[s
     place[order] = np.arange(len(names), dtype=np.int32)
     rank = np.append(place[np.array(index, np.int64)], np.int32(ALL)).astype(np.int32)
     counts = np.zeros(len(names), np.int64)
-    with columns(np.int64, np.int32, np.float64) as found:
+    with columns(np.int64, np.int32, np.float64) as parts:
         for pile in labels:
             part = _unique(pile["at"], rank[pile["concept"]], pile["score"], len(names))
             counts += np.bincount(part[1], minlength=len(names))
-            found.add(*part)
-        at, concept, scores = found.arrays()
+            parts.add(*part)
+        at, concept, scores = parts.arrays()
     vocabulary = Vocabulary(
         tuple(names[i] for i in order), tuple(groups[i] for i in order), tuple(int(c) for c in counts)
     )
@@ -229,11 +229,11 @@ def _known(looked_at: Piles, rank: np.ndarray, n: int) -> tuple[np.ndarray, np.n
     if not len(looked_at) or whole.all():
         return None
     width = len(rank)  # one more than there are concepts
-    with columns(np.int64, np.int32) as found:
+    with columns(np.int64, np.int32) as parts:
         for pile in looked_at:
             at, concept = np.divmod(np.unique(pile["at"] * width + rank[pile["concept"]] + 1), width)
-            found.add(at, concept - 1)
-        at, concept = found.arrays()
+            parts.add(at, concept - 1)
+        at, concept = parts.arrays()
     return at, concept
 
 

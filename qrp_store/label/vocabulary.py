@@ -68,28 +68,28 @@ def _origin(stored: StoredConcepts) -> dict[str, Any]:
     options = {k: v for k, v in stored.artifact.spec.items() if k not in ("algorithm", "dataset", "scores")}
     if "expert" in options:
         options["expert"] = {k: v for k, v in options["expert"].items() if k != "names"}
-    own = {k: v for k, v in stored.artifact.provenance.items() if k not in (concept_rows.MEMBER, "scores")}
-    return {"fingerprint": stored.artifact.fingerprint, "options": options, "provenance": own}
+    provenance = {k: v for k, v in stored.artifact.provenance.items() if k not in (concept_rows.MEMBER, "scores")}
+    return {"fingerprint": stored.artifact.fingerprint, "options": options, "provenance": provenance}
 
 
 def frequent(words: Vocabulary) -> list[int]:
     """The numbers of the concepts that hold somewhere, the most frequent first."""
-    there = [i for i, count in enumerate(words.n_positive) if count]
-    return sorted(there, key=lambda i: (-words.n_positive[i], words.names[i]))
+    occurring = [i for i, count in enumerate(words.n_positive) if count]
+    return sorted(occurring, key=lambda i: (-words.n_positive[i], words.names[i]))
 
 
 def _together(rows: concept_rows.Rows, words: Vocabulary, chosen: Sequence[int], n: int) -> list[dict[str, Any]]:
     both = _overlaps(rows, rows, chosen, chosen)
-    found: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
     for a in range(len(chosen)):
         for b in range(a + 1, len(chosen)):
             one, other = chosen[a], chosen[b]
             if both[a, b]:
                 lift = float(both[a, b]) * n / (words.n_positive[one] * words.n_positive[other])
-                found.append(
+                pairs.append(
                     {"concept": words.names[one], "with": words.names[other], "n": int(both[a, b]), "lift": lift}
                 )
-    return sorted(found, key=lambda row: (-row["n"], row["concept"], row["with"]))[:_TOP]
+    return sorted(pairs, key=lambda row: (-row["n"], row["concept"], row["with"]))[:_TOP]
 
 
 def _overlaps(
@@ -124,20 +124,20 @@ def _near_duplicates(
         if name == stored.artifact.name:
             continue
         other = concept_sets.get(store.catalog, stored.dataset, name)
-        theirs = concept_sets.vocabulary(store.catalog, other.artifact.id)
-        known = {form: i for i, concept in enumerate(theirs.names) for form in forms(concept)}
+        others = concept_sets.vocabulary(store.catalog, other.artifact.id)
+        known = {form: i for i, concept in enumerate(others.names) for form in forms(concept)}
         called = {(i, known[f]) for i, concept in enumerate(words.names) for f in forms(concept) if f in known}
         first = sorted({i for i, _ in called} | set(frequent(words)[:_COMPARED]))
-        second = sorted({j for _, j in called} | set(frequent(theirs)[:_COMPARED]))
+        second = sorted({j for _, j in called} | set(frequent(others)[:_COMPARED]))
         if not first or not second:
             continue
         both = _overlaps(rows, concept_rows.load(store, other), first, second)
         for a, i in enumerate(first):
             for b, j in enumerate(second):
-                union = words.n_positive[i] + theirs.n_positive[j] - int(both[a, b])
+                union = words.n_positive[i] + others.n_positive[j] - int(both[a, b])
                 jaccard = int(both[a, b]) / union if union else 0.0
                 if (i, j) in called or jaccard >= _SAME:
-                    same = {"concept": words.names[i], "concepts": name, "other": theirs.names[j]}
+                    same = {"concept": words.names[i], "concepts": name, "other": others.names[j]}
                     yield {**same, "same_name": (i, j) in called, "jaccard": jaccard}
 
 

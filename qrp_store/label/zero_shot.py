@@ -249,10 +249,10 @@ class _Texts:
 
     def _known(self, mark: str, words: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the vectors of words that a ready set has, of any dataset."""
-        wanted = {_digest(word): word for word in words}
+        word_of = {_digest(word): word for word in words}
         known: dict[str, np.ndarray] = {}
         for kept in concept_sets.kept(self.store.catalog, "texts", mark):
-            if len(known) == len(wanted):
+            if len(known) == len(word_of):
                 break
             try:
                 ids, vectors = (
@@ -261,7 +261,7 @@ class _Texts:
                 )
             except QrpStoreError:
                 continue  # missing or damaged: they are computed again
-            known |= {wanted[i]: vectors[at] for at, i in enumerate(ids.tolist()) if i in wanted}
+            known |= {word_of[i]: vectors[at] for at, i in enumerate(ids.tolist()) if i in word_of}
         return known
 
     def _block(self, number: int, words: Sequence[str]) -> np.ndarray:

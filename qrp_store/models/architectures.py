@@ -51,11 +51,15 @@ def _torchvision(request: Request) -> Architecture:
     model = torchvision_network(name, weights, **options)
     preprocessing = Preprocessing(image_size or 224, round((image_size or 224) * 256 / 224), "bilinear")
     if weights is not None:
-        own = weights.transforms()
-        crop, resize = own.crop_size[0], own.resize_size[0]
+        transforms = weights.transforms()
+        crop, resize = transforms.crop_size[0], transforms.resize_size[0]
         side = image_size or crop
         preprocessing = Preprocessing(
-            side, round(side * resize / crop), own.interpolation.value, tuple(own.mean), tuple(own.std)
+            side,
+            round(side * resize / crop),
+            transforms.interpolation.value,
+            tuple(transforms.mean),
+            tuple(transforms.std),
         )
     classifier = _remove_classifier(model)
     return Architecture(
@@ -90,8 +94,8 @@ def _remove_classifier(model: torch.nn.Module) -> str:
     linear = [name for name, module in inside if isinstance(module, nn.Linear)]
     convolutions = [name for name, module in inside if isinstance(module, nn.Conv2d)]
     last = str((linear or convolutions)[-1])
-    parent, _, own = last.rpartition(".")
-    setattr(model.get_submodule(parent), own, nn.Identity())
+    parent, _, child = last.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Identity())
     return last
 
 

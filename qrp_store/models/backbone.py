@@ -217,15 +217,15 @@ class _Weights:
 
 def _built(options: BackboneOptions) -> tuple[Architecture, _Weights]:
     """The model with its weights and its preprocessing."""
-    wanted = options.preprocessing
-    side = wanted.side(options.image_size)
+    preferred = options.preprocessing
+    side = preferred.side(options.image_size)
     if options.weights in ("default", "random"):
         built = _architecture(options, side)
         weights = _without_file(options, built)
     else:
         built, weights = _from_file(options, side)
-    preprocessing = wanted.applied(built.preprocessing)
-    resized = any(value is not None for value in (wanted.resize, wanted.crop, wanted.interpolation))
+    preprocessing = preferred.applied(built.preprocessing)
+    resized = any(value is not None for value in (preferred.resize, preferred.crop, preferred.interpolation))
     return replace(built, preprocessing=preprocessing, picture=None if resized else built.picture), weights
 
 
@@ -347,7 +347,7 @@ def _ends(names: Sequence[str], limit: int = 12) -> list[str]:
 
 def _with_layers(built: Architecture, options: BackboneOptions) -> torch.nn.Module:
     names = list(built.outputs or (known for known, _ in built.inner.named_modules() if known))
-    wanted = []
+    outputs = []
     for layer in options.layers:
         name, _, pooling = layer.partition(":")
         if name not in names:
@@ -355,8 +355,8 @@ def _with_layers(built: Architecture, options: BackboneOptions) -> torch.nn.Modu
             raise NotFound(f"{options.arch} has no layer {name!r}", hint="near: " + ", ".join(close or names[:20]))
         if pooling and pooling not in POOLINGS:
             raise InvalidInput(f"layer {layer!r}", hint=f"after the colon: {', '.join(POOLINGS)}")
-        wanted.append((name, pooling or "mean"))
-    return with_outputs_of(built, wanted)
+        outputs.append((name, pooling or "mean"))
+    return with_outputs_of(built, outputs)
 
 
 def _torch() -> Any:
@@ -373,13 +373,13 @@ def _torch() -> Any:
 def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {}
+    versions = {}
     for package in ("torch", "torchvision", "timm", "pillow"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 __all__ = ["BackboneOptions", "LoadedBackbone", "Preprocessing", "load_backbone"]

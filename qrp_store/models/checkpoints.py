@@ -172,10 +172,10 @@ def _mismatch(path: Path, recipe: str, matches: list[Match], content: Mapping[st
     )
     places = dict(containers(content))
     if not matches:
-        wanted = "any known layout" if recipe == "auto" else f"recipe {recipe}"
+        layout = "any known layout" if recipe == "auto" else f"recipe {recipe}"
         prefixes = "; ".join(f"{place or 'the file'}: {counted_prefixes(state)}" for place, state in places.items())
         return InvalidInput(
-            f"{path}: nothing matches {wanted}; its keys: {some_of([str(k) for k in content])}"
+            f"{path}: nothing matches {layout}; its keys: {some_of([str(k) for k in content])}"
             + (f"; its prefixes: {prefixes}" if prefixes else ""),
             hint=hint,
         )

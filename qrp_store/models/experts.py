@@ -94,16 +94,16 @@ class Expert:
 
     def _probabilities(self, batch: torch.Tensor) -> NDArray[np.float32]:
         logits = self._model(batch).float()
-        found = logits.sigmoid() if self.spec["activation"] == "sigmoid" else logits.softmax(1)
-        return _numbers(found)
+        probabilities = logits.sigmoid() if self.spec["activation"] == "sigmoid" else logits.softmax(1)
+        return _numbers(probabilities)
 
     def _confidences(self, batch: torch.Tensor) -> NDArray[np.float32]:
         import torch
 
-        found = torch.zeros((len(batch), self._width))
+        confidences = torch.zeros((len(batch), self._width))
         for row, boxes in enumerate(self._model(list(batch))):
-            found[row].scatter_reduce_(0, boxes["labels"].cpu(), boxes["scores"].float().cpu(), "amax")
-        return _numbers(found)
+            confidences[row].scatter_reduce_(0, boxes["labels"].cpu(), boxes["scores"].float().cpu(), "amax")
+        return _numbers(confidences)
 
     def _shares(self, batch: torch.Tensor) -> NDArray[np.float32]:
         import torch
@@ -120,8 +120,8 @@ _SCORES: Mapping[str, Callable[[Expert, torch.Tensor], NDArray[np.float32]]] = {
 }
 
 
-def _numbers(found: torch.Tensor) -> NDArray[np.float32]:
-    numbers: NDArray[np.float32] = found.cpu().numpy().astype(np.float32, copy=False)
+def _numbers(tensor: torch.Tensor) -> NDArray[np.float32]:
+    numbers: NDArray[np.float32] = tensor.cpu().numpy().astype(np.float32, copy=False)
     return numbers
 
 

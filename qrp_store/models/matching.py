@@ -145,21 +145,21 @@ def _plain(recipe: Recipe, under: Tensors, target: Target) -> Converted:
 
 def _fit(recipe: Recipe, container: str, prefix: str, state: Tensors, converted: Converted, target: Target) -> Match:
     """Compare tensors under the model's names with the model."""
-    wanted = target.wanted
-    tensors = {name: tensor for name, tensor in converted.tensors.items() if name in wanted}
+    expected = target.wanted
+    tensors = {name: tensor for name, tensor in converted.tensors.items() if name in expected}
     shapes = {
-        name: f"{name} {tuple(tensor.shape)}, model {tuple(wanted[name].shape)}"
+        name: f"{name} {tuple(tensor.shape)}, model {tuple(expected[name].shape)}"
         for name, tensor in tensors.items()
-        if tensor.shape != wanted[name].shape
+        if tensor.shape != expected[name].shape
     }
-    resampled = tuple(name for name in converted.resampled if name in wanted)
+    resampled = tuple(name for name in converted.resampled if name in expected)
     misshapen = [shape for name, shape in shapes.items() if not _is_position(name)]
     misshapen += [f"{name}, resampled" for name in tensors if _is_resampled(name, converted, state, prefix)]
     misshapen += [f"{name}, interpolated" for name in resampled if not _is_position(name)]
     other_size = [shape for name, shape in shapes.items() if _is_position(name)]
     other_size += [name for name in resampled if _is_position(name) and not target.interpolate]
     # Old files lack BatchNorm's counter, which evaluation does not use.
-    missing = tuple(n for n in wanted if n not in tensors and not n.endswith("num_batches_tracked"))
+    missing = tuple(n for n in expected if n not in tensors and not n.endswith("num_batches_tracked"))
     names = [name[len(prefix) :] for name in state if name.startswith(prefix)]
     used = _origins(converted, tensors)
     dropped = (*recipe.dropped, *(f"{name}." for name in target.classifier))
@@ -205,10 +205,10 @@ def _by_name(name: str, children: Sequence[str]) -> str:
     return f"{children[int(place)]}.{rest}" if dot and place.isdecimal() and int(place) < len(children) else name
 
 
-def _in_order(tensors: Tensors, wanted: Tensors) -> dict[str, str]:
+def _in_order(tensors: Tensors, expected: Tensors) -> dict[str, str]:
     """The model's name of each tensor, place by place, when number and kinds agree; else the tensor's name."""
-    kinds = [[name.rpartition(".")[2] for name in names] for names in (tensors, wanted)]
-    return dict(zip(tensors, wanted if kinds[0] == kinds[1] else tensors, strict=True))
+    kinds = [[name.rpartition(".")[2] for name in names] for names in (tensors, expected)]
+    return dict(zip(tensors, expected if kinds[0] == kinds[1] else tensors, strict=True))
 
 
 def _tensors_at(content: Mapping[str, Any], container: str) -> dict[str, Tensor]:

@@ -182,18 +182,18 @@ def _tokenizer(built: _Whole) -> tuple[Any, dict[str, Any]]:
     text = built.config.get("text_cfg", {})
     length = text.get("context_length", 77)
     options = dict(text.get("tokenizer_kwargs", {}))
-    wanted = text.get("hf_tokenizer_name", "")
-    if not wanted:
+    tokenizer = text.get("hf_tokenizer_name", "")
+    if not tokenizer:
         from open_clip.tokenizer import SimpleTokenizer
 
         simple = SimpleTokenizer(context_length=length, **options)
         return simple, {"tokenizer": "open_clip's", "context_length": length, **options}
-    folder = built.folder or local_folder(wanted)
+    folder = built.folder or local_folder(tokenizer)
     if folder is None or not tokenizer_files(folder):
         where = "in the folder" if built.folder else "on this machine"
         raise NotFound(
-            f"{built.name}: its tokenizer, {wanted}, is not {where}",
-            hint=f"copy its files into {built.folder}" if built.folder else f"hf download {wanted}",
+            f"{built.name}: its tokenizer, {tokenizer}, is not {where}",
+            hint=f"copy its files into {built.folder}" if built.folder else f"hf download {tokenizer}",
         )
     from open_clip.tokenizer import HFTokenizer
 

@@ -69,12 +69,12 @@ def _imported(name: str) -> Any:
             sys.modules.setdefault(path.stem, module)
             spec.loader.exec_module(module)
             return module
-        here = str(Path.cwd())
-        sys.path.insert(0, here)
+        folder = str(Path.cwd())
+        sys.path.insert(0, folder)
         try:
             return importlib.import_module(name)
         finally:
-            sys.path.remove(here)
+            sys.path.remove(folder)
     except NotFound:
         raise
     except ModuleNotFoundError as error:

@@ -158,12 +158,12 @@ class _Step:
 def _recorded(step: Callable[[], None], state: list[torch.Tensor]) -> Callable[[], None]:
     """Return a function that does what `step` does, on the current GPU with a single start. Leave `state` unchanged."""
     before = [values.clone() for values in state]
-    here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(here)
+    current, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(current)
     with torch.cuda.stream(aside):
         for _ in range(_WARM_UP):
             step()
-    here.wait_stream(aside)
+    current.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):

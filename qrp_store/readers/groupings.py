@@ -133,9 +133,9 @@ def _text(path: Path, column: str) -> Iterator[tuple[str, str]]:
     source = Source(path)
     try:
         header = csv_header(source)
-        key, wanted = _columns(path, header.columns, column)
+        key, value = _columns(path, header.columns, column)
         for _, row in csv_rows(source, header):
-            yield row[key], row[wanted]
+            yield row[key], row[value]
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -160,11 +160,11 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[str, str]]:
 def _columns(path: Path, header: list[str], column: str) -> tuple[int, int]:
     """Return the places of the keys and of the wanted column; case does not count."""
     key = key_name(header)
-    wanted = next((name for name in (*header, "") if name.strip().lower() == column), None)
-    missing = [name for name, at in (("key", key), (column, wanted)) if at is None]
-    if key is None or wanted is None:
+    value = next((name for name in (*header, "") if name.strip().lower() == column), None)
+    missing = [name for name, at in (("key", key), (column, value)) if at is None]
+    if key is None or value is None:
         raise InvalidInput(f"{path}: no column {' or '.join(missing)} (there are {', '.join(map(shown, header))})")
-    return header.index(key), header.index(wanted)
+    return header.index(key), header.index(value)
 
 
 def _numbers(path: Path, values: list[str]) -> tuple[np.ndarray, tuple[str, ...] | None]:

@@ -78,8 +78,8 @@ def _walk(
 ) -> Iterator[ImageFile]:
     try:
         status = os.stat(folder)
-        here = (status.st_dev, status.st_ino)
-        if here in above:
+        inode = (status.st_dev, status.st_ino)
+        if inode in above:
             return
         with os.scandir(folder) as listing:
             entries = list(listing)
@@ -92,7 +92,7 @@ def _walk(
         if is_folder and (entry.name.startswith(".") or entry.name in THUMBNAILS):
             not_taken[entry.name if entry.name in THUMBNAILS else HIDDEN] += _files_below(Path(entry.path))
         elif is_folder:
-            yield from _walk(Path(entry.path), key + "/", (*above, here), endings, not_taken)
+            yield from _walk(Path(entry.path), key + "/", (*above, inode), endings, not_taken)
         elif kind in endings or (kind == NO_ENDING and _has_signature(entry)):
             yield from _image(entry, key)
         else:

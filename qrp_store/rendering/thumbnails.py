@@ -71,7 +71,7 @@ def pictures(
 
     `digests`, by key: show only files that have theirs. None: show any. `seen` is called once a key.
     """
-    found: dict[str, Picture] = {}
+    made: dict[str, Picture] = {}
     failed: list[str] = []
     size = 0
 
@@ -89,6 +89,6 @@ def pictures(
                 if uri is None:
                     failed.append(key)
                 elif size + len(uri) <= most:
-                    found[key] = Picture(key, uri)
+                    made[key] = Picture(key, uri)
                     size += len(uri)
-    return found, failed
+    return made, failed

@@ -49,19 +49,19 @@ def read_published(path: str) -> dict[str, Figure]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file}: cannot be read as text: {error}") from error
     rows = csv.DictReader(text.splitlines(), strict=True)
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     try:
         if not {"backbone", "top1"} <= set(rows.fieldnames or ()):
             raise InvalidInput(f"{file}: needs the columns backbone and top1", hint="backbone,top1[,source]")
         for row in rows:
             place = f"{file}, line {rows.line_num}"
             name = row["backbone"] or ""
-            if name in found:
+            if name in figures:
                 raise InvalidInput(f"{place}: backbone {shown(name)} for the second time")
-            found[name] = (_percent(row["top1"], place), row.get("source") or file.name)
+            figures[name] = (_percent(row["top1"], place), row.get("source") or file.name)
     except csv.Error as error:
         raise InvalidInput(f"{file}, line {rows.reader.line_num}: {error}") from error
-    return found
+    return figures
 
 
 def _percent(text: str | None, place: str) -> float:
@@ -75,19 +75,19 @@ def _percent(text: str | None, place: str) -> float:
 
 
 def published(
-    store: Store, dataset: str, rows: Sequence[Ranked], told: Mapping[str, Figure]
+    store: Store, dataset: str, rows: Sequence[Ranked], figures: Mapping[str, Figure]
 ) -> tuple[PublishedPoint, ...]:
-    """The backbones with a published figure: `told` by name, else by the name of their checkpoint's file.
+    """The backbones with a published figure: `figures` by name, else by the name of their checkpoint's file.
 
-    Raises NotFound when something is told and none of it is about these backbones.
+    Raises NotFound if there are figures but none of these backbones.
     """
-    if told and not any(row.backbone in told for row in rows):
+    if figures and not any(row.backbone in figures for row in rows):
         names = ", ".join(shown(row.backbone) for row in rows[:10])
         raise NotFound("none of the published figures is about a backbone of this report", hint=f"it has {names}")
     known = set(embeddings.backbones(store.catalog, dataset))
     points = []
     for row in rows:
-        figure = told.get(row.backbone)
+        figure = figures.get(row.backbone)
         if figure is None and row.backbone in known:
             figure = _by_file(embeddings.get(store.catalog, dataset, row.backbone).artifact.provenance)
         if figure is not None:

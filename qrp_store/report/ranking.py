@@ -54,40 +54,40 @@ def standing(
     current = {row["id"] for row in store.sql("SELECT id FROM clusterings WHERE is_current")}
     columns = "id, backbone, concepts, clusters, protocol, setting, seed, nmi, nmi_ci_lo, nmi_ci_hi, entropy_nats"
     columns += ", gap_nats, p_value, n_permutations, n_train + n_val + n_test AS n"
-    found: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    results: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     query = f"SELECT {columns}, clustering_id, created_at FROM results WHERE dataset = ?"
     for row in store.sql(f"{query} AND nmi IS NOT NULL AND NOT permuted ORDER BY seed, id", (dataset,)):
         if row["clustering_id"] in current:
-            found[(*(row[name] for name in _KEY), row["backbone"])].append(row)
+            results[(*(row[name] for name in _KEY), row["backbone"])].append(row)
     grouped: dict[tuple[Any, ...], list[Ranked]] = defaultdict(list)
     for row in store.sql("SELECT * FROM leaderboard WHERE dataset = ? ORDER BY rank, backbone", (dataset,)):
         key = tuple(row[name] for name in _KEY)
-        asked = all(
-            wanted in (None, row[name])
-            for wanted, name in ((concepts, "concepts"), (k, "clusters"), (protocol, "protocol"))
+        selected = all(
+            choice in (None, row[name])
+            for choice, name in ((concepts, "concepts"), (k, "clusters"), (protocol, "protocol"))
         )
-        if asked and (not backbones or row["backbone"] in backbones):
-            grouped[key].append(_ranked(row, found[(*key, row["backbone"])]))
+        if selected and (not backbones or row["backbone"] in backbones):
+            grouped[key].append(_ranked(row, results[(*key, row["backbone"])]))
     settings = [Setting(a, b, c, d, tuple(rows)) for (a, b, c, d), rows in grouped.items()]
 
     def weight(setting: Setting) -> tuple[Any, ...]:
-        own = [r for row in setting.rows for r in found[(*_key_of(setting), row.backbone)]]
-        images = sum(r["n"] for r in own) / (len(own) * setting.clusters) if own else 0.0
-        newest = max((r["created_at"] for r in own), default="")
-        return len(setting.rows), len(own), images, newest, setting.setting
+        counted = [r for row in setting.rows for r in results[(*_key_of(setting), row.backbone)]]
+        images = sum(r["n"] for r in counted) / (len(counted) * setting.clusters) if counted else 0.0
+        newest = max((r["created_at"] for r in counted), default="")
+        return len(setting.rows), len(counted), images, newest, setting.setting
 
-    return Standing(tuple(sorted(settings, key=weight, reverse=True)), dict(found))
+    return Standing(tuple(sorted(settings, key=weight, reverse=True)), dict(results))
 
 
 def _key_of(setting: Setting) -> tuple[Any, ...]:
     return setting.concepts, setting.clusters, setting.protocol, setting.setting
 
 
-def _ranked(row: Row, own: list[Row]) -> Ranked:
-    seeds = tuple(SeedScore(r["id"], r["seed"], r["nmi"], r["nmi_ci_lo"], r["nmi_ci_hi"]) for r in own)
+def _ranked(row: Row, results: list[Row]) -> Ranked:
+    seeds = tuple(SeedScore(r["id"], r["seed"], r["nmi"], r["nmi_ci_lo"], r["nmi_ci_hi"]) for r in results)
     scores = ("nmi_mean", "nmi_std", "mi_nats_mean", "top1_mean", "top5_mean")
     names = ("rank", "backbone", *scores, "rank_lo", "rank_hi", "n_failed")
-    effective = sum(math.exp(r["entropy_nats"]) for r in own) / len(own)
+    effective = sum(math.exp(r["entropy_nats"]) for r in results) / len(results)
     return Ranked(**{name: row[name] for name in names}, effective_mean=effective, seeds=seeds)
 
 
@@ -112,11 +112,11 @@ def _interval(row: Ranked) -> tuple[float | None, float | None]:
     return interval_over_seeds([seed.nmi for seed in row.seeds]) or (None, None)
 
 
-def across_k(found: Standing) -> tuple[KPoint, ...]:
+def across_k(standing: Standing) -> tuple[KPoint, ...]:
     """Scores at every K of the first setting's concepts and protocol; of settings with one K the first counts."""
-    main = found.settings[0]
+    main = standing.settings[0]
     by_k: dict[int, Setting] = {}
-    for setting in found.settings:
+    for setting in standing.settings:
         if (setting.concepts, setting.protocol) == (main.concepts, main.protocol):
             by_k.setdefault(setting.clusters, setting)
     order = [row.backbone for row in main.rows]
@@ -127,13 +127,13 @@ def across_k(found: Standing) -> tuple[KPoint, ...]:
     )
 
 
-def groups(store: Store, found: Standing) -> tuple[GroupBar, ...]:
+def groups(store: Store, standing: Standing) -> tuple[GroupBar, ...]:
     """Scores by concept group, means over seeds, of the first setting that has them with the main one's concepts, K and
     protocol (`--ablate` is an option of its own); the largest groups only."""
-    main = found.settings[0]
+    main = standing.settings[0]
     alike = (main.concepts, main.clusters, main.protocol)
-    for setting in (s for s in found.settings if (s.concepts, s.clusters, s.protocol) == alike):
-        owners = {r["id"]: row.backbone for row in setting.rows for r in found.of(setting, row.backbone)}
+    for setting in (s for s in standing.settings if (s.concepts, s.clusters, s.protocol) == alike):
+        owners = {r["id"]: row.backbone for row in setting.rows for r in standing.of(setting, row.backbone)}
         means = _group_means(store, owners)
         if means:
             return _bars(means, list(dict.fromkeys(owners.values())))
@@ -171,12 +171,12 @@ def _bars(means: dict[tuple[str, str, str], float], backbones: list[str]) -> tup
     )
 
 
-def histories(store: Store, found: Standing) -> tuple[History, ...]:
+def histories(store: Store, standing: Standing) -> tuple[History, ...]:
     """The training run of each backbone's first seed in the first setting."""
-    main = found.settings[0]
+    main = standing.settings[0]
     runs = []
     for ranked in main.rows:
-        row = results.by_id(store.catalog, found.of(main, ranked.backbone)[0]["id"]).row
+        row = results.by_id(store.catalog, standing.of(main, ranked.backbone)[0]["id"]).row
         steps = row["history"]
         runs.append(
             History(
@@ -190,9 +190,9 @@ def histories(store: Store, found: Standing) -> tuple[History, ...]:
     return tuple(runs)
 
 
-def forward(store: Store, dataset: str, found: Standing) -> tuple[ForwardPoint, ...]:
+def forward(store: Store, dataset: str, standing: Standing) -> tuple[ForwardPoint, ...]:
     """Each backbone's linear probe beside its reverse one, both means over seeds; empty unless some have both."""
-    main = found.settings[0]
+    main = standing.settings[0]
     query = "SELECT backbone, nmi_mean, linear_mean, forward_metric FROM leaderboard WHERE dataset = ? AND setting = ?"
     rows = {
         row["backbone"]: row
@@ -204,6 +204,6 @@ def forward(store: Store, dataset: str, found: Standing) -> tuple[ForwardPoint, 
     metrics = {row["forward_metric"] for row in rows.values()}
     if len(metrics) != 1:
         return ()
-    said = {"top1": "top-1", "map": "mean average precision"}.get(*metrics, *metrics)
-    own = [rows[ranked.backbone] for ranked in main.rows if ranked.backbone in rows]
-    return tuple(ForwardPoint(r["backbone"], r["nmi_mean"], r["linear_mean"], said) for r in own)
+    metric = {"top1": "top-1", "map": "mean average precision"}.get(*metrics, *metrics)
+    scored = [rows[ranked.backbone] for ranked in main.rows if ranked.backbone in rows]
+    return tuple(ForwardPoint(r["backbone"], r["nmi_mean"], r["linear_mean"], metric) for r in scored)

@@ -103,22 +103,22 @@ def report_with(store: Store, options: ReportOptions, progress: Progress) -> Rep
     if path.suffix.lower() not in (".html", ".htm"):
         raise InvalidInput(f"{options.output}: a report is an .html page", hint=f"-o {path.name or 'report'}.html")
     check_output(path)
-    told = read_published(options.published) if options.published is not None else {}
+    figures = read_published(options.published) if options.published is not None else {}
     owner = datasets.get_dataset(store.catalog, dataset)
     protocol = options.protocol
-    found = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=options.k, protocol=protocol)
-    _check_selection(store, dataset, found, backbones, {"concepts": concepts, "protocol": protocol})
-    beside = published_beside(store, dataset, found.settings[0].rows, told)
-    with progress.task("reading clusters", len(found.settings[0].rows), "backbones") as task:
+    standing = ranking.standing(store, dataset, backbones=backbones, concepts=concepts, k=options.k, protocol=protocol)
+    _check_selection(store, dataset, standing, backbones, {"concepts": concepts, "protocol": protocol})
+    points = published_beside(store, dataset, standing.settings[0].rows, figures)
+    with progress.task("reading clusters", len(standing.settings[0].rows), "backbones") as task:
         shown = []
-        for row in found.settings[0].rows:
-            shown.append(_shown(store, owner, found, row.backbone))
+        for row in standing.settings[0].rows:
+            shown.append(_shown(store, owner, standing, row.backbone))
             task.advance()
     notes: list[str] = []
     pictures: tuple[Picture, ...] = ()
     if not options.no_images:
         shown, pictures = _with_pictures(store, owner, shown, options.images, notes, progress)
-    page = _content(store, owner, found, shown, beside, pictures, tuple(notes))
+    page = _content(store, owner, standing, shown, points, pictures, tuple(notes))
     gathered = time.perf_counter() - started
     text = render(page).encode("utf-8", "replace")
     with whole_file(path) as partial:
@@ -138,10 +138,10 @@ def report_with(store: Store, options: ReportOptions, progress: Progress) -> Rep
 
 
 def _check_selection(
-    store: Store, dataset: str, found: Standing, backbones: Sequence[str], others: Mapping[str, str | None]
+    store: Store, dataset: str, standing: Standing, backbones: Sequence[str], others: Mapping[str, str | None]
 ) -> None:
     """Raise NotFound unless there is something to report and each selected backbone has some of it."""
-    shown = {row.backbone for setting in found.settings for row in setting.rows}
+    shown = {row.backbone for setting in standing.settings for row in setting.rows}
     rows = list(
         store.sql("SELECT DISTINCT backbone, concepts, protocol FROM leaderboard WHERE dataset = ?", (dataset,))
     )
@@ -150,31 +150,31 @@ def _check_selection(
         known = sorted({row[column] for row in rows})
         if known and name not in known:
             raise NotFound(f"dataset {dataset!r} has no results of {column} {name!r}", hint=near_names(name, known))
-    if missing or not found.settings:
-        of = f" of {missing[0][1]!r}" if missing and found.settings else ""
+    if missing or not standing.settings:
+        of = f" of {missing[0][1]!r}" if missing and standing.settings else ""
         raise NotFound(
             f"dataset {dataset!r} has no results{of} like that to report",
             hint=f"qrp-store leaderboard; or make some: qrp-store evaluate --dataset {dataset}",
         )
 
 
-def _shown(store: Store, owner: Dataset, found: Standing, backbone: str) -> _Shown:
+def _shown(store: Store, owner: Dataset, standing: Standing, backbone: str) -> _Shown:
     """The clusters of a backbone's first seed in the main setting."""
-    result = found.of(found.settings[0], backbone)[0]
+    result = standing.of(standing.settings[0], backbone)[0]
     clustering = clusterings.by_id(store.catalog, result["clustering_id"])
-    told: dict[int, list[ClusterConcept]] = {}
+    concepts: dict[int, list[ClusterConcept]] = {}
     query = "SELECT cluster, concept, concept_group, weight, lift, n FROM cluster_concepts WHERE result_id = ?"
     for row in store.sql(
         f"{query} AND rank <= ? AND (weight > 0 OR rank = 1) ORDER BY cluster, rank", (result["id"], _CONCEPTS)
     ).table.rows:
-        told.setdefault(row[0], []).append(ClusterConcept(*row[1:]))
+        concepts.setdefault(row[0], []).append(ClusterConcept(*row[1:]))
     query = (
         "SELECT cluster, n_test, cross_entropy_nats, top1, mi_nats, cross_entropy_lo, cross_entropy_hi, "
         "val_cross_entropy_nats, top_concept FROM cluster_scores WHERE result_id = ? ORDER BY cluster"
     )
     views = tuple(
         ClusterView(
-            *(row[0], clustering.sizes[row[0]], row[1], row[2], row[3], row[4], tuple(told.get(row[0], ()))),
+            *(row[0], clustering.sizes[row[0]], row[1], row[2], row[3], row[4], tuple(concepts.get(row[0], ()))),
             lo=row[5],
             hi=row[6],
             val_cross_entropy=row[7],
@@ -209,15 +209,15 @@ def _with_pictures(
         except QrpStoreError as error:
             progress.warn(f"no pictures for {one.gallery.backbone}: {error.message}")
             chosen.append(np.full((one.clustering.row.clusters, top), -1, np.int64))
-    wanted = list(_by_interest(shown, chosen))[:_MOST_PICTURES]
-    names = datasets.keys_at(store.catalog, owner, wanted)
+    positions = list(_by_interest(shown, chosen))[:_MOST_PICTURES]
+    names = datasets.keys_at(store.catalog, owner, positions)
     digests = None
     if folder.recorded:  # whoever wrote the catalog named it: only what was ingested may go onto the page
-        digests = {names[p]: digest for p, digest in datasets.digests_at(store.catalog, owner, wanted).items()}
-    with progress.task("making thumbnails", len(wanted), "images") as task:
-        found, failed = pictures(
+        digests = {names[p]: digest for p, digest in datasets.digests_at(store.catalog, owner, positions).items()}
+    with progress.task("making thumbnails", len(positions), "images") as task:
+        thumbnails, failed = pictures(
             folder.path,
-            [names[p] for p in wanted],
+            [names[p] for p in positions],
             threads=min(4, available_cores()),
             digests=digests,
             seen=task.advance,
@@ -227,10 +227,10 @@ def _with_pictures(
         what = f"could not be read{' or are not what was ingested' if folder.recorded else ''} below"
         notes.append(f"{_images(len(failed))} {what} {folder.path.name}: {some}.")
         advice = f"; --images {folder.path} shows all that can be read" if folder.recorded else ""
-        progress.warn(f"{len(failed):,} of {len(wanted):,} images {what} {folder.path}: {some}{advice}")
-    place = {key: i for i, key in enumerate(found)}
+        progress.warn(f"{len(failed):,} of {len(positions):,} images {what} {folder.path}: {some}{advice}")
+    place = {key: i for i, key in enumerate(thumbnails)}
     at = {position: place[key] for position, key in names.items() if key in place}
-    return [_pictured(*pair, at) for pair in zip(shown, chosen, strict=True)], tuple(found.values())
+    return [_pictured(*pair, at) for pair in zip(shown, chosen, strict=True)], tuple(thumbnails.values())
 
 
 def _images(n: int) -> str:
@@ -270,25 +270,25 @@ def _pictured(one: _Shown, table: np.ndarray, at: Mapping[int, int]) -> _Shown:
 def _content(
     store: Store,
     owner: Dataset,
-    found: Standing,
+    standing: Standing,
     shown: Sequence[_Shown],
-    beside: tuple[PublishedPoint, ...],
+    points: tuple[PublishedPoint, ...],
     pictures: tuple[Picture, ...],
     notes: tuple[str, ...],
 ) -> Report:
-    main = found.settings[0]
-    newest = max(row["created_at"] for own in found.results.values() for row in own)
+    main = standing.settings[0]
+    newest = max(row["created_at"] for rows in standing.results.values() for row in rows)
     first = results.by_id(store.catalog, shown[0].gallery.result_id)
     return Report(
         dataset=owner.name,
         n=owner.n,
         n_concepts=first.row["n_concepts"],
-        settings=found.settings,
-        across_k=ranking.across_k(found),
-        groups=ranking.groups(store, found),
-        histories=ranking.histories(store, found),
-        forward=ranking.forward(store, owner.name, found),
-        published=beside,
+        settings=standing.settings,
+        across_k=ranking.across_k(standing),
+        groups=ranking.groups(store, standing),
+        histories=ranking.histories(store, standing),
+        forward=ranking.forward(store, owner.name, standing),
+        published=points,
         galleries=tuple(s.gallery for s in shown),
         matches=tuple(_matches(shown)),
         pictures=pictures,
@@ -296,7 +296,7 @@ def _content(
         made_of=tuple(_made_of(store, owner, main.concepts, shown)),
         newest=newest,
         version=__version__,
-        claims=claims(owner.name, main, found.of(main, main.rows[0].backbone)),
+        claims=claims(owner.name, main, standing.of(main, main.rows[0].backbone)),
         series=ranking.series(store, owner.name, main),
         rule=ranking.RULE,
     )
@@ -341,7 +341,7 @@ def _made_of(
     yield "Probe", {**_flat(spec["options"]), "setting": row["setting"]}
     yield "Clusters", _flat(shown[0].clustering.artifact.spec.get("options") or {})
     for one in shown:
-        own = results.by_id(store.catalog, one.gallery.result_id)
+        stored = results.by_id(store.catalog, one.gallery.result_id)
         backbone = datasets.find_backbone(store.catalog, one.gallery.backbone)
         yield (
             f"Backbone {one.gallery.backbone}",
@@ -350,8 +350,8 @@ def _made_of(
                 "vectors": f"{one.clustering.row.n:,} × {one.clustering.row.dim or '?'}",
                 "clustering": one.clustering.artifact.id,
                 "result": one.gallery.result_id,
-                "made": f"{own.artifact.created_at} by {own.artifact.created_by}",
-                **_flat(own.artifact.provenance.get("versions") or {}),
+                "made": f"{stored.artifact.created_at} by {stored.artifact.created_by}",
+                **_flat(stored.artifact.provenance.get("versions") or {}),
             },
         )
 
@@ -362,10 +362,10 @@ def _versioned(artifact: Any) -> str:
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """A document as name → text, nested names joined by dots; what is unset is left out."""
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for name, value in document.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         elif value is not None:
-            found[prefix + name] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return found
+            flat[prefix + name] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return flat

@@ -138,8 +138,8 @@ def cluster(reader: Reader, names: Names, query: Query) -> str:
     owner = reader.dataset(row["dataset"])
     positions = np.flatnonzero(reader.clusters(row["clustering_id"]) == number)
     page = sliced(query, len(positions), _PICTURES)
-    here = positions[page.span].tolist()
-    keys = reader.keys(owner, here)
+    members = positions[page.span].tolist()
+    keys = reader.keys(owner, members)
     concepts = reader.rows(
         "SELECT concept, concept_group, weight, lift, n FROM cluster_concepts WHERE result_id = ? AND cluster = ? "
         "ORDER BY rank",
@@ -148,7 +148,7 @@ def cluster(reader: Reader, names: Names, query: Query) -> str:
     )
     score = reader.rows("SELECT * FROM cluster_scores WHERE result_id = ? AND cluster = ?", row["id"], number)
     content = {"number": number, "size": len(positions), "concepts": concepts, "s": score[0] if score else None}
-    pictures = [picture(p, keys, reader.part(row["clustering_id"], p)) for p in here]
+    pictures = [picture(p, keys, reader.part(row["clustering_id"], p)) for p in members]
     url = urls(f"/result/{row['id']}/cluster/{number}", query)
     neighbours = _neighbours(reader, row, number)
     return shown(reader, "cluster", r=row, page=page, url=url, pictures=pictures, neighbours=neighbours, **content)

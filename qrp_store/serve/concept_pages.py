@@ -103,8 +103,8 @@ def image(reader: Reader, names: Names, query: Query) -> str:
     if not 0 <= position < owner.n:
         raise NotFound(f"dataset {name!r} has no image {position}", hint=f"positions are 0 to {owner.n - 1}")
     key = reader.keys(owner, [position])[position]
-    own = _concepts_of(reader, owner, position)
-    words = {label["concept"] for c in own for label in c["labels"]}
+    sets = _concepts_of(reader, owner, position)
+    words = {label["concept"] for c in sets for label in c["labels"]}
     clusters = _clusters_of(reader, owner, position, words)
     backbones = []
     for row in reader.rows("SELECT DISTINCT backbone FROM embeddings WHERE dataset = ? ORDER BY backbone", name):
@@ -115,7 +115,7 @@ def image(reader: Reader, names: Names, query: Query) -> str:
             keys = reader.keys(owner, [p for p, _ in near])
             pictures = [picture(p, keys, f"{distance:.3g}") for p, distance in near]
         backbones.append({"name": row["backbone"], "size": size, "pictures": pictures})
-    content = {"dataset": owner, "position": position, "key": key, "concepts": own, "clusters": clusters}
+    content = {"dataset": owner, "position": position, "key": key, "concepts": sets, "clusters": clusters}
     return shown(reader, "image", backbones=backbones, **content)
 
 

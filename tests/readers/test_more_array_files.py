@@ -18,7 +18,7 @@ from qrp_store.errors import InvalidInput
 from qrp_store.readers.arrays import vector_tables as tables
 from qrp_store.readers.arrays.folders import is_array_folder, open_array_folder
 from qrp_store.readers.arrays.formats import open_array
-from qrp_store.readers.arrays.matrix import Wanted
+from qrp_store.readers.arrays.matrix import ArrayRequest
 
 X = np.random.default_rng(0).normal(size=(37, 5)).astype(np.float32)
 KEYS = [f"photos/{i}.jpg" for i in range(len(X))]
@@ -212,10 +212,10 @@ def test_a_clip_retrieval_folder(tmp_path: Path) -> None:
     assert source.keys == KEYS
     for start, stop in [(0, 37), (2, 9), (36, 37), (7, 7)]:
         np.testing.assert_array_equal(source.read(start, stop), X[start:stop])
-    np.testing.assert_array_equal(open_array_folder(folder, Wanted("text_emb")).read(0, 37), -X)
+    np.testing.assert_array_equal(open_array_folder(folder, ArrayRequest("text_emb")).read(0, 37), -X)
     assert open_array_folder(clip(tmp_path / "d", metadata=False)).keys is None
     with pytest.raises(InvalidInput, match="no other"):
-        open_array_folder(folder, Wanted("other"))
+        open_array_folder(folder, ArrayRequest("other"))
 
 
 def test_pieces_that_do_not_fit_together_are_named(tmp_path: Path) -> None:

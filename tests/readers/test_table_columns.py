@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from qrp_store.errors import InvalidInput
 from qrp_store.ingest.arrays import ArrayRows
-from qrp_store.readers.arrays.matrix import Wanted
+from qrp_store.readers.arrays.matrix import ArrayRequest
 
 N = 30
 X = np.random.default_rng(0).normal(size=(N, 8))
@@ -243,7 +243,7 @@ def test_a_worker_reads_the_same_columns(tmp_path: Path) -> None:
     source = rows(path, None, "serial")
     from qrp_store.ingest.arrays import ArrayPart
 
-    part = ArrayPart(path, Wanted(None, "serial"), (N, 8), range(5, 9), np.dtype(np.float64))
+    part = ArrayPart(path, ArrayRequest(None, "serial"), (N, 8), range(5, 9), np.dtype(np.float64))
     np.testing.assert_allclose(part.compute(1).rows, X[5:9])
     assert source.keys[0] == "100"
 

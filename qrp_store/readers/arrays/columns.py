@@ -165,9 +165,9 @@ def _named_exactly(columns: Sequence[Column], field: str | None) -> tuple[str, .
     usable = [column.name for column in columns if column.is_number or column.kind == "list"]
     if field in usable:
         return (field,)
-    wanted = [name.strip() for name in field.split(",")]
+    names = [name.strip() for name in field.split(",")]
     numbers = {column.name for column in columns if column.is_number}
-    return tuple(dict.fromkeys(wanted)) if len(wanted) > 1 and numbers.issuperset(wanted) else ()
+    return tuple(dict.fromkeys(names)) if len(names) > 1 and numbers.issuperset(names) else ()
 
 
 def _beginning_with(path: Path, columns: Sequence[Column], field: str) -> list[str]:

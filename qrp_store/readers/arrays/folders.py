@@ -14,7 +14,7 @@ import numpy as np
 from qrp_store.errors import InvalidInput, first_line
 from qrp_store.readers.arrays.columns import Column, choose_key
 from qrp_store.readers.arrays.formats import open_array, read_keys
-from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted
+from qrp_store.readers.arrays.matrix import ArrayRequest, ArraySource, Rows
 from qrp_store.readers.arrays.vector_tables import kind_of
 
 _CLIP = ("img_emb", "text_emb")
@@ -31,26 +31,26 @@ def _is_clip(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in _CLIP)
 
 
-def open_array_folder(folder: Path, wanted: Wanted = Wanted()) -> ArraySource:
+def open_array_folder(folder: Path, request: ArrayRequest = ArrayRequest()) -> ArraySource:
     """The matrix in a folder: of clip-retrieval (field img_emb or text_emb), of thingsvision (`file_names.txt`), or of
     numbered .npy or .parquet pieces.
 
     Raises InvalidInput for pieces that do not fit together, by name.
     """
     if _is_clip(folder) or (folder / _THINGSVISION_KEYS).is_file():
-        if wanted.key_column is not None:
+        if request.key_column is not None:
             raise InvalidInput(f"--key-column goes with a file of columns or named arrays; {folder} has keys")
-        return _clip(folder, wanted.field) if _is_clip(folder) else _thingsvision(folder, wanted.field)
+        return _clip(folder, request.field) if _is_clip(folder) else _thingsvision(folder, request.field)
     pieces = _pieces(folder)
     _refuse_gaps(folder, pieces)
-    sources = [open_array(path, wanted.field, wanted.key_column, keyed=wanted.keyed) for path in pieces]
+    sources = [open_array(path, request.field, request.key_column, keyed=request.keyed) for path in pieces]
     first = sources[0]
     for source in sources:
         if source.columns != first.columns:
             raise InvalidInput(
                 f"{source.path}: other columns than {first.path.name}", hint="--field names the vector's"
             )
-    return replace(_joined(folder, sources), field=wanted.field, columns=first.columns)
+    return replace(_joined(folder, sources), field=request.field, columns=first.columns)
 
 
 def _pieces(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from qrp_store.errors import InvalidInput, NotFound
-from qrp_store.readers.arrays.matrix import ArraySource, Wanted
+from qrp_store.readers.arrays.matrix import ArrayRequest, ArraySource
 from qrp_store.readers.arrays.nested import read_hdf5, read_pt
 from qrp_store.readers.arrays.plain import read_npy, read_npz, read_safetensors
 from qrp_store.readers.arrays.vector_tables import read_csv, read_parquet
@@ -38,7 +38,7 @@ def open_array(
             f"{path}: not a kind of array file that can be read", hint="known endings: " + " ".join(sorted(READERS))
         )
     try:
-        return reader(path, Wanted(field, key_column, keyed))
+        return reader(path, ArrayRequest(field, key_column, keyed))
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -65,7 +65,7 @@ def read_keys(path: Path) -> list[str]:
     return keys
 
 
-READERS: Mapping[str, Callable[[Path, Wanted], ArraySource]] = {
+READERS: Mapping[str, Callable[[Path, ArrayRequest], ArraySource]] = {
     ".csv": read_csv,
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,

@@ -27,7 +27,7 @@ _DIGEST_BYTES = 1 << 20  # stays in the cache between being read and being summe
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ArrayRequest:
     """Options of a file: `field` names the vectors, `key_column` the keys; `keyed`: the keys come from elsewhere."""
 
     field: str | None = None
@@ -118,24 +118,24 @@ def choose_arrays(
     texts: Sequence[str],
     numbers: Sequence[str],
     others: Sequence[str],
-    wanted: Wanted,
+    request: ArrayRequest,
 ) -> Columns:
     """The roles of a file's named arrays: one matrix; the keys in a list of `texts`, else of `numbers`."""
     everything = [*matrices, *texts, *numbers, *others]
-    lists = [name for name in (*texts, *numbers) if name != wanted.field]
-    numbered = wanted.key_column == "-"
-    key = None if numbered else wanted.key_column or key_name([name for name in texts if name in lists])
-    if wanted.key_column is not None and not numbered and wanted.key_column not in lists:
+    lists = [name for name in (*texts, *numbers) if name != request.field]
+    numbered = request.key_column == "-"
+    key = None if numbered else request.key_column or key_name([name for name in texts if name in lists])
+    if request.key_column is not None and not numbered and request.key_column not in lists:
         names = ", ".join(lists[:10])
         raise InvalidInput(
-            f"{path}: no list {shown(wanted.key_column)} for the keys", hint=f"its lists: {names or 'none'}"
+            f"{path}: no list {shown(request.key_column)} for the keys", hint=f"its lists: {names or 'none'}"
         )
     key = None if numbered else key or key_name([name for name in numbers if name in lists])
-    if key is None and not numbered and not wanted.keyed:
-        refuse_odd_keys(path, [name for name in others if name != wanted.field])
+    if key is None and not numbered and not request.keyed:
+        refuse_odd_keys(path, [name for name in others if name != request.field])
     possible = list(matrices) or [name for name in everything if name != key]
-    field = choose(path, everything if wanted.field is not None else possible, wanted.field)
-    key = None if wanted.keyed else key
+    field = choose(path, everything if request.field is not None else possible, request.field)
+    key = None if request.keyed else key
     return Columns((field,), key, tuple(name for name in everything if name not in (field, key)))
 
 

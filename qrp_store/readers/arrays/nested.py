@@ -12,14 +12,14 @@ from typing import Any
 
 from qrp_store.errors import InvalidInput, Unavailable, first_line
 from qrp_store.readers.arrays.columns import Columns
-from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted, choose_arrays, matrix, with_columns
+from qrp_store.readers.arrays.matrix import ArrayRequest, ArraySource, Rows, choose_arrays, matrix, with_columns
 from qrp_store.samples import shown
 
 _CHUNK_BYTES = 2 << 30
 _CELLS = 65_536  # keys read at once
 
 
-def read_pt(path: Path, wanted: Wanted) -> ArraySource:
+def read_pt(path: Path, request: ArrayRequest) -> ArraySource:
     """A tensor, or one of a (nested) dictionary, its name's parts joined by dots. Mapped from the file where the file
     is of PyTorch's zip format, else loaded whole."""
     try:
@@ -30,13 +30,13 @@ def read_pt(path: Path, wanted: Wanted) -> ArraySource:
     tensors: dict[str, torch.Tensor] = {}
     texts: dict[str, list[object]] = {}
     _collect(content, "", tensors, texts)
-    field, roles = wanted.field, None
-    if not isinstance(content, torch.Tensor) or field is not None or wanted.key_column is not None:
+    field, roles = request.field, None
+    if not isinstance(content, torch.Tensor) or field is not None or request.key_column is not None:
         by_size = {n: [name for name, tensor in tensors.items() if tensor.ndim == n] for n in (1, 2)}
         whole = [name for name, cells in texts.items() if not any(isinstance(cell, str) for cell in cells)]
         numbers = by_size[1] + whole
         others = [name for name, tensor in tensors.items() if tensor.ndim not in by_size]
-        roles = choose_arrays(path, by_size[2], [n for n in texts if n not in numbers], numbers, others, wanted)
+        roles = choose_arrays(path, by_size[2], [n for n in texts if n not in numbers], numbers, others, request)
         (field,) = roles.vector
         if field not in tensors:
             raise InvalidInput(f"{path}[{field}]: a list, not a matrix", hint="--field names the matrix")
@@ -101,7 +101,7 @@ def _collect(content: object, name: str, tensors: dict[str, Any], texts: dict[st
             _collect(value, f"{name}.{key}" if name else str(key), tensors, texts)
 
 
-def read_hdf5(path: Path, wanted: Wanted) -> ArraySource:
+def read_hdf5(path: Path, request: ArrayRequest) -> ArraySource:
     """A dataset of an HDF5 file, by its path inside; keys are a dataset of texts beside it."""
     try:
         import h5py
@@ -116,7 +116,7 @@ def read_hdf5(path: Path, wanted: Wanted) -> ArraySource:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(visit)
-            roles = _hdf5_roles(path, datasets, wanted)
+            roles = _hdf5_roles(path, datasets, request)
             (field,) = roles.vector
             shape, dtype = tuple(datasets[field].shape), datasets[field].dtype
             for name in (field, roles.key or field):
@@ -138,7 +138,7 @@ def read_hdf5(path: Path, wanted: Wanted) -> ArraySource:
     return with_columns(source, roles, lambda: _hdf5_cells(path, roles.key or ""))
 
 
-def _hdf5_roles(path: Path, datasets: Mapping[str, Any], wanted: Wanted) -> Columns:
+def _hdf5_roles(path: Path, datasets: Mapping[str, Any], request: ArrayRequest) -> Columns:
     """The roles of a file's datasets."""
     import h5py
 
@@ -149,10 +149,10 @@ def _hdf5_roles(path: Path, datasets: Mapping[str, Any], wanted: Wanted) -> Colu
         if member.ndim == 1:
             kind = "text" if is_text else "number" if member.dtype.kind in "iuf" else "other"
         kinds[kind].append(name)
-    field = None if wanted.field is None else wanted.field.strip("/")
-    key_column = None if wanted.key_column is None else wanted.key_column.strip("/")
-    wanted = replace(wanted, field=field, key_column=key_column)
-    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], kinds["other"], wanted)
+    field = None if request.field is None else request.field.strip("/")
+    key_column = None if request.key_column is None else request.key_column.strip("/")
+    request = replace(request, field=field, key_column=key_column)
+    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], kinds["other"], request)
 
 
 def _hdf5_cells(path: Path, name: str) -> Iterator[object]:

@@ -18,7 +18,15 @@ import numpy as np
 
 from qrp_store.errors import InvalidInput, first_line
 from qrp_store.readers.arrays.columns import Columns, is_key_name, key_name
-from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted, check_size, choose_arrays, matrix, with_columns
+from qrp_store.readers.arrays.matrix import (
+    ArrayRequest,
+    ArraySource,
+    Rows,
+    check_size,
+    choose_arrays,
+    matrix,
+    with_columns,
+)
 
 _HEADER_LIMIT = 100 << 20  # what the format allows
 _CELL_BYTES = 1 << 17  # of a key: 32,768 characters
@@ -39,9 +47,9 @@ def _npy_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.d
     raise InvalidInput(f"{name}: .npy version {version[0]}.{version[1]} holds no plain matrix")
 
 
-def read_npy(path: Path, wanted: Wanted) -> ArraySource:
-    if wanted.field is not None or wanted.key_column is not None:
-        option = "--field" if wanted.field is not None else "--key-column"
+def read_npy(path: Path, request: ArrayRequest) -> ArraySource:
+    if request.field is not None or request.key_column is not None:
+        option = "--field" if request.field is not None else "--key-column"
         raise InvalidInput(f"{path}: a .npy file holds one array without a name", hint=f"leave {option} out")
     with path.open("rb") as file:
         shape, fortran, stored = _npy_header(file, str(path))
@@ -74,11 +82,11 @@ def _contiguous(path: Path, offset: int, stored: np.dtype[Any], start: int, stop
     return out
 
 
-def read_npz(path: Path, wanted: Wanted) -> ArraySource:
+def read_npz(path: Path, request: ArrayRequest) -> ArraySource:
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {i.filename.removesuffix(".npy"): i.file_size for i in archive.infolist()}
-            roles = _npz_roles(archive, path, list(sizes), wanted)
+            roles = _npz_roles(archive, path, list(sizes), request)
             (field,) = roles.vector
             with archive.open(_member(archive, field)) as file:
                 shape, fortran, stored = _npy_header(file, f"{path}[{field}]")
@@ -93,21 +101,21 @@ def read_npz(path: Path, wanted: Wanted) -> ArraySource:
     return with_columns(source, roles, lambda: _npz_cells(path, roles.key or ""))
 
 
-def _npz_roles(archive: zipfile.ZipFile, path: Path, names: list[str], wanted: Wanted) -> Columns:
+def _npz_roles(archive: zipfile.ZipFile, path: Path, names: list[str], request: ArrayRequest) -> Columns:
     """The roles of an archive's arrays. Of a large archive only those are looked at that can hold keys or are named."""
     kinds: dict[str, list[str]] = {"matrix": [], "text": [], "number": [], "object": [], "other": []}
     for name in names:
-        named = name in (wanted.field, wanted.key_column) or is_key_name(name)
+        named = name in (request.field, request.key_column) or is_key_name(name)
         kind = _npz_kind(archive, path, name) if named or len(names) <= _LOOKED_AT else "other"
         kinds[kind].append(name)
     keys = key_name(kinds["object"])
-    if not wanted.keyed and wanted.key_column in (None, *kinds["object"]) and keys is not None and not kinds["text"]:
+    if not request.keyed and request.key_column in (None, *kinds["object"]) and keys is not None and not kinds["text"]:
         raise InvalidInput(
-            f"{path}[{wanted.key_column or keys}]: keys as an array of objects, which only running code can read",
+            f"{path}[{request.key_column or keys}]: keys as an array of objects, which only running code can read",
             hint="save them as texts: np.array(keys, dtype=str); or name them with --keys FILE",
         )
     others = kinds["object"] + kinds["other"]
-    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], others, wanted)
+    return choose_arrays(path, kinds["matrix"], kinds["text"], kinds["number"], others, request)
 
 
 def _npz_kind(archive: zipfile.ZipFile, path: Path, name: str) -> str:
@@ -195,7 +203,7 @@ _SAFETENSORS: Mapping[str, str] = {
 }
 
 
-def read_safetensors(path: Path, wanted: Wanted) -> ArraySource:
+def read_safetensors(path: Path, request: ArrayRequest) -> ArraySource:
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -205,7 +213,7 @@ def read_safetensors(path: Path, wanted: Wanted) -> ArraySource:
         try:
             header = json.loads(file.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            roles = _safetensors_roles(path, tensors, wanted)
+            roles = _safetensors_roles(path, tensors, request)
             (field,) = roles.vector
             code, shape, first, last = _entry(tensors[field])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
@@ -235,14 +243,14 @@ def _entry(entry: Any) -> tuple[str, tuple[int, ...], int, int]:
     return str(entry["dtype"]), tuple(int(extent) for extent in entry["shape"]), first, last
 
 
-def _safetensors_roles(path: Path, tensors: Mapping[str, Any], wanted: Wanted) -> Columns:
+def _safetensors_roles(path: Path, tensors: Mapping[str, Any], request: ArrayRequest) -> Columns:
     """The roles of a file's tensors; keys can only be whole numbers."""
     kinds: dict[int, list[str]] = {1: [], 2: []}
     others: list[str] = []
     for name, entry in tensors.items():
         size = len(entry["shape"]) if str(entry["dtype"]) in _SAFETENSORS else 0
         kinds.get(size, others).append(name)
-    return choose_arrays(path, kinds[2], [], kinds[1], others, wanted)
+    return choose_arrays(path, kinds[2], [], kinds[1], others, request)
 
 
 def _safetensors_cells(path: Path, data: int, size: int, tensors: Mapping[str, Any], name: str) -> list[object]:

@@ -17,7 +17,7 @@ import numpy as np
 from qrp_store.errors import InvalidInput, first_line
 from qrp_store.readers.arrays.columns import Column, choose_columns
 from qrp_store.readers.arrays.dialects import dialect_of
-from qrp_store.readers.arrays.matrix import ArraySource, Rows, Wanted, matrix, with_columns
+from qrp_store.readers.arrays.matrix import ArrayRequest, ArraySource, Rows, matrix, with_columns
 from qrp_store.samples import shown
 
 _BATCH_ROWS = 4096
@@ -26,7 +26,7 @@ _BLOCK_BYTES = 8 << 20  # of a CSV file; a line has to fit
 _POINT = re.compile(r"\s*[+-]?\d*\.\d*\s*")
 
 
-def read_parquet(path: Path, wanted: Wanted) -> ArraySource:
+def read_parquet(path: Path, request: ArrayRequest) -> ArraySource:
     """`field`: the column of lists, or columns of numbers. A vector that is missing reads as NaN."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -37,9 +37,9 @@ def read_parquet(path: Path, wanted: Wanted) -> ArraySource:
         roles = choose_columns(
             path,
             [Column(f.name, kind_of(f.type)) for f in schema],
-            wanted.field,
-            wanted.key_column,
-            keyed=wanted.keyed,
+            request.field,
+            request.key_column,
+            keyed=request.keyed,
             index=_pandas_index(schema),
             has_row_numbers=lambda name: _is_range(cells_of(path, name)),
         )
@@ -66,11 +66,11 @@ def read_parquet(path: Path, wanted: Wanted) -> ArraySource:
         )
         return first, _numbered_rows(read, first, columns, dim, dtype)
 
-    source = matrix(path, wanted.field, (n, dim), dtype, _Stream(batches, dim).read)
+    source = matrix(path, request.field, (n, dim), dtype, _Stream(batches, dim).read)
     return with_columns(source, roles, lambda: cells_of(path, roles.key or ""))
 
 
-def read_csv(path: Path, wanted: Wanted) -> ArraySource:
+def read_csv(path: Path, request: ArrayRequest) -> ArraySource:
     """A table with a header: a column of keys, and columns of numbers. An empty cell reads as NaN."""
     import pyarrow as pa
     import pyarrow.csv as csv
@@ -100,9 +100,9 @@ def read_csv(path: Path, wanted: Wanted) -> ArraySource:
         roles = choose_columns(
             path,
             columns,
-            wanted.field,
-            wanted.key_column if wanted.key_column is None else wanted.key_column.strip(),
-            keyed=wanted.keyed,
+            request.field,
+            request.key_column if request.key_column is None else request.key_column.strip(),
+            keyed=request.keyed,
             has_row_numbers=lambda name: _is_range(cells(name)),
         )
         n = sum(1 for _ in cells(roles.key or roles.vector[0]))
@@ -122,7 +122,7 @@ def read_csv(path: Path, wanted: Wanted) -> ArraySource:
     def keys() -> Iterator[object]:
         return (_number(key) if floats else key or None for key in cells(roles.key or ""))
 
-    source = matrix(path, wanted.field, (n, dim), dtype, _Stream(batches, dim).read)
+    source = matrix(path, request.field, (n, dim), dtype, _Stream(batches, dim).read)
     return with_columns(source, roles, keys)
 
 
@@ -294,22 +294,22 @@ def _plain_numbers(column: Any) -> Any:
 def _vectors_of(vectors: Any, first: int, dim: int, dtype: np.dtype[Any]) -> Rows:
     import pyarrow as pa
 
-    there = vectors.is_valid().to_numpy(zero_copy_only=False)
+    present = vectors.is_valid().to_numpy(zero_copy_only=False)
     if not pa.types.is_fixed_size_list(vectors.type):
         lengths = vectors.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        there &= lengths > 0
-        wrong = np.flatnonzero(there & (lengths != dim))
+        present &= lengths > 0
+        wrong = np.flatnonzero(present & (lengths != dim))
         if len(wrong):
             raise ValueError(f"row {first + wrong[0]}: a vector has {lengths[wrong[0]]} numbers, the first has {dim}")
     values = vectors.flatten()
-    if dtype.kind != "f" and (values.null_count or not there.all()):
-        row = int(np.argmin(there)) if not there.all() else _first_null(values) // dim
+    if dtype.kind != "f" and (values.null_count or not present.all()):
+        row = int(np.argmin(present)) if not present.all() else _first_null(values) // dim
         raise ValueError(f"row {first + row}: a value is missing")
     flat = np.asarray(values.to_numpy(zero_copy_only=False), dtype)
-    if there.all():
+    if present.all():
         return flat.reshape(-1, dim)
-    rows = np.full((len(there), dim), np.nan, dtype)
-    rows[there] = flat.reshape(-1, dim)
+    rows = np.full((len(present), dim), np.nan, dtype)
+    rows[present] = flat.reshape(-1, dim)
     return rows
 
 

@@ -28,11 +28,11 @@ def files_below(source: Source, folder: Path, ending: str) -> list[Path]:
     """
     root = source.path.resolve()
     listed = []
-    for here, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(ending) and not name.startswith("."):
-                path = Path(here) / name
+                path = Path(parent) / name
                 if path.is_symlink() and not path.resolve().is_relative_to(root):
                     raise InvalidInput(f"{path}: is a link that leads out of {source}")
                 listed.append(path)

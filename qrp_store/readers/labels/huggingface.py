@@ -235,13 +235,13 @@ def _key(source: Source, described: Mapping[str, Any]) -> _Column:
 
 def _concept(source: Source, described: Mapping[str, Any]) -> _Column:
     columns = {".".join(column.path): column for column in _classes(described, ())}
-    asked = source.table.concept
-    if asked is not None:
-        if asked in columns:
-            return columns[asked]
-        if asked not in described:
-            raise InvalidInput(f"{source}: no column {shown(asked)} (columns: {', '.join(described)})")
-        return _Column((asked,))
+    requested = source.table.concept
+    if requested is not None:
+        if requested in columns:
+            return columns[requested]
+        if requested not in described:
+            raise InvalidInput(f"{source}: no column {shown(requested)} (columns: {', '.join(described)})")
+        return _Column((requested,))
     if len(columns) == 1:
         return next(iter(columns.values()))
     usual = usual_concept(list(described)) if not columns else None

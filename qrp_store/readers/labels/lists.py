@@ -56,10 +56,10 @@ def read_image_list(source: Source) -> Iterator[LabelRows]:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                found = _LISTED.fullmatch(line.strip())
-                if found is None:
+                match = _LISTED.fullmatch(line.strip())
+                if match is None:
                     raise InvalidInput(f"{source}: line {number}: expected IMAGE CLASS, found {shown(line.strip())}")
-                batch.add(f"line {number}", found[1].removeprefix("/"), found[2], None, None)
+                batch.add(f"line {number}", match[1].removeprefix("/"), match[2], None, None)
                 if batch.full:
                     yield batch.take()
     except UnicodeError as error:
@@ -144,13 +144,13 @@ def _broden_labels(source: Source) -> dict[int, str]:
 
 def _broden_numbers(folder: Path, text: str) -> set[int]:
     """The labels of one cell: numbers and names of label pictures, with semicolons between; 0 means nothing."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     for word in filter(None, (part.strip() for part in text.split(";"))):
         if word.isdecimal():
-            found.add(int(word))
+            numbers.add(int(word))
         else:
-            found |= _picture_labels(folder / "images" / word)
-    return found - {0}
+            numbers |= _picture_labels(folder / "images" / word)
+    return numbers - {0}
 
 
 def _picture_labels(path: Path) -> set[int]:

@@ -50,9 +50,9 @@ def elements(path: Path) -> Iterator[Element]:
             open_elements[-1][2].append(text)
 
     def on_end(_: str) -> None:
-        here = place()
+        position = place()
         _, attributes, texts = open_elements.pop()
-        ready.append(Element(here, attributes, "".join(texts)))
+        ready.append(Element(position, attributes, "".join(texts)))
 
     def on_entity(*_: object) -> None:
         refuse("declares an entity, which label files do not need")
