@@ -80,7 +80,7 @@ def card(store: Store, dataset: str) -> str:
                     *(c["name"], c["version"], c["n_concepts"], c["n_labels"], c["n_labelled_samples"]),
                     *(
                         "yes" if c["exclusive"] else "no",
-                        _source(store, dataset, c),
+                        source_of(store, dataset, c),
                         f"{c['created_at']} by {c['created_by']}",
                     ),
                 )
@@ -117,7 +117,7 @@ def card(store: Store, dataset: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _source(store: Store, dataset: str, row: dict[str, Any]) -> str:
+def source_of(store: Store, dataset: str, row: dict[str, Any]) -> str:
     """Return the source of labels: the options, and how the source was read."""
     artifact = concept_sets.get(store.catalog, dataset, row["name"], row["version"]).artifact
     return _plain(

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from qrp_store.rendering.captions import digits
-from qrp_store.rendering.content import KPoint, Ranked
+from qrp_store.rendering.content import KPoint, Ranked, SeriesPoint
 
 _FIGURES = 200  # kept in memory, about 20 KB each
 _figures: OrderedDict[str, str] = OrderedDict()
@@ -53,6 +53,13 @@ def across_k_figure(points: tuple[KPoint, ...]) -> Any:
     from qrp_store.rendering import figures
 
     return _drawn(repr(("across-k", points)), lambda: figures.across_k(points))
+
+
+def series_figure(points: tuple[SeriesPoint, ...]) -> Any:
+    """NMI along series as inline SVG, drawn once for the same points."""
+    from qrp_store.rendering import figures
+
+    return _drawn(repr(("series", points)), lambda: figures.series(points))
 
 
 def _drawn(key: str, draw: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 
 from qrp_store.catalog.overview import listing as lists
 from qrp_store.errors import NotFound
+from qrp_store.export.elsewhere import source_of
 from qrp_store.records import Dataset
 from qrp_store.serve.pages import Names, Query, picture, shown, sliced, urls
 from qrp_store.serve.reader import SMALL_BYTES, Labels, Reader
@@ -121,17 +122,18 @@ def image(reader: Reader, names: Names, query: Query) -> str:
 
 def _concepts_of(reader: Reader, owner: Dataset, position: int) -> list[dict[str, Any]]:
     rows = []
+    key = reader.keys(owner, [position]).get(position, "")
+    query = "SELECT concept, score FROM labels WHERE dataset = ? AND concepts = ? AND is_newest AND key = ?"
     for c in lists.listing(reader.store.catalog, "concepts").named():
         if c["dataset"] == owner.name and c["is_newest"]:
             labels = reader.labels(owner.name, c["name"])
             numbers = labels.indices[labels.indptr[position] : labels.indptr[position + 1]].tolist()
-            held = [
-                {"concept": labels.words.names[j], "concept_group": labels.words.groups[j], "score": None}
-                for j in numbers
-            ]
-            rows.append(
-                {"set": c["name"], "labels": held, "created_by": c["created_by"], "created_at": c["created_at"]}
-            )
+            scores = {row["concept"]: row["score"] for row in reader.rows(query, owner.name, c["name"], key)}
+            words = ((labels.words.names[j], labels.words.groups[j]) for j in numbers)
+            held = [{"concept": word, "concept_group": group, "score": scores.get(word)} for word, group in words]
+            source = source_of(reader.store, owner.name, c)
+            about = {name: c[name] for name in ("created_by", "created_at")}
+            rows.append({"set": c["name"], "labels": held, "source": source, **about})
     return rows
 
 

@@ -104,6 +104,8 @@ def test_the_leaderboard_names_the_best_backbone_and_how_sure_that_is(site: str)
     text = get(f"{site}{DATASET}/leaderboard").text
     assert re.search(r"sharp leads with NMI 0\.\d+ ± 0\.\d+ over 3 seeds", text)
     assert text.index("<bdi>sharp</bdi>") < text.index("<bdi>noise</bdi>")
+    assert "What may be claimed" in text
+    assert "A single estimate may exceed the true value." in text
     assert "<svg" in text
 
 
@@ -139,6 +141,7 @@ def test_an_image_has_its_concepts_its_clusters_and_its_nearest_images(site: str
     key = world.keys[17]
     found = get(f"{site}{DATASET}/image?key={urllib.parse.quote(key)}")
     assert f"object-{world.group[17]}" in found.text
+    assert "Source: <bdi>" in found.text
     distances = np.linalg.norm(world.rows["sharp"] - world.rows["sharp"][17], axis=1)
     distances[17] = np.inf
     nearest = world.keys[int(distances.argmin())]
@@ -177,6 +180,20 @@ def test_compare_says_what_may_be_claimed(site: str, world: Any) -> None:
     text = get(f"{site}{DATASET}/compare?a={a}&b={b}").text
     assert "NMI above noise" in text
     assert "no test of the backbones" in text
+
+
+def test_two_backbones_are_compared_over_their_common_seeds(qrp: Any, site: str, world: Any) -> None:
+    line = ("compare", "sharp", "noise", "--dataset", "photos", "--concepts", "objects", "-k", 6)
+    report = qrp.ok(*line, store=world.store)
+    of = urllib.parse.quote(f"objects, K 6, {report['protocol']}")
+    text = get(f"{site}{DATASET}/compare?one=sharp&two=noise&of={of}").text
+    lo, hi = report["ci"]
+    sentence = f"sharp exceeds noise by {report['difference']:.3f} NMI (95 % interval {lo:.3f} to {hi:.3f}"
+    assert sentence in text
+    for seed in report["per_seed"]:
+        assert f'<th scope="row">{seed["seed"]}</th>' in text
+    assert sentence in get(f"{site}{DATASET}/compare?one=noise&two=sharp&of={of}").text
+    assert get(f"{site}{DATASET}/compare?one=sharp&two=nothing").code == 404
 
 
 def test_the_report_is_built_and_downloaded(site: str) -> None:
