@@ -14,6 +14,7 @@ Tensors say that they are on cuda:0 and keep their numbers apart from the host's
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import traceback
 import warnings
@@ -95,6 +96,17 @@ class Memory:
 
 
 memory = Memory()
+
+
+@contextlib.contextmanager
+def bounded(free: int) -> Iterator[None]:
+    """Bound the GPU's memory to so many bytes more than tensors hold now."""
+    gc.collect()
+    before, memory.limit = memory.limit, memory.held + free
+    try:
+        yield
+    finally:
+        memory.limit = before
 
 
 class Stream:

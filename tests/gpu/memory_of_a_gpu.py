@@ -3,10 +3,8 @@ tests/test_on_a_pretend_gpu.py."""
 
 from __future__ import annotations
 
-import gc
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,6 @@ from qrp_store.cli.main import call
 
 MIB = 1 << 20
 NETWORK = ["--weights", "random", "--device", "cuda", "--batch-size", "8"]
-
-
-@contextmanager
-def memory(free: int) -> Iterator[None]:
-    """Bound the pretend GPU to so many bytes more than it holds."""
-    gc.collect()
-    before, pretend_gpu.memory.limit = pretend_gpu.memory.limit, pretend_gpu.memory.held + free
-    try:
-        yield
-    finally:
-        pretend_gpu.memory.limit = before
 
 
 @pytest.fixture
@@ -86,7 +73,7 @@ def test_too_little_memory_is_exit_8_and_says_what_to_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     capsys.readouterr()
-    with memory(free):
+    with pretend_gpu.bounded(free):
         code = call(command(store))
     error = json.loads(capsys.readouterr().out)["error"]
     assert (code, error["kind"]) == (8, "unavailable")

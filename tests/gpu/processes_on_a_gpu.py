@@ -9,7 +9,6 @@ import numpy as np
 import pretend_gpu
 import pytest
 import torch
-from memory_of_a_gpu import memory
 
 from qrp_store.catalog.entities import clusterings
 from qrp_store.cluster import cluster
@@ -65,7 +64,7 @@ def test_cluster_on_two_gpus_makes_the_clusters_of_one(tmp_path: Path, monkeypat
 
 def test_processes_that_share_a_gpu_share_its_memory() -> None:
     device = torch.device("cuda")
-    with memory(10_000_000):
+    with pretend_gpu.bounded(10_000_000):
         total = pretend_gpu.memory.limit
         assert free_bytes(device, keep=0.4) == int(10_000_000 - 0.4 * total)
         held = pretend_gpu.memory.held
@@ -74,7 +73,7 @@ def test_processes_that_share_a_gpu_share_its_memory() -> None:
 
 @pytest.mark.parametrize(("sharers", "resident"), [(1, True), (4, False)])
 def test_rows_stay_only_as_far_as_a_process_has_a_part_of_the_memory(sharers: int, resident: bool) -> None:
-    with memory(6 * ROWS.nbytes):
+    with pretend_gpu.bounded(6 * ROWS.nbytes):
         points = TorchPoints(MemoryPoints(ROWS), device="cuda", sharers=sharers)
         points.means(ROWS[:4])
         pretend_gpu.reset()
@@ -89,9 +88,12 @@ def test_the_estimate_of_a_pass_is_enough_and_less_is_refused_before_work_begins
     monkeypatch.setattr("qrp_store.kmeans.passes._GROUP_BYTES", 1)
     rows = np.random.default_rng(0).standard_normal((7_000, dim)).astype(np.float32)
     points = TorchPoints(MemoryPoints(rows), device="cuda", budget=0)
-    with memory(needed_bytes(k, dim)):
+    with pretend_gpu.bounded(needed_bytes(k, dim)):
         require_room("cuda", k, dim)
         points.means(rows[:k])
         points.assign(rows[:k])
-    with memory(needed_bytes(k, dim) // 2), pytest.raises(Unavailable, match=f"{k} centroids, {dim}-d, take"):
+    with (
+        pretend_gpu.bounded(needed_bytes(k, dim) // 2),
+        pytest.raises(Unavailable, match=f"{k} centroids, {dim}-d, take"),
+    ):
         require_room("cuda", k, dim)
