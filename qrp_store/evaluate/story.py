@@ -169,8 +169,8 @@ def evaluate_with(
     for flip in flips:
         if min(-flip["by"], flip["ahead"]) >= _SHOWN:
             point = "{concepts}, K {clusters}, seed {seed}, {fraction:g} of the {axis}, draw {draw}".format(**flip)
-            told = "{better}, {ahead:.3f} before {worse} with everything, is {behind:.3f} behind it"
-            progress.note(f"{point}: {told.format(**flip, behind=-flip['by'])}")
+            text = "{better} leads {worse} by {ahead:.3f} on all data but trails by {behind:.3f} here"
+            progress.note(f"{point}: {text.format(**flip, behind=-flip['by'])}")
     timings = {"total_s": time.perf_counter() - started}
     kind = errors[0]["kind"] if errors else None
     first = {name: errors[0][name] for name in ("kind", "message", "hint")} if errors else None

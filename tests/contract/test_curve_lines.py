@@ -98,7 +98,7 @@ def test_what_was_asked_for_beside_the_scores_is_printed_with_them(qrp: Any, own
     assert flips
     for flip in flips:
         where = "objects, K 6, seed 0, {fraction:g} of the {axis}, draw {draw}: ".format(**flip)
-        ahead = f"{flip['better']}, {flip['ahead']:.3f} before {flip['worse']} with everything"
-        assert (f"{where}{ahead}, is {-flip['by']:.3f} behind it" in told.err) == (
+        ahead = f"{flip['better']} leads {flip['worse']} by {flip['ahead']:.3f} on all data"
+        assert (f"{where}{ahead} but trails by {-flip['by']:.3f} here" in told.err) == (
             min(flip["ahead"], -flip["by"]) >= 0.0005
         )

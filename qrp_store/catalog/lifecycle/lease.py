@@ -34,7 +34,7 @@ _a = t.artifact.c
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to write one artifact. `previous_path` is where an expired owner's blocks are, if there was one."""
+    """The right to write one artifact. `previous_path` holds the blocks of an expired owner, if there was one."""
 
     pk: int
     id: str
@@ -46,7 +46,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Found:
-    """Somebody else's unfinished artifact of the same fingerprint."""
+    """Another process' unfinished artifact of the same fingerprint."""
 
     pk: int
     id: str
@@ -60,7 +60,7 @@ class Found:
 
 
 def artifact_of(row: sa.RowMapping) -> Artifact:
-    """The record of an artifact's row."""
+    """Return the record of an artifact's row."""
     return Artifact(
         id=row["id"],
         kind=row["kind"],
@@ -78,14 +78,14 @@ def artifact_of(row: sa.RowMapping) -> Artifact:
 
 
 def newest(connection: sa.Connection, series: str) -> Artifact | None:
-    """The newest ready version of a series."""
+    """Return the newest ready version of a series."""
     query = sa.select(t.artifact).where(_a.series == series, _a.state == "ready").order_by(_a.version.desc()).limit(1)
     row = connection.execute(query).mappings().first()
     return artifact_of(row) if row else None
 
 
 def find(catalog: Catalog, spec: Spec) -> Artifact | None:
-    """The newest of the series when it is exactly what the spec asks for: the same work is not done twice."""
+    """Return the newest artifact of the series if it has the fingerprint of the spec; it is reused."""
     with catalog.read() as connection:
         artifact = newest(connection, spec.series)
     return artifact if artifact is not None and artifact.fingerprint == spec.fingerprint else None
@@ -180,7 +180,7 @@ def _try(
 
 
 def one_at_a_time(connection: sa.Connection, what: str) -> None:
-    """Until this transaction ends nobody else decides about the same thing. SQLite has one writer anyway."""
+    """Serialise decisions about the same artifact until this transaction ends. SQLite has one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(what))))
 
@@ -199,7 +199,7 @@ def _lease_values(token: str) -> dict[str, Any]:
 
 
 def new_id(kind: str) -> str:
-    """A fresh public id of a kind, like res-7f3a9c21b04e."""
+    """Return a new public id of a kind, like res-7f3a9c21b04e."""
     return f"{PREFIX[kind]}-{uuid.uuid4().hex[:12]}"
 
 
@@ -239,7 +239,7 @@ def _take_over(connection: sa.Connection, writing: Found, token: str, free: bool
 
 @contextmanager
 def held(catalog: Catalog, claimed: Claim) -> Iterator[Heartbeat]:
-    """Keep a claim alive while the block runs. Interrupted: release it (resume at once); any other error: failed."""
+    """Renew a claim while the block runs. Release it on interruption, to resume at once; else mark it failed."""
     heartbeat = Heartbeat(catalog, claimed)
     heartbeat.start()
     try:
@@ -268,7 +268,7 @@ def _let_go(catalog: Catalog, claimed: Claim, error: str | None) -> None:
 
 @dataclass(frozen=True)
 class Held:
-    """A claim that is kept alive while the block of `find_or_hold` runs."""
+    """A claim that is renewed while the block of `find_or_hold` runs."""
 
     claim: Claim
     heartbeat: Heartbeat
@@ -297,7 +297,7 @@ def find_or_hold(
 
 
 class Heartbeat:
-    """A thread that renews one lease every 10 s. `check()` raises Busy once the lease was lost."""
+    """A thread that renews one lease every 10 s. `check()` raises Busy after the lease was lost."""
 
     def __init__(self, catalog: Catalog, claimed: Claim) -> None:
         self._catalog, self._claim = catalog, claimed
@@ -314,7 +314,7 @@ class Heartbeat:
             self._thread.join(timeout=5)
 
     def check(self) -> None:
-        """Raise Busy when somebody else took the artifact over."""
+        """Raise Busy if another process has taken over the artifact."""
         if self._lost:
             raise lost(self._claim)
 
@@ -329,7 +329,7 @@ class Heartbeat:
 
 
 def renew(catalog: Catalog, claimed: Claim) -> bool:
-    """Push a lease's expiry out again; False when it is no longer ours."""
+    """Extend the lease; return False if another process holds it."""
     claim = sa.and_(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")
     with catalog.write() as connection:
         update = t.artifact.update().where(claim).values(lease_expires=now_seconds() + LEASE_SECONDS)
@@ -337,19 +337,19 @@ def renew(catalog: Catalog, claimed: Claim) -> bool:
 
 
 def lost(claimed: Claim) -> Busy:
-    """The error of a writer whose lease ran out and was taken over."""
+    """Return the error of a writer whose lease expired and was taken over."""
     return Busy(f"the lease on {claimed.id} ran out and somebody else took it over", hint="run the command again")
 
 
 def fence(connection: sa.Connection, claimed: Claim) -> None:
-    """Inside a write transaction: raise Busy unless the lease is still ours."""
+    """Inside a write transaction: raise Busy unless this process still holds the lease."""
     query = sa.select(_a.pk).where(_a.pk == claimed.pk, _a.lease_token == claimed.token, _a.state == "writing")
     if connection.execute(query.with_for_update()).first() is None:
         raise lost(claimed)
 
 
 def require_inputs(connection: sa.Connection, pks: Iterable[int]) -> None:
-    """Inside a write transaction: raise NotFound when something that this is made from was retired meanwhile."""
+    """Inside a write transaction: raise NotFound if an input was retired meanwhile."""
     query = sa.select(_a.kind, _a.name, _a.id).where(_a.pk.in_(list(pks)), _a.state != "ready").limit(1)
     retired = connection.execute(query).first()
     if retired is not None:
@@ -359,7 +359,7 @@ def require_inputs(connection: sa.Connection, pks: Iterable[int]) -> None:
 
 
 def commit(connection: sa.Connection, claimed: Claim, provenance: Mapping[str, Any]) -> int:
-    """Flip the artifact to ready inside the caller's transaction; returns its version. Raises Busy when fenced."""
+    """Make the artifact ready in the caller's transaction; return its version. Raise Busy if the lease was lost."""
     series = _lock_series(connection, claimed)
     top = connection.execute(sa.select(sa.func.max(_a.version)).where(_a.series == series)).scalar()
     version = (top or 0) + 1
@@ -368,7 +368,7 @@ def commit(connection: sa.Connection, claimed: Claim, provenance: Mapping[str, A
 
 
 def commit_copy(connection: sa.Connection, claimed: Claim, original: Artifact, provenance: Mapping[str, Any]) -> None:
-    """`commit` of an artifact that keeps the version, date and author it has in another store."""
+    """Commit an artifact with the version, date and author that it has in another store."""
     series = _lock_series(connection, claimed)
     same = sa.select(_a.id).where(_a.series == series, _a.version == original.version)
     taken = connection.execute(same).scalar()

@@ -1,4 +1,4 @@
-"""The catalog's side of verify, rm and gc: what is promised, what depends on what, what nobody needs."""
+"""The catalog's part of verify, rm and gc: expected rows, dependencies, and artifacts to delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _a = t.artifact.c
 
 @dataclass(frozen=True)
 class Kept:
-    """An artifact as gc sees it. `fate`: keep, or collect (retired: rows stay as a tombstone) or forget (all goes)."""
+    """An artifact in gc. `fate`: keep, collect (retired: a tombstone stays) or forget (everything is deleted)."""
 
     pk: int
     id: str
@@ -34,7 +34,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Count:
-    """A number of rows that the catalog promises, and the number that it holds, in which table."""
+    """Expected and actual number of rows in a table."""
 
     table: str
     what: str
@@ -43,13 +43,13 @@ class Count:
 
 
 def folders(catalog: Catalog) -> set[str]:
-    """KIND/ID of every artifact that has a row, whatever its state: the folders of their arrays."""
+    """Return KIND/ID, the folder of its arrays, of every artifact in any state."""
     with catalog.read() as connection:
         return {f"{kind}/{identifier}" for kind, identifier in connection.execute(sa.select(_a.kind, _a.id))}
 
 
 def survey(catalog: Catalog) -> list[Kept]:
-    """Every artifact and what gc should do with it."""
+    """Return every artifact with its fate in gc."""
     age = (now_seconds() - sa.func.coalesce(_a.lease_expires, _a.created_at_seconds)).label("age")
     with catalog.read() as connection:
         rows = connection.execute(sa.select(t.artifact, age).order_by(_a.pk)).mappings().all()
@@ -67,7 +67,7 @@ def _fate(row: sa.RowMapping) -> str:
 
 
 def condemn(catalog: Catalog, kept: Kept) -> bool:
-    """Mark an abandoned artifact so that no one resumes it; False when somebody has resumed it since the survey.
+    """Mark an abandoned artifact so that no one resumes it; False if a process has resumed it since the survey.
 
     The same work then makes another artifact, and a paused writer that resumes is refused.
     """
@@ -79,7 +79,7 @@ def condemn(catalog: Catalog, kept: Kept) -> bool:
 
 
 def remove_rows(catalog: Catalog, kept: Kept, *, dry_run: bool = False) -> int:
-    """Delete the rows of an artifact that gc collects or forgets; returns how many (a dry run only counts)."""
+    """Delete the rows of an artifact that gc collects or forgets; return their number (a dry run only counts)."""
     removed = int(kept.fate == "forget")
     for rows in KINDS[kept.kind].removable:
         with catalog.read() as connection:
@@ -106,8 +106,10 @@ def clear(catalog: Catalog, rows: Rows, pk: int, claimed: Claim | None = None) -
 
 
 def remove_staged(catalog: Catalog, *, dry_run: bool) -> int:
-    """Delete what was staged long ago and never came to anything, and the samples of retired datasets; returns how
-    many datasets and backbones that were. A retired one's own row stays, as what results are a tombstone of."""
+    """Delete abandoned staged rows and the samples of retired datasets; return the number of datasets and backbones.
+
+    The row of a retired dataset or backbone stays, because tombstones of results refer to it.
+    """
     removed = 0
     owners = sa.union_all(*(sa.select(kind.table.c.dataset_pk) for kind in KINDS.values()))
     for table, users in ((t.dataset, owners), (t.backbone, sa.select(t.embedding.c.backbone_pk))):
@@ -138,7 +140,7 @@ def _count(connection: sa.Connection, rows: Rows, pk: int) -> int:
 
 
 def ready(catalog: Catalog) -> Iterator[dict[str, Any]]:
-    """Every ready artifact: pk, id, kind, name."""
+    """Return pk, id, kind and name of every ready artifact."""
     with catalog.read() as connection:
         query = sa.select(_a.pk, _a.id, _a.kind, _a.name).where(_a.state == "ready").order_by(_a.pk)
         rows = connection.execute(query).mappings().all()
@@ -146,13 +148,13 @@ def ready(catalog: Catalog) -> Iterator[dict[str, Any]]:
 
 
 def is_ready(catalog: Catalog, pk: int) -> bool:
-    """Whether an artifact (still) is."""
+    """Whether an artifact is (still) ready."""
     with catalog.read() as connection:
         return connection.execute(sa.select(_a.pk).where(_a.pk == pk, _a.state == "ready")).first() is not None
 
 
 def counts(catalog: Catalog, pk: int, kind: str) -> list[Count]:
-    """The numbers of rows that an artifact promises, those of its dataset's samples among them."""
+    """Return the expected and actual numbers of rows of an artifact and of its dataset's samples."""
     table, n = KINDS[kind].table, t.dataset.c.n
     with catalog.read() as connection:
         row = connection.execute(sa.select(table).where(table.c.artifact_pk == pk)).mappings().first()
@@ -173,7 +175,7 @@ def counts(catalog: Catalog, pk: int, kind: str) -> list[Count]:
 
 
 def saved_arrays(catalog: Catalog, pk: int, kind: str) -> list[tuple[str, str]]:
-    """(path, checksum) of the whole arrays that an artifact promises: centroids, groups, weights."""
+    """Return (path, checksum) of the whole arrays of an artifact: centroids, groups, weights."""
     table, paths = KINDS[kind].table, []
     with catalog.read() as connection:
         for path, checksum in KINDS[kind].arrays:
@@ -183,7 +185,7 @@ def saved_arrays(catalog: Catalog, pk: int, kind: str) -> list[tuple[str, str]]:
 
 
 def edges(connection: sa.Connection) -> dict[int, set[int]]:
-    """Which artifacts each was made from, directly."""
+    """Return the direct inputs of each artifact."""
     inputs: dict[int, set[int]] = {}
     for table, made, source in (edge for kind in KINDS.values() for edge in kind.inputs):
         for pk, of in connection.execute(sa.select(table.c[made], table.c[source]).where(table.c[source].is_not(None))):
@@ -192,7 +194,7 @@ def edges(connection: sa.Connection) -> dict[int, set[int]]:
 
 
 def closure(chosen: Iterable[int], links: Mapping[int, set[int]]) -> set[int]:
-    """These and everything that the links lead to from them."""
+    """Return the given artifacts and everything that the links reach from them."""
     whole = set(chosen)
     waiting = list(whole)
     while waiting:
@@ -203,7 +205,7 @@ def closure(chosen: Iterable[int], links: Mapping[int, set[int]]) -> set[int]:
 
 
 def belonging(connection: sa.Connection, of: Reference) -> set[int]:
-    """The artifacts of a dataset, the embeddings by a backbone, or the one artifact of that id, in any state."""
+    """Return the artifacts of a dataset, the embeddings of a backbone, or the artifact with this id, in any state."""
     if of.kind in ("dataset", "backbone"):
         table, column = (t.dataset, "dataset_pk") if of.kind == "dataset" else (t.backbone, "backbone_pk")
         key = sa.select(table.c.pk).where(table.c.id == of.id).scalar_subquery()
@@ -215,7 +217,7 @@ def belonging(connection: sa.Connection, of: Reference) -> set[int]:
 
 
 def dependants(catalog: Catalog, of: Reference) -> list[tuple[str, str, str]]:
-    """(id, kind, name) of the ready artifacts made from a thing, directly or not, those that depend on most first."""
+    """Return (id, kind, name) of the ready artifacts made directly or indirectly from it, the most dependent first."""
     with catalog.read() as connection:
         users: dict[int, set[int]] = {}
         for made, sources in edges(connection).items():
@@ -229,7 +231,7 @@ def dependants(catalog: Catalog, of: Reference) -> list[tuple[str, str, str]]:
 
 
 def retire(catalog: Catalog, identifiers: list[str], owner: Reference | None = None) -> None:
-    """Make ready artifacts retired, and with them the dataset or backbone that owns them all: all or none.
+    """Retire ready artifacts, and the dataset or backbone that owns them all, in one transaction.
 
     What is being made of a retired dataset fails at its next step.
     """

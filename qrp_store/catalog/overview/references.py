@@ -1,4 +1,4 @@
-"""What a person calls things: ids, unique starts of ids, and names, with or without @N."""
+"""References that users type: ids, unique prefixes of ids, and names, with or without @N."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _a = t.artifact.c
 
 @dataclass(frozen=True)
 class Reference:
-    """One thing: its kind (an artifact's kind, "dataset" or "backbone"), id, name and state."""
+    """An artifact, dataset or backbone: its kind, id, name and state."""
 
     kind: str
     id: str
@@ -35,8 +35,10 @@ def looks_like_id(text: str) -> bool:
 
 
 def resolve(catalog: Catalog, text: str) -> Reference:
-    """The one ready thing that a text names; a retired artifact only by its id. Raises NotFound, or InvalidInput
-    when several things go by that name."""
+    """Return the ready artifact, dataset or backbone that a text names; a retired artifact only by its id.
+
+    Raise NotFound, or InvalidInput for an ambiguous name.
+    """
     with catalog.read() as connection:
         matches = _by_id(connection, text) if _ID.match(text) else []
         if not any(match.id == text for match in matches):  # a name may look like the start of an id

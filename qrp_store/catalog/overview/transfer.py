@@ -1,4 +1,4 @@
-"""Copying between catalogs: what belongs together, what the target has already, and the rows themselves.
+"""Copying between catalogs: the artifacts to copy, those that the target has, and their rows.
 
 The tables are the same on both sides, so that rows travel as they are; only keys and paths are new.
 """
@@ -31,7 +31,7 @@ _INPUT_KEYS = {key for kind in KINDS.values() for table, _, key in kind.inputs i
 
 @dataclass(frozen=True)
 class Parcel:
-    """A ready artifact that travels, with the ids of the artifacts it was made from."""
+    """A ready artifact to copy, with the ids of its inputs."""
 
     artifact: Artifact
     dataset: Dataset
@@ -40,8 +40,11 @@ class Parcel:
 
 
 def parcels(catalog: Catalog, reference: Reference) -> list[Parcel]:
-    """What copying a thing means, inputs first: an artifact and all it was made from; of a dataset or backbone
-    everything. Raises InvalidInput when an input was retired."""
+    """Return the artifacts to copy, inputs first.
+
+    These are an artifact and all its inputs, or everything of a dataset or backbone. Raise InvalidInput if an input
+    was retired.
+    """
     with catalog.read() as connection:
         chosen = _chosen(connection, reference)
         edges = retire.edges(connection)
@@ -63,7 +66,7 @@ def parcels(catalog: Catalog, reference: Reference) -> list[Parcel]:
 
 
 def _chosen(connection: sa.Connection, reference: Reference) -> set[int]:
-    """The ready artifacts that copying a thing is about; of a backbone also what was made from its embeddings."""
+    """Return the selected ready artifacts; for a backbone also the artifacts made from its embeddings."""
     chosen = retire.belonging(connection, reference)
     if reference.kind == "backbone":
         users: dict[int, set[int]] = {}
@@ -91,7 +94,7 @@ def _parcel(
 
 
 def counterpart(source: Catalog, target: Catalog, original: Artifact) -> Artifact | None:
-    """The same artifact in another catalog, or None.
+    """Return the same artifact in another catalog, or None.
 
     When that version was retired there, a later one that holds the same rows. Raises InvalidInput, with the difference,
     when that version of that name is something else there, or was retired and nothing holds the same rows.
@@ -119,7 +122,7 @@ def counterpart(source: Catalog, target: Catalog, original: Artifact) -> Artifac
 
 
 def _same_rows(source: Catalog, target: Catalog, original: Artifact) -> Artifact | None:
-    """The newest ready version in another catalog that holds the same rows and arrays as the original."""
+    """Return the newest ready version in another catalog with the same rows and arrays as the original."""
     query = sa.select(t.artifact).where(_a.series == original.series, _a.state == "ready").order_by(_a.version.desc())
     with target.read() as connection:
         versions = [artifact_of(row) for row in connection.execute(query).mappings()]
@@ -136,7 +139,7 @@ def _same_rows(source: Catalog, target: Catalog, original: Artifact) -> Artifact
 
 
 def _portable(catalog: Catalog, artifact: Artifact) -> dict[str, str]:
-    """The recorded checksums that the same rows have in every catalog."""
+    """Return the recorded checksums that are equal in every catalog."""
     with catalog.read() as connection:
         pk = connection.execute(sa.select(_a.pk).where(_a.id == artifact.id)).scalar_one()
         recorded = checksums.recorded(connection, pk) or {}
@@ -152,7 +155,7 @@ def _differences(target: Mapping[str, Any], source: Mapping[str, Any]) -> list[s
 
 
 def array_checksums(catalog: Catalog, artifact: Artifact) -> dict[str, str]:
-    """What tells whether two artifacts of one fingerprint hold the same bytes: by rows of a block, or by array."""
+    """Return checksums, by rows of a block or by array: equal ones mean equal bytes."""
     b = t.block.c
     query = sa.select(b.first_row, b.n_rows, b.checksum).join(t.artifact, _a.pk == b.embedding_pk)
     with catalog.read() as connection:
@@ -162,7 +165,7 @@ def array_checksums(catalog: Catalog, artifact: Artifact) -> dict[str, str]:
 
 
 def arrays_of(catalog: Catalog, artifact: Artifact) -> list[tuple[str, str]]:
-    """(path, checksum) of an artifact's whole arrays: centroids, weights."""
+    """Return (path, checksum) of an artifact's whole arrays: centroids, weights."""
     with catalog.read() as connection:
         pk = connection.execute(sa.select(_a.pk).where(_a.id == artifact.id)).scalar_one()
     return retire.saved_arrays(catalog, pk, artifact.kind)
@@ -204,7 +207,7 @@ def write_rows(
 
 
 def _commit(connection: sa.Connection, source: Catalog, claimed: Claim, original: Artifact, pk: int) -> None:
-    """Make a copied artifact ready in the caller's transaction, when its rows are those that were written here."""
+    """Make a copied artifact ready in the caller's transaction, if its rows have the original's checksums."""
     _require_ready(source, original)
     lease.commit_copy(connection, claimed, original, provenance(source, original))
     portable = KINDS[original.kind].portable
@@ -214,7 +217,7 @@ def _commit(connection: sa.Connection, source: Catalog, claimed: Claim, original
 
 
 def _clear_small(connection: sa.Connection, kind: Kind, claimed: Claim) -> None:
-    """Delete what an earlier try left in the small tables."""
+    """Delete the rows of an interrupted copy from the small tables."""
     for rows in kind.rows:
         if not rows.bulk:
             connection.execute(rows.table.delete().where(rows.table.c[rows.owner] == claimed.pk))
@@ -238,7 +241,7 @@ def _copy_large(source: Catalog, target: Catalog, claimed: Claim, pk: int, rows:
 def commit_embedding(
     source: Catalog, target: Catalog, claimed: Claim, original: Artifact, dataset: Dataset, backbone: Any
 ) -> None:
-    """Make a copied embedding ready, and with it a dataset or backbone that is new there."""
+    """Make a copied embedding ready, with its dataset and backbone if they are new in the target."""
     with target.write() as connection:
         lease.fence(connection, claimed)
         values = {
@@ -255,7 +258,7 @@ def commit_embedding(
 
 
 def _require_ready(source: Catalog, original: Artifact) -> None:
-    """Once all of it was read: what is ready is whole, while of what was retired `gc` may have deleted a part."""
+    """Check after reading that the artifact is still ready: `gc` may have deleted a part of a retired one."""
     with source.read() as connection:
         state = connection.execute(sa.select(_a.state).where(_a.id == original.id)).scalar()
     if state != "ready":
@@ -263,7 +266,7 @@ def _require_ready(source: Catalog, original: Artifact) -> None:
 
 
 def provenance(source: Catalog, original: Artifact) -> dict[str, Any]:
-    """The original's, with where and by whom it was copied."""
+    """Return the provenance of the original, with the source and author of the copy."""
     return {**original.provenance, "copied": {"from": source.name, "id": original.id, "by": created_by()}}
 
 
@@ -283,7 +286,7 @@ def _put_rows(connection: sa.Connection, rows: Rows, held: list[tuple[Any, ...]]
 def _with_inputs(
     source: Catalog, target: Catalog, rows: Rows, held: list[tuple[Any, ...]], inputs: Mapping[str, str]
 ) -> list[tuple[Any, ...]]:
-    """Rows whose keys of other artifacts are those of the other catalog."""
+    """Return the rows with the keys of their inputs in the target catalog."""
     keys = [i for i, name in enumerate(rows.table.c.keys()) if name.endswith("_pk") and name != rows.owner]
     if not keys:
         return held
@@ -300,7 +303,7 @@ def _own_row(
     pk: int,
     inputs: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The row of the artifact's own table, with the other catalog's keys and paths; the dataset's is left out."""
+    """Return the artifact's row with keys and paths of the target catalog, without the key of the dataset."""
     with source.read() as connection:
         row = dict(connection.execute(sa.select(table).where(table.c.artifact_pk == pk)).mappings().one())
     for name, value in row.items():
@@ -312,7 +315,7 @@ def _own_row(
 
 
 def _moved(source: Catalog, target: Catalog, pk: int, inputs: Mapping[str, str]) -> int:
-    """The key in the other catalog of an artifact that has this one here."""
+    """Return an artifact's key in the target catalog for its key in the source."""
     with source.read() as connection:
         identifier = connection.execute(sa.select(_a.id).where(_a.pk == pk)).scalar_one()
     with target.read() as connection:
@@ -320,7 +323,7 @@ def _moved(source: Catalog, target: Catalog, pk: int, inputs: Mapping[str, str])
 
 
 def _pieces(catalog: Catalog, table: sa.Table, owner: str, pk: int, new_pk: int) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of an owner under its new key, a bulk chunk at a time, each read in a transaction of its own."""
+    """Yield the rows of an owner under its new key in bulk chunks, each read in a separate transaction."""
     by = [c for c in table.primary_key.columns if c.name != owner]
     columns = [sa.literal(new_pk).label(owner) if c.name == owner else c for c in table.c]
     after: tuple[Any, ...] | None = None
