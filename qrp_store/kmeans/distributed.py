@@ -1,8 +1,8 @@
-"""Points on the workers of a cluster: they read blocks, search them and send partial sums back.
+"""Points on the workers of a Dask cluster, which read blocks, search them and return partial sums.
 
-The rows are cut into parts, runs of consecutive groups, as many for each worker. Sums are joined where they are, then
-among the workers, and at last by the client, along the same binary tree as one process would: the same bits for any
-number of workers and any order, and when a worker dies others do its parts again.
+The rows are cut into parts, runs of consecutive groups, equally many for each worker. Sums are added on each worker,
+then between workers, and at last by the client, along the binary tree of a single process. So any number of workers, in
+any order, gives the same bits. If a worker dies, others repeat its parts.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class DistributedPoints:
         return points.about(self._origin)
 
     def glimpse(self, rows: Rows) -> Float32:
-        """Read here: the workers would read, and keep, their whole parts."""
+        """Read the rows in this process: workers would read, and keep, their whole parts."""
         points = StreamedPoints(self._source, normalize=self._normalize, memory=0, name=self._name)
         return points.about(self._origin).sample(rows)
 
@@ -244,7 +244,7 @@ def _cuts(groups: int, n: int, threads: int) -> list[int]:
 
 
 def choose_on_workers(pool: DaskPool, engine: str, device: str) -> Chosen:
-    """The engine and device that all workers have. Raises Unavailable or InvalidInput when some have not."""
+    """Return the engine and device of all workers. Raise Unavailable or InvalidInput if they differ."""
     kinds = {chosen: worker for worker, chosen in _answers(pool.everywhere(choose, engine, device)).items()}
     if len(kinds) != 1:
         listed = "; ".join(f"{worker}: {kind.engine} on {kind.device}" for kind, worker in kinds.items())
@@ -281,7 +281,7 @@ def _answers(answers: dict[str, R | QrpStoreError]) -> dict[str, R]:
 
 
 def require_readable(source: Blocks, pool: DaskPool, where: str) -> None:
-    """Raises Unavailable, naming the worker, when one cannot read the arrays although this process can."""
+    """Raise Unavailable, naming the worker, if one cannot read the arrays although this process can."""
     index = next(i for i in range(source.n_blocks) if source.rows_of(i)[1])
     source.read(index)
     for worker, answer in pool.everywhere(_reads, pool.share(source), index).items():
@@ -294,7 +294,7 @@ def require_readable(source: Blocks, pool: DaskPool, where: str) -> None:
 
 
 def read_rows(source: Blocks, normalize: bool, first: int, last: int) -> Float32:
-    """Rows [first, last) of the blocks, float32 (last - first, d)."""
+    """Return rows [first, last) of the blocks, float32 (last - first, d)."""
     out = np.empty((last - first, source.dim), np.float32)
     index = bisect_right(range(source.n_blocks), first, key=lambda i: source.rows_of(i)[0]) - 1
     filled = 0

@@ -1,4 +1,4 @@
-"""K-means as faiss does it, over any Points: exact Lloyd, split clusters for empty ones, resumable to the bit."""
+"""K-means as in faiss, over any Points: exact Lloyd, split clusters in place of empty ones, resumable to the bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KMeansOptions:
     spherical: bool = False
 
     def sample_size(self, count: int) -> int:
-        """Rows to train on when there are `count`."""
+        """Return the number of training rows out of `count`."""
         if self.sample == "all":
             return count
         return min(count, POINTS_PER_CENTROID * self.k if self.sample is None else self.sample)
@@ -48,11 +48,11 @@ class KMeansOptions:
 
 @dataclass(frozen=True)
 class KMeansState:
-    """Where training stands: enough to go on with the same bits.
+    """State of training: enough to continue with the same bits.
 
-    `iteration` steps of try `redo` are done, `objective` is theirs (the sum of squared distances of the training rows
-    before each step) and `splits` (how many clusters each found empty), `centroids` float32 (k, d), relative to the
-    run's origin, is what came of them; `best_*` is the best of the tries before.
+    `iteration` steps of try `redo` are done. For each step, `objective` has the sum of squared distances of training
+    rows before it, and `splits` the number of empty clusters. `centroids` float32 (k, d), relative to the run's origin,
+    is the result of the last step. `best_*` is the best of the earlier tries.
     """
 
     redo: int
@@ -69,9 +69,9 @@ class KMeansState:
 class KMeansResult:
     """`labels` int32 (n,) of all points; `objective` is the sum of their squared distances to their centroid.
 
-    `objective_per_iteration` is of the training rows in the try that was kept, `splits_per_iteration` how many empty
-    clusters took half of another there; both are empty, and `n_sampled` None, where nothing was trained. `origin`
-    float32 (d,): distances were taken relative to it; None: to 0. `timings`: read_s (training rows into memory),
+    `objective_per_iteration` is of the training rows in the best try; `splits_per_iteration` counts the empty clusters
+    that got half of another one there. Both are empty, and `n_sampled` None, if nothing was trained. `origin` float32
+    (d,): distances were computed relative to it; None: to 0. `timings`: read_s (training rows into memory),
     train_s, assign_s, total_s.
     """
 
@@ -97,13 +97,13 @@ def kmeans(
 ) -> KMeansResult:
     """Cluster `points`: train on the sample that the seed chooses, then assign every point.
 
-    `start` (k, d) replaces the first try's initial centroids. `on_iteration` sees the state before the first step of
-    a try and after each; given
-    back as `resume`, with the same points and options, it leads to the same bits. What it raises ends the run.
-    Rows and centroids are taken relative to a common origin, the median of a few rows in each dimension, so that
-    float32 distances are as exact far from 0 as near it. Spherical K-means goes by the angle at 0: it has none. Labels
-    and objective are those of the centroids as they are returned, in the rows' coordinates: see `quantized`.
-    Raises InvalidInput when K < 2, K exceeds the training rows, or an option makes no sense.
+    `start` (k, d) replaces the first try's initial centroids. `on_iteration` gets the state before the first step of
+    a try and after each step. With the same points and options, `resume` from such a state gives the same bits. An
+    exception of `on_iteration` ends the run.
+    Distances are computed relative to a common origin, the median of a few rows in each dimension, so that they are as
+    exact far from 0 as near it. Spherical K-means uses the angle at 0 and has no origin. Labels and objective are those
+    of the returned centroids, in the rows' coordinates: see `quantized`.
+    Raise InvalidInput if K < 2, K exceeds the training rows, or an option is out of range.
     """
     _check(points, options, start, resume)
     began = time.perf_counter()
@@ -158,7 +158,7 @@ def quantized(points: Points, centroids: Float32, *, progress: Progress = silent
     """Assign every point to the nearest of the given centroids, float32 (k, d). Nothing is trained.
 
     The centroids of `kmeans` give the labels and the objective of `kmeans`, to the bit.
-    Raises InvalidInput when points have another number of dimensions.
+    Raise InvalidInput if the points have another number of dimensions.
     """
     if centroids.shape[1] != points.dim:
         raise InvalidInput(f"points have {points.dim} dimensions, the centroids {centroids.shape[1]}")
@@ -201,12 +201,12 @@ def _check(points: Points, options: KMeansOptions, start: Float32 | None, resume
 
 
 def _random(seed: int) -> np.random.RandomState:
-    """numpy's frozen stream: the same numbers in every version, which Generator does not promise."""
+    """Return numpy's frozen generator: the same numbers in every version, unlike Generator."""
     return np.random.RandomState(seed % (1 << 32))
 
 
 def _sample_rows(count: int, options: KMeansOptions) -> Rows | None:
-    """The training rows, ascending so that reading is sequential; None for all."""
+    """Return the training rows, ascending so that reading is sequential; None for all."""
     size = options.sample_size(count)
     if size == count:
         return None
@@ -214,7 +214,7 @@ def _sample_rows(count: int, options: KMeansOptions) -> Rows | None:
 
 
 def _origin(points: Points) -> Float32:
-    """The middle of the points, as a few of them show it: float32 (d,), the same for any blocks, memory and workers.
+    """Return the middle of a few points: float32 (d,), the same for any blocks, memory and workers.
 
     In each dimension the (upper) median; 0 where that is not finite.
     """
@@ -233,7 +233,7 @@ def _absolute(centroids: Float32, origin: Float32 | None) -> Float32:
 
 
 def _warn_of_repetitions(training: Points, k: int, progress: Progress) -> None:
-    """Warn when there are fewer distinct training rows than clusters: some clusters then stay empty."""
+    """Warn if there are fewer distinct training rows than clusters: some clusters then stay empty."""
     at_once = max(1, (1 << 24) // (4 * training.dim))
     if 4 * training.count * training.dim > _COUNTED_BYTES:
         return
@@ -274,7 +274,7 @@ def _train(
 
 
 def _iterate(training: Points, options: KMeansOptions, state: KMeansState) -> KMeansState:
-    """One Lloyd step; or all that are left, when it moves nothing and they would only repeat it."""
+    """Do one Lloyd step; or all remaining ones, if it moves nothing and they would repeat it."""
     step = training.means(state.centroids)
     last = state.iteration + 1 == options.niter
     centroids = _update(step, training.count, options.spherical, state.centroids if last else None)
@@ -289,7 +289,7 @@ def _iterate(training: Points, options: KMeansOptions, state: KMeansState) -> KM
 
 
 def _best(state: KMeansState) -> tuple[Float32, tuple[float, ...], tuple[int, ...]]:
-    """Centroids, objective and splits of the better of this try and the best before; the earlier one when equal."""
+    """Return centroids, objective and splits of this try or of the best earlier one; of the earlier one if equal."""
     if state.best_centroids is not None and state.best_objective[-1] <= state.objective[-1]:
         return state.best_centroids, state.best_objective, state.best_splits
     return state.centroids, state.objective, state.splits
@@ -305,10 +305,10 @@ def _initial(training: Points, options: KMeansOptions, redo: int, start: Float32
 
 
 def _update(step: Means, n: int, spherical: bool, before: Float32 | None) -> Float32:
-    """The means of a step's clusters; an empty one takes half of another, as faiss does it.
+    """Return the means of a step's clusters; an empty one gets half of another one, as in faiss.
 
-    In the last step, where no other would settle the two halves, it stays where it was `before`: so the centroids are
-    at least as good as the objective that was recorded last.
+    In the last step an empty cluster keeps its place `before`, since no later step would settle the two halves. So the
+    centroids are at least as good as the last recorded objective.
     """
     counts = step.counts.astype(np.float32)
     centroids = step.means.copy()

@@ -1,4 +1,4 @@
-"""Where K-means begins: rows drawn at random, or far from each other (k-means++)."""
+"""Centroid initialisation: rows drawn at random, or far from each other (k-means++)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ONE_THREAD = 1 << 18
 
 
 def initial(training: Points, k: int, init: Init, random: np.random.RandomState) -> Float32:
-    """K different training rows, float32 (k, d).
+    """Return K different training rows, float32 (k, d).
 
     k-means++ (Arthur and Vassilvitskii 2007) draws each next one, among at most 16 K rows, with probability
     proportional to the squared distance to the nearest one so far. Greedy, as they advise and scikit-learn does it, it
@@ -59,7 +59,7 @@ def _greedy(rows: Float32, k: int, random: np.random.RandomState) -> list[int]:
 
 
 def _drawn(nearest: npt.NDArray[Any], count: int, chosen: list[int], random: np.random.RandomState) -> list[int]:
-    """Rows drawn in proportion to `nearest`; where that is 0 everywhere, one that is not chosen yet."""
+    """Return rows drawn in proportion to `nearest`; if that is 0 everywhere, one that is not chosen yet."""
     heaped = np.cumsum(nearest, dtype=np.float64)
     if heaped[-1] > 0:
         places = np.searchsorted(heaped, random.random_sample(count) * heaped[-1], side="right")
@@ -68,7 +68,7 @@ def _drawn(nearest: npt.NDArray[Any], count: int, chosen: list[int], random: np.
 
 
 def _squares(rows: Float32, point: Float32) -> Float32:
-    """Each row's squared distance to a point, a few rows at a time, as the cache holds them."""
+    """Return each row's squared distance to a point, computed for a few rows at a time, which fit the cache."""
     out = np.empty(len(rows), np.float32)
     for first in range(0, len(rows), _CACHED_ROWS):
         part = slice(first, first + _CACHED_ROWS)
@@ -78,7 +78,7 @@ def _squares(rows: Float32, point: Float32) -> Float32:
 
 
 def _products(rows: Float32, points: Float32) -> Float32:
-    """Inner products, (rows, points), a few rows at a time, as one thread takes them."""
+    """Return inner products, (rows, points), computed for a few rows at a time, on one thread."""
     at_once = max(1, _ONE_THREAD // points.size)
     whole = len(rows) - len(rows) % at_once
     out = np.empty((len(rows), len(points)), np.float32)

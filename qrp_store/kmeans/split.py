@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests: by a hash of the key, stratified by cluster."""
+"""The split into training, validation and test part: by a hash of the key, stratified by cluster."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SMALL = 5  # a cluster with fewer rows stays in the training part
 def split(
     labels: npt.NDArray[np.int32], keys: Sequence[str], dataset: str, seed: int
 ) -> tuple[npt.NDArray[np.uint8], int]:
-    """The part (records.TRAIN, VAL, TEST) of each sample, uint8 (n,), and the number of clusters under 5 rows.
+    """Return the part (records.TRAIN, VAL, TEST) of each sample, uint8 (n,), and the number of clusters under 5 rows.
 
     `labels` int (n,) and `keys` run over the same samples; `dataset` names what the keys belong to. Within each
-    cluster, ordered by u = hash(dataset, seed, key) and then key, the lowest 20 % test, the next 16 % validate and the
-    rest trains. As u does not look at the clusters, different clusterings of a dataset share nearly the same test
+    cluster, ordered by u = hash(dataset, seed, key) and then key, the lowest 20 % are the test part, the next 16 % the
+    validation part. u does not depend on the clusters, so clusterings of one dataset share nearly the same test
     samples. Totals over the clusters with at least 5 rows are exact, by largest remainder; smaller clusters train.
-    InvalidInput when no sample is left for validation or test.
+    Raise InvalidInput if no sample is left for validation or test.
     """
     if len(labels) != len(keys):
         raise InvalidInput(f"{len(labels)} labels for {len(keys)} keys")
@@ -47,7 +47,7 @@ def split(
 
 
 def split_groups(groups: npt.NDArray[np.int64], names: Sequence[str], dataset: str, seed: int) -> npt.NDArray[np.uint8]:
-    """The part of each sample, uint8 (n,), such that a group's samples share one.
+    """Return the part of each sample, uint8 (n,), such that a group's samples share one.
 
     `groups` int (n,) numbers each sample's group, `names` the groups. Ordered by u = hash(dataset, seed, name), groups
     that still fit go to the test part until 20 % of the samples are there, then one more if that comes closer; so with
@@ -72,7 +72,7 @@ def split_groups(groups: npt.NDArray[np.int64], names: Sequence[str], dataset: s
 
 
 def _fill(ordered: Sequence[int], sizes: Sequence[int], room: int) -> set[int]:
-    """Those of the ordered groups whose sizes add up to about `room`."""
+    """Return the first of the ordered groups whose sizes add up to about `room`."""
     chosen, over = set(), []
     for group in ordered:
         if sizes[group] <= room:
@@ -95,7 +95,7 @@ def _quotas(sizes: npt.NDArray[np.int64], percent: int) -> npt.NDArray[np.int64]
 
 
 def _order(labels: npt.NDArray[np.int32], keys: Sequence[str], dataset: str, seed: int) -> npt.NDArray[np.int64]:
-    """Samples sorted by (cluster, u, key)."""
+    """Return the samples sorted by (cluster, u, key)."""
     u = _hashes(keys, dataset, seed)
     order = np.lexsort((u, labels))
     same = np.flatnonzero((u[order][1:] == u[order][:-1]) & (labels[order][1:] == labels[order][:-1]))
