@@ -12,7 +12,7 @@ from qrp_store.catalog.overview import listing as lists
 from qrp_store.catalog.overview import references
 from qrp_store.errors import NotFound, near_names
 from qrp_store.options import LeaderboardOptions, takes
-from qrp_store.records import Table
+from qrp_store.records import Table, preprocessing_line
 from qrp_store.rendering.ranks import spearman, spearman_interval
 from qrp_store.store import Store
 
@@ -24,7 +24,13 @@ _SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
 
 def listing(store: Store, what: str) -> Table:
     """Return the ready artifacts of a kind (`datasets`, `results`, …), or the running `jobs`."""
-    return lists.listing(store.catalog, what)
+    table = lists.listing(store.catalog, what)
+    if what != "backbones":
+        return table
+    spec = table.columns.index("spec")
+    lines = [preprocessing_line(json.loads(row[spec]).get("preprocessing")) for row in table.rows]
+    rows = [(*row, line) for row, line in zip(table.rows, lines, strict=True)]
+    return Table((*table.columns, "preprocessing"), rows)
 
 
 def recipes() -> Table:
@@ -144,9 +150,11 @@ def show(store: Store, reference: str) -> dict[str, Any]:
     target = references.resolve(store.catalog, reference)
     table = lists.listing(store.catalog, KINDS[target.kind].plural if target.kind in KINDS else f"{target.kind}s")
     matching = (row for row in table.named() if row["id"] == target.id)
-    known = next(matching, {"id": target.id, "name": target.name})
+    known: dict[str, Any] = next(matching, {"id": target.id, "name": target.name})
     if isinstance(known.get("spec"), str):  # JSON text in listings
         known["spec"] = json.loads(known["spec"])
+    if target.kind == "backbone" and isinstance(known.get("spec"), dict):
+        known["preprocessing"] = preprocessing_line(known["spec"].get("preprocessing"))
     if target.kind == "dataset":
         known["fingerprint"] = get_dataset(store.catalog, target.name).fingerprint
     # the inputs of a retired artifact may be deleted; a result keeps its rows
@@ -211,6 +219,7 @@ def _embedding(store: Store, identifier: str) -> dict[str, Any]:
         "n_bad": len(stored.bad),
         "fingerprint": stored.artifact.fingerprint,
         "backbone_spec": stored.backbone.spec,
+        "preprocessing": preprocessing_line(stored.backbone.spec.get("preprocessing")),
         "provenance": stored.artifact.provenance,
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -127,6 +127,22 @@ class Backbone:
     name: str
     fingerprint: str
     spec: Mapping[str, Any]
+
+
+def preprocessing_line(preprocessing: Mapping[str, Any] | None) -> str | None:
+    """Return a backbone's preprocessing, as its `spec` holds it, in one line; None when unknown (stored arrays)."""
+    if not preprocessing or "image_size" not in preprocessing:
+        return None
+    mode = preprocessing.get("crop_mode")
+    side = {"squash": "both sides", "border": "longer side"}.get(str(mode), "shorter side")
+    cut = "pad to" if mode == "border" else "crop the middle"
+    statistics = " ".join(f"{name} {_statistics(preprocessing[name])}" for name in ("mean", "std"))
+    resize = f"{side} to {preprocessing['resize']} ({preprocessing['interpolation']})"
+    return f"{resize}, {cut} {preprocessing['image_size']}; {statistics}"
+
+
+def _statistics(values: Sequence[float]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else "/".join(f"{value:.4g}" for value in values)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from qrp_store import __version__
 from qrp_store.catalog.entities import clusterings, concept_sets, datasets
 from qrp_store.catalog.overview.listing import listing
 from qrp_store.errors import InvalidInput
-from qrp_store.records import PART_NAMES
+from qrp_store.records import PART_NAMES, preprocessing_line
 from qrp_store.samples import shown
 from qrp_store.store import Store
 
@@ -128,7 +128,10 @@ def source_of(store: Store, dataset: str, row: dict[str, Any]) -> str:
 
 def _backbone(store: Store, name: str) -> str:
     backbone = datasets.find_backbone(store.catalog, name)
-    return "" if backbone is None else _plain(backbone.spec.items(), leave=("preprocessing",))
+    if backbone is None:
+        return ""
+    line = preprocessing_line(backbone.spec.get("preprocessing"))
+    return _plain({**backbone.spec, "preprocessing": line}.items(), leave=())
 
 
 def _plain(items: Iterable[tuple[str, Any]], leave: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qrp_store.errors import NotFound, Unavailable, first_line
 from qrp_store.models.recipes import IMAGENET
+from qrp_store.records import preprocessing_line
 
 if TYPE_CHECKING:
     import torch
@@ -86,16 +87,8 @@ class Preprocessing:
         }
 
     def line(self) -> str:
-        """As one line for people."""
-        how = {"squash": "both sides", "border": "longer side"}.get(self.crop_mode, "shorter side")
-        cut = "pad to" if self.crop_mode == "border" else "crop the middle"
-        numbers = " ".join(f"{name} {_numbers(values)}" for name, values in (("mean", self.mean), ("std", self.std)))
-        return f"{how} to {self.resize} ({self.interpolation}), {cut} {self.image_size}; {numbers}"
-
-
-def _numbers(values: tuple[float, float, float]) -> str:
-    same = values[0] == values[1] == values[2]
-    return f"{values[0]:g}" if same else "/".join(f"{v:.4g}" for v in values)
+        """Return it as one line for people."""
+        return preprocessing_line(vars(self)) or ""
 
 
 @dataclass(frozen=True)

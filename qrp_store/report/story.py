@@ -23,7 +23,7 @@ from qrp_store.execution import available_cores
 from qrp_store.export.story import check_output, whole_file
 from qrp_store.options import ReportOptions, Several, taken, takes
 from qrp_store.progress import Progress, silent
-from qrp_store.records import Dataset
+from qrp_store.records import Dataset, preprocessing_line
 from qrp_store.rendering.content import ClusterConcept, ClusterView, Gallery, Matched, Picture, PublishedPoint, Report
 from qrp_store.report import ranking
 from qrp_store.report.claims import claims
@@ -346,7 +346,7 @@ def _made_of(
         yield (
             f"Backbone {one.gallery.backbone}",
             {
-                **_flat(backbone.spec if backbone else {"clustering": "imported"}),
+                **_flat(_described(backbone.spec) if backbone else {"clustering": "imported"}),
                 "vectors": f"{one.clustering.row.n:,} × {one.clustering.row.dim or '?'}",
                 "clustering": one.clustering.artifact.id,
                 "result": one.gallery.result_id,
@@ -354,6 +354,12 @@ def _made_of(
                 **_flat(stored.artifact.provenance.get("versions") or {}),
             },
         )
+
+
+def _described(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A backbone's spec with its preprocessing in one line."""
+    line = preprocessing_line(spec.get("preprocessing"))
+    return dict(spec) if line is None else {**spec, "preprocessing": line}
 
 
 def _versioned(artifact: Any) -> str:

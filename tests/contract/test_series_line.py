@@ -34,6 +34,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_preprocessing_is_shown_in_one_line(qrp: Any, tmp_path: Path, photos: Path, run: Path) -> None:
+    store = ("--store", str(tmp_path / "s"))
+    qrp.ok("init", *store)
+    line = ("ingest", str(photos), "--dataset", "d", "--backbone", "b", *ARCH, "--weights", str(run / "epoch_1.ckpt"))
+    ran = qrp.run(*line, *store)
+    shown = "shorter side to 37 (bilinear), crop the middle 32; mean 0.485/0.456/0.406 std 0.229/0.224/0.225"
+    assert shown in ran.err
+    (row,) = qrp.rows("ls", "backbones", *store)
+    assert row["preprocessing"] == shown
+    assert qrp.ok("show", row["id"], *store)["preprocessing"] == shown
+    np.save(tmp_path / "rows.npy", np.eye(5, dtype=np.float32))
+    qrp.ok("ingest", str(tmp_path / "rows.npy"), "--dataset", "other", "--backbone", "array", *store)
+    assert {r["name"]: r["preprocessing"] for r in qrp.rows("ls", "backbones", *store)}["array"] is None
+    card = tmp_path / "card.md"
+    qrp.ok("export", "card", "--dataset", "d", "-o", str(card), *store)
+    assert shown in card.read_text("utf-8")
+
+
 def test_checkpoints_become_a_series_in_natural_order(qrp: Any, tmp_path: Path, photos: Path, run: Path) -> None:
     store = ("--store", str(tmp_path / "s"))
     qrp.ok("init", *store)
