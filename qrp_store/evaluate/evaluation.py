@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from qrp_store.catalog.entities import clusterings, results
 from qrp_store.catalog.entities.clusterings import StoredClustering
@@ -18,14 +17,13 @@ from qrp_store.errors import Busy, Interrupted, QrpStoreError
 from qrp_store.evaluate import probe
 from qrp_store.evaluate.extras import Question, check, score_beside
 from qrp_store.evaluate.plan import Item, Plan, Turn, result_spec
+from qrp_store.evaluate.probe import Outcome
+from qrp_store.evaluate.remote import train_on_workers
 from qrp_store.evaluate.result import Result, stored_result
 from qrp_store.probing.stack import fit_all
 from qrp_store.progress import Progress
 from qrp_store.records import Artifact, Spec
 from qrp_store.store import Store
-
-if TYPE_CHECKING:
-    from qrp_store.probing.train import ProbeFit, Problem
 
 
 @dataclass(eq=False)
@@ -82,14 +80,32 @@ class Evaluation:
         todo = deque(unit for unit in units if unit.error is None)
         while todo:
             with ExitStack() as leases:
-                for held, fit in fit_all(self._claims(todo, leases), self.progress):
-                    self._finish(held, fit)
-                    del held, fit  # before the next one is prepared
+                for held, outcome in self._outcomes(self._claims(todo, leases)):
+                    self._finish(held, outcome)
+                    del held, outcome  # before the next one is prepared
         self._score_extras()
         self._warn(units)
         return units
 
-    def _claims(self, todo: deque[Unit], leases: ExitStack) -> Iterator[tuple[_Held, Problem]]:
+    def _outcomes(self, claims: Iterator[_Held]) -> Iterator[tuple[_Held, Outcome | QrpStoreError]]:
+        """Train and score what is claimed, here or on the workers of a scheduler; in the order of the claims."""
+        scheduler = self.plan.job.scheduler
+        if scheduler is not None:
+            yield from train_on_workers(scheduler, ((held, held.ready) for held in claims))
+            return
+        for held, fit in fit_all(((held, held.ready.problem) for held in claims), self.progress):
+            try:
+                outcome = probe.conclude(held.ready, fit, self.progress)
+            except Interrupted:
+                raise
+            except QrpStoreError as error:
+                yield held, error
+            else:
+                yield held, outcome
+                del outcome
+            del held, fit
+
+    def _claims(self, todo: deque[Unit], leases: ExitStack) -> Iterator[_Held]:
         """Claim each missing result when it is drawn, and prepare its training. End early instead of waiting.
 
         Never wait while holding leases: two evaluators could deadlock.
@@ -110,7 +126,7 @@ class Evaluation:
             if claimed is not None:
                 leases.enter_context(claimed.leases)
                 self._n_held += 1
-                yield claimed, claimed.ready.problem
+                yield claimed
 
     def _claimed(self, unit: Unit, *, wait: bool) -> _Held | None:
         """Claim a result and load its data. Return None when the result exists."""
@@ -167,13 +183,14 @@ class Evaluation:
             return clustering
         return split_by(self.store, clustering, groups, wait=wait, progress=self.progress)
 
-    def _finish(self, held: _Held, fit: ProbeFit | QrpStoreError) -> None:
-        """Score a fit, commit its result, and release its lease in any case."""
+    def _finish(self, held: _Held, outcome: Outcome | QrpStoreError) -> None:
+        """Commit a result, and release its lease in any case."""
         unit = held.unit
         self._n_held -= 1
         try:
             with held.leases:
-                outcome = probe.conclude(held.ready, fit, self.progress)
+                if isinstance(outcome, QrpStoreError):
+                    raise outcome
                 self._commit(held, outcome)
             unit.result = stored_result(self.store, held.work.claim.id, cached=False)
             self._bare.append(unit)
@@ -200,7 +217,7 @@ class Evaluation:
                 "clusters: --protocol tight is the protocol for this size (docs/method.md)"
             )
 
-    def _commit(self, held: _Held, outcome: probe.Outcome) -> None:
+    def _commit(self, held: _Held, outcome: Outcome) -> None:
         held.work.heartbeat.check()
         path, checksum = probe.save_weights(self.store.arrays, held.work.claim.path, outcome)
         row = {

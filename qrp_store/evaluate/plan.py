@@ -32,6 +32,7 @@ class Job:
     groups: Groups | None
     wanted: ExtraOptions
     force: bool
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ class Outcome:
     null: controls.Null | None
     load_s: float
     score_s: float
+    made_by: Mapping[str, Any]
+    """The `surroundings` of the process that trained it."""
 
     @property
     def weights(self) -> np.ndarray:
@@ -189,7 +192,7 @@ class Outcome:
     def provenance(self) -> Mapping[str, Any]:
         """Return device, threads and versions, which could change the last bits, and the scores of the null."""
         null = {} if self.null is None else {"null_nmi": list(self.null.nmi)}
-        return {"device": self.fit.device, **surroundings(), **null}
+        return {"device": self.fit.device, **self.made_by, **null}
 
 
 def surroundings() -> dict[str, Any]:
@@ -214,23 +217,38 @@ def _version(package: str) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A probe that is ready for training: its data, problem and request."""
+    """A probe that is ready for training: its data and request. It can be sent to another process."""
 
     data: ProbeData
-    trial: Trial
-    problem: Problem
+    n_clusters: int
     request: ProbeRequest
     seed: int
     load_s: float
+
+    @cached_property
+    def trial(self) -> Trial:
+        """The probe without its concepts."""
+        data, shuffle = self.data, derive_seed(self.seed, "shuffle")
+        options, device = self.request.options, self.request.device
+        return Trial(data.clusters, data.parts, self.n_clusters, options, shuffle, device, data.groups)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What is trained: the rows of the training and of the validation part, taken out of all."""
+        return self.trial.problem(self.data.concepts.matrix)
 
 
 def run(
     store: Store, clustering: StoredClustering, joined: JoinedConcepts, request: ProbeRequest, progress: Progress
 ) -> Outcome:
     """Train on the stored split and score on its test part. Raise InvalidInput for an empty part."""
+    return trained(prepare(store, clustering, joined, request), progress)
+
+
+def trained(ready: Prepared, progress: Progress) -> Outcome:
+    """Train and score a prepared probe. It needs no store."""
     from qrp_store.probing.train import fit_together
 
-    ready = prepare(store, clustering, joined, request)
     (fit,) = fit_together([ready.problem], progress)
     return conclude(ready, fit, progress)
 
@@ -239,10 +257,7 @@ def prepare(store: Store, clustering: StoredClustering, joined: JoinedConcepts, 
     """Do the first part of `run`, before training. Raise InvalidInput for an empty part."""
     started = time.perf_counter()
     data = load(store, clustering, joined, request)
-    seed, k = clustering.row.seed, clustering.row.clusters
-    shuffle = derive_seed(seed, "shuffle")
-    trial = Trial(data.clusters, data.parts, k, request.options, shuffle, request.device, data.groups)
-    return Prepared(data, trial, trial.problem(data.concepts.matrix), request, seed, time.perf_counter() - started)
+    return Prepared(data, clustering.row.clusters, request, clustering.row.seed, time.perf_counter() - started)
 
 
 def conclude(ready: Prepared, fit: ProbeFit | QrpStoreError, progress: Progress) -> Outcome:
@@ -281,6 +296,7 @@ def conclude(ready: Prepared, fit: ProbeFit | QrpStoreError, progress: Progress)
         null=null,
         load_s=ready.load_s,
         score_s=score_s,
+        made_by=surroundings(),
     )
 
 

@@ -158,7 +158,8 @@ def evaluate_with(
     elif selection.match != "key":
         raise InvalidInput("--match is for the keys of a --group-by table", hint="leave it out, or give --group-by")
     turns = _turns(store, selection, training, progress)
-    planned = plan(Job(store, owner, request, groups, wanted, how.force), turns, vocabularies)
+    job = Job(store, owner, request, groups, wanted, how.force, training.scheduler)
+    planned = plan(job, turns, vocabularies)
     execution = Evaluation(planned, how.wait, progress)
     units = [] if dry_run else execution.run()
     done = [unit.result for unit in units if unit.result is not None]
