@@ -81,7 +81,7 @@ soak-model: ## 500 × 50 commands in any order against a dictionary
 soak-network: LONG := tests/reliability/test_faulty_network.py
 soak-network: ## twenty stores behind a faulty network
 soak-inputs: LONG := tests/reliability/test_inputs.py
-soak-inputs: ## 2,100 variations of tables, tars and folders against what was put into them
+soak-inputs: ## 2,800 variations of tables, tars, folders and label files against what was put into them
 soak-hostile: LONG := tests/reliability/test_hostile.py
 soak-hostile: ## 2,000 damaged or hostile inputs: nothing read outside, nothing run
 soak-two-hosts: LONG := tests/reliability/test_two_hosts.py

@@ -1,13 +1,16 @@
-"""Tables, tars and folders in random variations, against what was put into them: the same rows, or a refusal."""
+"""Tables, tars, folders and label files in random variations, against what was put into them: that, or a refusal."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import random
 import tarfile
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,12 @@ import pytest
 from qrp_store.errors import InvalidInput
 from qrp_store.images import read_image
 from qrp_store.ingest.arrays import ArrayRows
+from qrp_store.key_matching import Positions
+from qrp_store.label.numbering import Numbers, gather, numbered, refuse_unknown
+from qrp_store.label.piles import LABEL, LOOKED_AT, Piles
+from qrp_store.progress import silent
 from qrp_store.readers.image_lists import list_image_source
+from qrp_store.readers.labels.formats import read_labels
 
 ROUNDS = pytest.mark.parametrize("rounds", [40, pytest.param(700, marks=pytest.mark.soak)])
 WORDS = ("red", "green", "blue", "area", "edges", "hue", "tone", "grain", "shade", "depth", "light", "noise")
@@ -178,3 +186,145 @@ def test_a_folder_is_all_its_images_and_the_rest_is_counted(tmp_path: Path, roun
         assert [image.key for image in listed] == sorted(images), seed
         assert all(read_image(image) == images[image.key] for image in listed), seed
         assert counts == others, seed
+
+
+NAMES = ("cat", " cat", "Cat", "caf\u00e9", "cafe\u0301", "red apple", 'say "hi"', "a,b", "x\ny", "\u72d7", "0", "=1+1")
+COLUMNS = (("key", "concept"), ("Key", "Concept"), ("image", "label"), ("filename", "class"), ("img_path", "tags"))
+SPOILED = ("cat|dog", "['cat', 'dog']", "nan", "", "a\0b")
+
+
+def stored_name(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label file as it was written; `spoiled`: a row of it is to be refused, or its keys are no dataset's."""
+
+    path: Path
+    keys: list[str]
+    spoiled: bool
+
+
+def label_file(rng: random.Random, folder: Path) -> LabelFile:
+    """Write labels of a dataset's keys in a random layout, format and dialect."""
+    n = rng.randint(2, 30)
+    keys = [f"{i}" for i in range(n)] if rng.random() < 0.3 else [f"d\u00e9/{i:03}.jpg" for i in range(n)]
+    numbered = keys[0] == "0"
+    if rng.random() < 0.4:
+        return LabelFile(wide_file(rng, folder, keys), keys, False)
+    rows = [[rng.choice(keys), rng.choice(NAMES), round(rng.random(), 3)] for _ in range(rng.randint(1, 60))]
+    spoil = rng.choice(("", "", "", "cell", "keys"))
+    if spoil == "cell":
+        rng.choice(rows)[1] = rng.choice(SPOILED)
+    elif spoil == "keys":
+        rows = [[str(int(key) + 1) if numbered else f"x/{key}", *rest] for key, *rest in rows]
+        rows.append([str(n) if numbered else "x/y", "cat", 1.0])
+    elif not numbered and rng.random() < 0.3:
+        rows = [[unicodedata.normalize("NFD", f" {key}"), *rest] for key, *rest in rows]
+    names = [*rng.choice(COLUMNS), *rng.choice((("score",), ()))]
+    rows = [row[: len(names)] for row in rows]
+    ending = rng.choice((".csv", ".csv", ".tsv", ".txt", ".parquet", ".jsonl"))
+    path = folder / f"labels{ending}"
+    if ending == ".parquet":
+        pq.write_table(pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))), path)
+    elif ending == ".jsonl":
+        lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=rng.random() < 0.5) for row in rows]
+        path.write_text("\n".join(lines) + rng.choice(("", "\n\n")), rng.choice(("utf-8", "utf-8-sig")))
+    else:
+        write_text(rng, path, names, rows)
+    return LabelFile(path, keys, spoil != "")
+
+
+def wide_file(rng: random.Random, folder: Path, keys: list[str]) -> Path:
+    """A table with a column of 0 and 1 for each concept; some cells are unknown."""
+    names = rng.sample(("cat", "dog", "red apple", "\u72d7", "tree"), rng.randint(1, 4))
+    rows: list[list[Any]] = [[key, *(rng.choice((0, 1, 1, None)) for _ in names)] for key in keys]
+    header = ["key", *names]
+    if rng.random() < 0.4:  # pandas' index
+        header, rows = ["Unnamed: 0", *header], [[7 * i, *row] for i, row in enumerate(rows)]
+    path = folder / f"wide{rng.choice(('.csv', '.tsv', '.parquet'))}"
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))), path)
+    else:
+        write_text(rng, path, header, [["" if cell is None else cell for cell in row] for row in rows])
+    return path
+
+
+def write_text(rng: random.Random, path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A text table in a dialect that its first line, or its content, shows."""
+    out = io.StringIO()
+    delimiter = rng.choice(",;\t|")
+    out.write(rng.choice(("", "", "# exported by a tool\n", "\n")))
+    if not out.getvalue() and rng.random() < 0.2:
+        out.write(f"sep={delimiter}\n")
+    end = rng.choice(("\n", "\r\n"))
+    quoting: Any = rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    writer = csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=quoting)
+    writer.writerow(names)
+    writer.writerows(rows)
+    if rng.random() < 0.2:
+        out.write(delimiter * (len(names) - 1) + end)
+    path.write_bytes(out.getvalue().encode(rng.choice(("utf-8", "utf-8-sig", "utf-16"))))
+
+
+def plain_reading(path: Path) -> list[dict[str, Any]]:
+    """The rows of a label file as the standard library and pyarrow read them."""
+    if path.suffix == ".parquet":
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return rows
+    data = path.read_bytes()
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    while text.startswith(("#", "\n", "sep=")):
+        text = text.partition("\n")[2]
+    header = text.splitlines()[0]
+    delimiter = max(",;\t|", key=header.count)
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return [dict(row) for row in table if any(row.values())]
+
+
+def expected_pairs(path: Path, keys: Sequence[str]) -> set[tuple[str, str]]:
+    """The labels above the threshold in a plain reading."""
+    by_form = {stored_name(key): key for key in keys}
+    pairs = set()
+    for row in plain_reading(path):
+        cells = {name: cell for name, cell in row.items() if name != "Unnamed: 0"}
+        key = by_form[stored_name(cells.pop(next(iter(cells))))]
+        if path.stem == "wide":
+            pairs |= {(key, name) for name, cell in cells.items() if cell not in (None, "") and int(cell) == 1}
+        elif float(cells.pop("score", 1)) > 0.5:
+            (concept,) = cells.values()
+            pairs.add((key, stored_name(concept)))
+    return pairs
+
+
+def pairs_of(file: LabelFile) -> set[tuple[str, str]]:
+    """The labels that `label` would store."""
+    numbers, positions = Numbers(str(file.path), 1000), Positions(file.keys)
+    batches = read_labels(file.path, keys=file.keys)
+    with Piles(len(file.keys), LABEL) as labels, Piles(len(file.keys), LOOKED_AT) as looked_at:
+        unknown, n, zero = gather(batches, numbers, positions, 0.5, labels, looked_at, silent)
+        refuse_unknown(str(file.path), "d", unknown, n, file.keys, ignore=False, zero=zero)
+        table = numbered(numbers, labels, looked_at, file.keys, unknown)
+        names = [table.vocabulary.names[i] for i in table.concepts.tolist()]
+        return {(file.keys[at], name) for at, name in zip(table.positions.tolist(), names, strict=True)}
+
+
+@ROUNDS
+def test_a_label_file_is_what_plain_python_reads_or_is_refused(tmp_path: Path, rounds: int) -> None:
+    refused = 0
+    for seed in range(rounds):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        file = label_file(random.Random(seed), folder)
+        pairs = attempt(lambda file=file: pairs_of(file))
+        if file.spoiled:
+            assert isinstance(pairs, InvalidInput), (seed, file.path.read_bytes(), pairs)
+            assert file.path.name in pairs.message, seed
+            refused += 1
+        else:
+            assert pairs == expected_pairs(file.path, file.keys), (seed, pairs, file.path.read_bytes())
+    print(f"\n{rounds} label files: {refused} refused, all others as written")
+    assert refused
