@@ -21,7 +21,8 @@ from .session import Session, command
 
 SHOWN = ("backbone", "concepts", "clusters", "seed", "nmi", "nmi_ci_lo", "nmi_ci_hi", "mi_nats", "top1", "n_test", "id")
 SAID = ("kind", "message", "hint")
-BESIDE = ("forward", "curve", "thresholds", "nmi_limit", "nmi_limit_lo", "nmi_limit_hi")
+NUMBERS = ("nmi_limit", "nmi_limit_lo", "nmi_limit_hi", "nmi_upper", "code_length_nats")
+BESIDE = ("forward", "curve", "thresholds", *NUMBERS, "upper", "mdl")
 
 
 class _Lists(TyperCommand):
@@ -97,8 +98,7 @@ def _extra_columns(result: dict[str, Any]) -> dict[str, float | None]:
         columns["p_value"] = result["p_value"]
     fractions = [p for p in result.get("curve") or () if p["axis"] == "samples" and p["fraction"] < 1]
     columns |= {f"nmi of {100 * p['fraction']:g} % samples": p["nmi"] for p in fractions}
-    if result.get("nmi_limit") is not None:
-        columns |= {name: result[name] for name in ("nmi_limit", "nmi_limit_lo", "nmi_limit_hi")}
+    columns |= {name: result[name] for name in NUMBERS if result.get(name) is not None}
     return columns | {f"nmi above {t['threshold']:g}": t["nmi"] for t in result.get("thresholds") or ()}
 
 

@@ -19,6 +19,10 @@ from qrp_store.store import Store
 _TOP = 10
 _FEWEST = 5
 """Fewest test images of a cluster that is listed among the best."""
+_AGREEMENT = """
+SELECT b AS backbone, seed_b AS seed, ami, n, clustering_b AS clustering_id FROM agreement WHERE clustering_a = ?
+ORDER BY backbone, seed
+"""
 _SETTING = ("dataset", "concepts", "clusters", "protocol", "setting")
 
 
@@ -164,6 +168,7 @@ def show(store: Store, reference: str) -> dict[str, Any]:
 
 
 def _result(store: Store, identifier: str) -> dict[str, Any]:
+    from qrp_store.catalog.entities.extra_scores import points
     from qrp_store.catalog.entities.results import origin
 
     (row,) = lists.with_flags(store.sql("SELECT * FROM result_versions WHERE id = ?", (identifier,)).table).named()
@@ -183,7 +188,10 @@ def _result(store: Store, identifier: str) -> dict[str, Any]:
         "WHERE result_id = ? ORDER BY concept_group, probe DESC",
         (identifier,),
     )
-    scores = {"best_clusters": list(best), "best_concepts": list(alone), "forward": list(forward)}
+    scores: dict[str, Any] = {"best_clusters": list(best), "best_concepts": list(alone), "forward": list(forward)}
+    numbers = {p["name"]: p["details"] for p in points(store.catalog, "numbers", identifier)}
+    scores |= {"upper": numbers.get("nmi_upper"), "mdl": numbers.get("code_length_nats")}
+    scores["references"] = points(store.catalog, "references", identifier)
     return {**row, **origin(store.catalog, identifier), **scores}
 
 
@@ -202,6 +210,7 @@ def _clustering(store: Store, identifier: str) -> dict[str, Any]:
         "objective_per_iteration": stored.row.objective_per_iteration,
         "sizes": {"min": sizes[0], "median": statistics.median(sizes), "max": sizes[-1], "empty": sizes.count(0)},
         "imbalance": stored.imbalance,
+        "agreement": list(store.sql(_AGREEMENT, (identifier,))),
         "fingerprint": stored.artifact.fingerprint,
         "options": stored.artifact.spec.get("options"),
         "provenance": stored.artifact.provenance,

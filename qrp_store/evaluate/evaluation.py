@@ -15,7 +15,9 @@ from qrp_store.cluster.imported import with_seed
 from qrp_store.cluster.story import cluster_with
 from qrp_store.errors import Busy, Interrupted, QrpStoreError
 from qrp_store.evaluate import probe
-from qrp_store.evaluate.extras import Question, check, score_beside
+from qrp_store.evaluate.clustering_agreement import store_agreements
+from qrp_store.evaluate.extras import check, score_beside
+from qrp_store.evaluate.further import Question, store_references
 from qrp_store.evaluate.plan import Item, Plan, Turn, result_spec
 from qrp_store.evaluate.probe import Outcome
 from qrp_store.evaluate.remote import train_on_workers
@@ -85,6 +87,7 @@ class Evaluation:
                     del held, outcome  # before the next one is prepared
         self._score_extras()
         self._warn(units)
+        store_agreements(self.store, [unit.clustering for unit in units if unit.clustering], self.progress)
         return units
 
     def _outcomes(self, claims: Iterator[_Held]) -> Iterator[tuple[_Held, Outcome | QrpStoreError]]:
@@ -192,6 +195,8 @@ class Evaluation:
                 if isinstance(outcome, QrpStoreError):
                     raise outcome
                 self._commit(held, outcome)
+            if not self.plan.job.request.permute:
+                store_references(self.store, held.work.claim.id, held.ready.data)
             unit.result = stored_result(self.store, held.work.claim.id, cached=False)
             self._bare.append(unit)
         except Interrupted:

@@ -7,11 +7,12 @@ leaderboard.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
+from qrp_store.catalog.database.engine import Catalog
 from qrp_store.catalog.entities import clusterings, embeddings
 from qrp_store.catalog.entities import extra_scores as stored
 from qrp_store.catalog.entities.clusterings import StoredClustering
@@ -21,6 +22,7 @@ from qrp_store.errors import InvalidInput
 from qrp_store.evaluate import probe
 from qrp_store.evaluate.curve import at_thresholds, check_thresholds, learning_curve
 from qrp_store.evaluate.data import JoinedConcepts, ProbeRequest, load
+from qrp_store.evaluate.further import Question, require_references, store_numbers, with_code_length, with_upper
 from qrp_store.evaluate.result import Result
 from qrp_store.options import ExtraOptions
 from qrp_store.probing.limit import error_of, limit, still_climbs
@@ -31,18 +33,6 @@ from qrp_store.store import Store
 _ALGORITHM = 2
 KEPT_BYTES = 1 << 30
 """The most that is kept of an embedding, as it is stored, for going through it again."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A result and what it is the answer to."""
-
-    store: Store
-    result: Result
-    clustering: StoredClustering
-    joined: JoinedConcepts
-    request: ProbeRequest
-    progress: Progress
 
 
 def check(store: Store, clustering: StoredClustering | None, joined: JoinedConcepts, wanted: ExtraOptions) -> None:
@@ -72,28 +62,36 @@ def missing(
 ) -> ExtraOptions:
     """What of `w` is not there yet beside a result."""
     known = {row["threshold"] for row in stored.points(store.catalog, "thresholds", identifier)}
+    numbers = {row["name"] for row in stored.points(store.catalog, "numbers", identifier)}
     return ExtraOptions(
         forward=w.forward
         and not stored.forward(store.catalog, _forward_asked(clustering, joined, request, w.knn_queries)),
         knn_queries=w.knn_queries,
         curve=w.curve and not stored.points(store.catalog, "curve", identifier),
         thresholds=tuple(t for t in w.thresholds if t not in known),
+        upper=w.upper and "nmi_upper" not in numbers,
+        mdl=w.mdl and "code_length_nats" not in numbers,
     )
 
 
 def score_beside(question: Question, wanted: ExtraOptions) -> Result:
     """The result with all that is wanted beside it, computed and stored where it is not there yet."""
+    require_references(question)
     result = question.result
+    if wanted.upper:
+        result = with_upper(replace(question, result=result))
+    if wanted.mdl:
+        result = with_code_length(replace(question, result=result))
     if wanted.forward:
         result = replace(result, forward=tuple(_forward(question, wanted.knn_queries)))
     if wanted.curve:
-        result = _with_limit(replace(result, curve=tuple(_curve(question))), question.progress)
+        result = _with_limit(question.store.catalog, replace(result, curve=tuple(_curve(question))), question.progress)
     if wanted.thresholds:
         result = replace(result, thresholds=tuple(_thresholds(question, wanted.thresholds)))
     return result
 
 
-def _with_limit(result: Result, progress: Progress) -> Result:
+def _with_limit(catalog: Catalog, result: Result, progress: Progress) -> Result:
     """The result with the limit of its curve, under tight: under sgd less data are fewer steps, too."""
     samples = [point for point in result.curve or () if point["axis"] == "samples"]
     if result.protocol != "tight" or result.nmi is None:
@@ -108,6 +106,8 @@ def _with_limit(result: Result, progress: Progress) -> Result:
             f"{result.backbone}, K {result.clusters}, seed {result.seed}, {result.concepts}: the bound is limited by "
             f"data; 3 times the images would raise NMI from {result.nmi:.3f} to about {more:.3f}"
         )
+    limits = {"nmi_limit": found.nmi, "nmi_limit_lo": found.lo, "nmi_limit_hi": found.hi}
+    store_numbers(catalog, result.id, limits, {"exponent": found.exponent})
     return replace(result, nmi_limit=found.nmi, nmi_limit_lo=found.lo, nmi_limit_hi=found.hi)
 
 

@@ -29,6 +29,10 @@ _PROBE_RATE = 3e8
 _LBFGS_EPOCHS = 200
 _LINEAR_PASSES = 150
 """How often the linear probe of --forward reads the training part, more or less."""
+_UPPER_PROBES = 4
+"""Probes that --upper is worth, more or less: products of concepts and a network."""
+_CODE_PROBES = 2
+"""Probes that --mdl is worth: its blocks double, up to all samples."""
 _BASE_BYTES = {"clustering": 200_000_000, "result": 600_000_000}
 """What faiss and torch take before there are any data."""
 
@@ -174,11 +178,17 @@ def _forward_work(line: Mapping[str, Any], n_concepts: int, queries: int) -> flo
 
 
 def _beside_probes(line: Mapping[str, Any], wanted: ExtraOptions) -> tuple[float, int]:
-    """How many probes the curve and the thresholds are worth, and how many rows they are."""
+    """Return how many probes the curve, thresholds, upper reference and code length are worth, and their rows."""
     probes, rows = 0.0, 0
     if line.get("curve") == "to make":
         probes += (1 + DRAWS) * sum(FRACTIONS)
         rows += (1 + DRAWS) * len(FRACTIONS) + 2
+    if line.get("upper") == "to make":
+        probes += _UPPER_PROBES
+        rows += 1
+    if line.get("mdl") == "to make":
+        probes += _CODE_PROBES
+        rows += 1
     if line.get("thresholds") == "to make":
         probes += len(wanted.thresholds)
         rows += len(wanted.thresholds)

@@ -16,7 +16,9 @@ class Result(ResultValues):
 
     `cached` is False when it was computed by this call. `forward`, `curve` and `thresholds` are None unless requested:
     rows of the views `forward_scores`, `curve_scores` and `threshold_scores`. `nmi_limit` with its 95 % interval, under
-    tight with a curve: the NMI that ever more training images would approach (`probing.limit`).
+    tight with a curve: the NMI that ever more training images would approach (`probing.limit`). `nmi_upper` with
+    `upper` (its model and all candidates) and `code_length_nats` with `mdl` (n, entropy, what it saves) are None
+    unless requested.
     """
 
     cached: bool
@@ -27,6 +29,10 @@ class Result(ResultValues):
     nmi_limit: float | None = None
     nmi_limit_lo: float | None = None
     nmi_limit_hi: float | None = None
+    nmi_upper: float | None = None
+    upper: dict[str, Any] | None = None
+    code_length_nats: float | None = None
+    mdl: dict[str, Any] | None = None
 
 
 def stored_result(store: Store, identifier: str, *, cached: bool) -> Result:

@@ -98,6 +98,8 @@ def evaluate(
     knn_queries: int = 20_000,
     curve: bool = False,
     thresholds: Several[float] = (),
+    upper: bool = False,
+    mdl: bool = False,
     # how K-means is trained, and where
     niter: int = 25,
     sample: int | Literal["all"] | None = None,

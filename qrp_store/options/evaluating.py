@@ -150,6 +150,16 @@ class ExtraOptions(Options):
         separator=",",
         identity=False,
     )
+    upper: bool = option(
+        False,
+        "Also train probes that are not linear, as an upper reference for the bound (nmi_upper).",
+        identity=False,
+    )
+    mdl: bool = option(
+        False,
+        "Also compute the prequential code length, which cannot overfit (code_length_nats).",
+        identity=False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,8 +167,8 @@ class ExtraOptions(Options):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Return which of forward, curve and thresholds are requested."""
-        return tuple(name for name in ("forward", "curve", "thresholds") if getattr(self, name))
+        """Return which of forward, curve, thresholds, upper and mdl are requested."""
+        return tuple(name for name in ("forward", "curve", "thresholds", "upper", "mdl") if getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,5 +16,7 @@ controls       the same probe with other concepts: ablation, permutations       
 explain        which concepts define a cluster                                      (no torch)
 alone          the score of each single concept                                     (no torch)
 forward        the usual probes, from embedding to concepts: `linear`, `neighbours`
+upper          probes that are not linear in the concepts, as a reference for the bound
+agreement      two groupings of the same samples: AMI, homogeneity, purity          (no torch)
 codelength, limit, paired, student, known: statistics and generated data with known answers
 """

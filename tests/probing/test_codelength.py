@@ -42,3 +42,14 @@ def test_the_same_seed_gives_the_same_length(make_world):
     world = make_world(500, 20, 8)
     first, again, other = (code_length(world.x, world.c, 8, seed=seed) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_near_duplicates_of_one_group_do_not_shorten_the_code():
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 10, 300)
+    group = np.repeat(np.arange(300), 10)
+    concepts = rng.random((300, 200)) < 0.1
+    x = ConceptMatrix.from_pairs(*np.nonzero(concepts[group]), 3000, 200)
+    plain = code_length(x, kinds[group], 10, seed=0)
+    whole = code_length(x, kinds[group], 10, seed=0, groups=group)
+    assert plain < entropy(kinds[group]) - 0.3 < entropy(kinds[group]) < whole

@@ -36,6 +36,7 @@ VIEWS = {
     "forward_scores": "*",
     "curve_scores": "*",
     "threshold_scores": "*",
+    "reference_scores": "*",
     "leaderboard": "*",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy as np
 import pytest
 
 from qrp_store.catalog.entities import extra_scores as stored
-from qrp_store.evaluate import evaluate, extras
+from qrp_store.evaluate import evaluate, extras, further
 from qrp_store.ingest import ingest
 from qrp_store.label import label
 from qrp_store.look import show
 from qrp_store.maintenance.gc import gc
-from qrp_store.maintenance.removal import retire
+from qrp_store.maintenance.removal import retire, verify
 from qrp_store.store import Store, create_store, open_store
 
 ASKED: dict[str, Any] = {"dataset": "d", "k": (4,), "epochs": 3, "bootstrap": 0}
@@ -42,7 +43,7 @@ def four(
 
 
 def test_all_of_it_is_stored_and_found_again(four: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted: dict[str, Any] = {"forward": True, "curve": True, "thresholds": (0.5, 0.7)}
+    wanted: dict[str, Any] = {"forward": True, "curve": True, "thresholds": (0.5, 0.7), "upper": True, "mdl": True}
     (first,) = evaluate(four, **ASKED, **wanted).results
     assert first.forward
     assert first.curve
@@ -50,8 +51,10 @@ def test_all_of_it_is_stored_and_found_again(four: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr(extras, "_computed", None)  # what would compute it anew
     monkeypatch.setattr(extras, "learning_curve", None)
     monkeypatch.setattr(extras, "at_thresholds", None)
+    monkeypatch.setattr(further, "load", None)
     (again,) = evaluate(four, **ASKED, **wanted).results
-    assert (again.forward, again.curve, again.thresholds) == (first.forward, first.curve, first.thresholds)
+    assert replace(again, cached=False) == first
+    assert first.code_length_nats == pytest.approx(first.mdl["entropy_nats"] - first.mdl["saved_nats"])
     assert {row["probe"] for row in show(four, first.id)["forward"]} == {"linear", "knn"}
     (row,) = four.sql("SELECT linear_mean, knn_mean, forward_metric FROM leaderboard")
     values = {f["probe"]: f["value"] for f in first.forward}
@@ -66,6 +69,26 @@ def test_another_protocol_shares_the_forward_scores(four: Store, monkeypatch: py
     (other,) = evaluate(four, **ASKED, protocol="tight", forward=True).results
     assert other.forward == first.forward
     assert len(four.sql("SELECT * FROM forward_scores")) == 4
+
+
+def test_seeds_of_a_backbone_and_backbones_of_a_seed_are_compared(four: Store, tmp_path: Path) -> None:
+    ingest(four, str(tmp_path / "x.npy"), dataset="d", backbone="twin")
+    evaluate(four, **ASKED, seeds=(0, 1))
+    rows = list(four.sql("SELECT a, b, clusters, seed_a, seed_b, ami, n FROM agreement"))
+    assert {(r["a"], r["seed_a"], r["b"], r["seed_b"]) for r in rows} == {
+        *(("b", s, "twin", s) for s in (0, 1)),
+        *(("twin", s, "b", s) for s in (0, 1)),
+        *((name, s, name, 1 - s) for name in ("b", "twin") for s in (0, 1)),
+    }
+    assert {(r["clusters"], r["n"]) for r in rows} == {(4, 300)}
+    assert all(r["ami"] > 0.5 for r in rows)
+    evaluate(four, **ASKED, seeds=(0, 1))
+    assert list(four.sql("SELECT a, b, clusters, seed_a, seed_b, ami, n FROM agreement")) == rows
+    (gone,) = four.sql("SELECT id FROM clusterings WHERE backbone = 'twin' AND seed = 0")
+    retire(four, gone["id"], cascade=True, yes=True)
+    assert len(four.sql("SELECT * FROM agreement")) == 4
+    gc(four)
+    assert not verify(four, deep=True).problems
 
 
 def test_many_may_write_the_same_at_once(four: Store) -> None:

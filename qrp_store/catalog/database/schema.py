@@ -20,7 +20,7 @@ from qrp_store.catalog.model import views
 from qrp_store.errors import InvalidInput, NotFound, SchemaMismatch, Unavailable
 from qrp_store.settings import Location
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 HEAD = REVISIONS[-1]
 VERSION_TABLE = "qrp_alembic_version"
 _ONE_AT_A_TIME = 0x5152_5053  # the key of the Postgres lock that serialises schema changes

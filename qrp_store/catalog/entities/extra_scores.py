@@ -1,4 +1,4 @@
-"""Extra scores of a result, computed with it or later: forward probes, learning curves, thresholds.
+"""Extra scores of a result, computed with it or later: forward probes, learning curves, thresholds, references.
 
 All rows of one result are written in one transaction; two processes that compute them at once write the same.
 """
@@ -19,7 +19,12 @@ from qrp_store.errors import NotFound
 
 Rows = Sequence[Mapping[str, Any]]
 _a, _f = t.artifact.c, t.forward_score.c
-_TABLES = {"curve": t.curve_score, "thresholds": t.threshold_score}
+_TABLES = {
+    "curve": t.curve_score,
+    "thresholds": t.threshold_score,
+    "numbers": t.further_number,
+    "references": t.reference_score,
+}
 _SHOWN = ("concept_group", "probe", "metric", "value", "n_test", "n_concepts", "n_left_out", "seed", "details")
 
 
@@ -47,7 +52,7 @@ def put_forward(catalog: Catalog, result: str, question: str, rows: Rows) -> Non
 
 
 def points(catalog: Catalog, what: str, result: str) -> list[dict[str, Any]]:
-    """The stored points of a result's `curve` or `thresholds`, in order."""
+    """Return the stored points of a result's `curve`, `thresholds`, `numbers` or `references`, in order."""
     table = _TABLES[what]
     shown = [c for c in table.c if c.name not in ("result_pk", "created_at")]
     query = sa.select(*shown).join(t.artifact, _a.pk == table.c.result_pk)
@@ -58,7 +63,10 @@ def points(catalog: Catalog, what: str, result: str) -> list[dict[str, Any]]:
 
 
 def put_points(catalog: Catalog, what: str, result: str, rows: Rows) -> None:
-    """Store points of a result's `curve` or `thresholds`; those that are there are replaced. Raises NotFound."""
+    """Store points of a result's `curve`, `thresholds`, `numbers` or `references`, in place of those of the same key.
+
+    Raises NotFound.
+    """
     table = _TABLES[what]
     key_columns = [c.name for c in table.primary_key if c.name != "result_pk"]
     with catalog.write() as connection:

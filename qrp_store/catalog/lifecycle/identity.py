@@ -43,7 +43,7 @@ def last_change(catalog: Catalog) -> float:
     a, d, b = t.artifact.c, t.dataset.c, t.backbone.c
     seconds = [a.created_at_seconds, a.lease_expires - lease.LEASE_SECONDS, d.created_at_seconds, b.created_at_seconds]
     texts = [t.store.c.created_at, a.ready_at, a.retired_at, d.retired_at, b.retired_at]
-    texts += [table.c.created_at for table in t.BESIDE]
+    texts += [table.c.created_at for table in (*t.BESIDE, t.clustering_agreement)]
     with catalog.read() as connection:
         latest = [connection.execute(sa.select(sa.func.max(column))).scalar() for column in (*seconds, *texts)]
         released = sa.select(sa.func.max(a.lease_expires)).where(a.lease_host.is_(None), a.state != "ready")

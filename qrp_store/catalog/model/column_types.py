@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import pyarrow
 
 _OTHERS: dict[type, str] = {
-    str: "a array_url axis b backbone centroids_of created_at created_by dtype forward_metric group_url key metric "
-    "part probe result_id retired_at series state top_concept",
+    str: "a array_url axis b backbone centroids_of clustering_a clustering_b created_at "
+    "created_by dtype forward_metric group_url key metric part probe result_id retired_at series state top_concept",
     int: "dim draw position seed_a seed_b",
-    float: "ami fraction objective score threshold value",
+    float: "ami completeness fraction homogeneity objective purity score threshold value",
     bool: "flips is_current is_newest training_failed",
 }
 _BY_NAME = (

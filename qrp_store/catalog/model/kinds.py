@@ -123,6 +123,7 @@ _CLUSTERING = Kind(
             promised=("n", "assignments"),
         ),
         Rows(t.cluster, "clustering_pk", promised=("clusters", "clusters")),
+        Rows(t.clustering_agreement, "clustering_pk", later=True),
     ),
     plural="clusterings",
     listing="""

@@ -115,7 +115,31 @@ threshold_score = Table(
     Column("created_at", Text, nullable=False),
 )
 
+further_number = Table(
+    "further_number",
+    metadata,
+    of("result"),
+    Column("name", Text, primary_key=True),  # a name of values.FURTHER
+    Column("value", Float, nullable=False),
+    Column("details", Document, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
+reference_score = Table(
+    "reference_score",
+    metadata,
+    of("result"),
+    Column("concept_group", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("n_concepts", Integer, nullable=False),
+    Column("ami", Float, nullable=False),
+    Column("homogeneity", Float, nullable=False),
+    Column("completeness", Float, nullable=False),
+    Column("purity", Float, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
 SAID = (concept_score, group_score, cluster_concept, cluster_score)
 """What a result says of itself, written with it and never changed."""
-BESIDE = (forward_score, curve_score, threshold_score)
+BESIDE = (forward_score, curve_score, threshold_score, further_number, reference_score)
 """What is scored beside a result, maybe later."""

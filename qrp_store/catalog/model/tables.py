@@ -33,7 +33,9 @@ from qrp_store.catalog.model.result_tables import (
     concept_score,
     curve_score,
     forward_score,
+    further_number,
     group_score,
+    reference_score,
     result,
     result_concept_set,
     threshold_score,
@@ -50,6 +52,7 @@ __all__ = [
     "cluster_concept",
     "cluster_score",
     "clustering",
+    "clustering_agreement",
     "concept",
     "concept_score",
     "concept_set",
@@ -57,10 +60,12 @@ __all__ = [
     "dataset",
     "embedding",
     "forward_score",
+    "further_number",
     "group_score",
     "image_file",
     "label",
     "metadata",
+    "reference_score",
     "result",
     "result_concept_set",
     "sample",
@@ -299,3 +304,14 @@ assignment = Table(
     Column("part", SmallInteger, nullable=False),
     **KEYED,
 )
+
+clustering_agreement = Table(
+    "clustering_agreement",
+    metadata,
+    of("clustering"),
+    Column("other_id", Text, primary_key=True),  # a clustering of the same samples; it may be retired before this one
+    Column("ami", Float, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+Index("ix_clustering_agreement_other_id", clustering_agreement.c.other_id)

@@ -246,3 +246,12 @@ TABLES: Mapping[str, type] = {
     "concept_scores": ConceptScore,
 }
 """The views of a result's rows."""
+
+FURTHER: Mapping[str, str] = {
+    "nmi_limit": "NMI that ever more training images would approach (`--curve` under tight); null without",
+    "nmi_limit_lo": "lower end of its 95 % interval",
+    "nmi_limit_hi": "upper end of that interval",
+    "nmi_upper": "NMI of the best of linear probe, products of concepts and network (`--upper`); null without",
+    "code_length_nats": "prequential code length of the clusters, nats a sample (`--mdl`); null without",
+}
+"""Numbers that are added to a result on request, maybe later, with their meaning. Views show them as columns."""

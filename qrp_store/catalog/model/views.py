@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from qrp_store.catalog.model.values import (
+    FURTHER,
     ClusterConcept,
     ClusterScore,
     ConceptScore,
@@ -42,7 +43,11 @@ AND coalesce(source.pk, 0) NOT IN ({_SUPERSEDED_PKS})
 AND coalesce(source_row.embedding_pk, 0) NOT IN ({_SUPERSEDED_PKS})
 """
 
-_RESULT_COLUMNS = f"{selected(ResultValues, 'r')}, a.created_at, a.created_by"
+_FURTHER = ", ".join(
+    f"(SELECT f.value FROM further_number f WHERE f.result_pk = r.artifact_pk AND f.name = '{name}') AS {name}"
+    for name in FURTHER
+)
+_RESULT_COLUMNS = f"{selected(ResultValues, 'r')}, a.created_at, a.created_by, {_FURTHER}"
 
 # What names the result that a score stands beside.
 _BESIDE = """
@@ -303,6 +308,30 @@ FROM threshold_score t
 JOIN result r ON r.artifact_pk = t.result_pk
 JOIN artifact a ON a.pk = t.result_pk AND a.state = 'ready'
 JOIN artifact ca ON ca.pk = r.clustering_pk
+""",
+    "reference_scores": f"""
+SELECT {_BESIDE}, s.concept_group, s.n, s.n_concepts, s.ami, s.homogeneity, s.completeness, s.purity, s.created_at
+FROM reference_score s
+JOIN result r ON r.artifact_pk = s.result_pk
+JOIN artifact a ON a.pk = s.result_pk AND a.state = 'ready'
+JOIN artifact ca ON ca.pk = r.clustering_pk
+""",
+    "agreement": f"""
+SELECT d.name AS dataset, one.backbone AS a, two.backbone AS b, one.clusters, one.seed AS seed_a, two.seed AS seed_b,
+    p.ami, p.n, p.one_id AS clustering_a, p.two_id AS clustering_b, p.created_at
+FROM (
+    SELECT x.id AS one_id, g.other_id AS two_id, g.ami, g.n, g.created_at
+    FROM clustering_agreement g JOIN artifact x ON x.pk = g.clustering_pk
+    UNION ALL
+    SELECT g.other_id AS one_id, x.id AS two_id, g.ami, g.n, g.created_at
+    FROM clustering_agreement g JOIN artifact x ON x.pk = g.clustering_pk
+) p
+JOIN artifact first ON first.id = p.one_id
+JOIN artifact second ON second.id = p.two_id
+JOIN clustering one ON one.artifact_pk = first.pk
+JOIN clustering two ON two.artifact_pk = second.pk
+JOIN dataset d ON d.pk = one.dataset_pk
+WHERE one.artifact_pk IN ({_CURRENT}) AND two.artifact_pk IN ({_CURRENT})
 """,
     "leaderboard": LEADERBOARD,
 }
