@@ -85,6 +85,6 @@ def _order(
     return np.argsort(place[number], kind="stable"), np.cumsum(sizes_in_order)
 
 
-def _cut(ends: NDArray[np.int64] | None, wanted: int) -> int:
-    """Return the first end of a group at or after `wanted` samples."""
-    return wanted if ends is None else int(ends[np.searchsorted(ends, wanted)])
+def _cut(ends: NDArray[np.int64] | None, n: int) -> int:
+    """Return the first end of a group at or after `n` samples."""
+    return n if ends is None else int(ends[np.searchsorted(ends, n)])

@@ -220,6 +220,6 @@ class _Network:
         pieces = []
         with torch.no_grad():
             for batch in batches(with_bias(x), clusters, chunk_rows(self._n_clusters), self._place):
-                own = self(batch).gather(1, batch.clusters.unsqueeze(1))
-                pieces.append(own.squeeze(1).double().cpu().numpy())
+                chosen = self(batch).gather(1, batch.clusters.unsqueeze(1))
+                pieces.append(chosen.squeeze(1).double().cpu().numpy())
         return np.concatenate(pieces)

@@ -54,6 +54,10 @@ def test_two_machines_of_one_name(lab: Any, tmp_path: Path, rounds: int, figure:
                         os.kill(process.pid, signal.SIGCONT if process.pid in stopped else signal.SIGSTOP)
                         stopped ^= {process.pid}
                 if rng.random() < 0.2:  # whoever sleeps now has slept for long: as after thirty seconds
+                    for process in pair:  # one that sleeps in a transaction holds the database
+                        if process.pid in stopped:
+                            process.send_signal(signal.SIGCONT)
+                    stopped.clear()
                     with store.catalog.write() as connection:
                         expired = (
                             "UPDATE artifact SET lease_expires = 1, lease_boot = 'another' WHERE state = 'writing'"

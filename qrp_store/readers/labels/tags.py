@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -214,5 +215,5 @@ def _load(source: Source) -> dict[str, Any]:
             )
         with np.load(source.path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, KeyError, TypeError, SyntaxError, TokenError, zipfile.BadZipFile) as error:
         raise InvalidInput(f"{source}: not a .npz file, or damaged ({str(error).splitlines()[0]})") from error
