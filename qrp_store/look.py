@@ -32,7 +32,8 @@ def listing(store: Store, what: str) -> Table:
     if what != "backbones":
         return table
     spec = table.columns.index("spec")
-    lines = [preprocessing_line(json.loads(row[spec]).get("preprocessing")) for row in table.rows]
+    specs = [json.loads(row[spec]) if isinstance(row[spec], str) else row[spec] for row in table.rows]  # SQLite: text
+    lines = [preprocessing_line(each.get("preprocessing")) for each in specs]
     rows = [(*row, line) for row, line in zip(table.rows, lines, strict=True)]
     return Table((*table.columns, "preprocessing"), rows)
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from qrp_store.catalog.entities import clusterings, results
 from qrp_store.catalog.entities.clusterings import StoredClustering
@@ -26,6 +27,9 @@ from qrp_store.probing.stack import fit_all
 from qrp_store.progress import Progress
 from qrp_store.records import Artifact, Spec
 from qrp_store.store import Store
+
+if TYPE_CHECKING:
+    from qrp_store.probing.train import Problem
 
 
 @dataclass(eq=False)
@@ -96,7 +100,7 @@ class Evaluation:
         if scheduler is not None:
             yield from train_on_workers(scheduler, ((held, held.ready) for held in claims))
             return
-        for held, fit in fit_all(((held, held.ready.problem) for held in claims), self.progress):
+        for held, fit in fit_all(_problems(claims), self.progress):
             try:
                 outcome = probe.conclude(held.ready, fit, self.progress)
             except Interrupted:
@@ -268,6 +272,12 @@ class Evaluation:
                 raise
             except QrpStoreError as error:
                 unit.result, unit.error = None, _without_frames(error)
+
+
+def _problems(claims: Iterator[_Held]) -> Iterator[tuple[_Held, Problem]]:
+    for held in claims:
+        yield held, held.ready.problem
+        del held  # before the next one is prepared
 
 
 def _without_frames(error: QrpStoreError) -> QrpStoreError:

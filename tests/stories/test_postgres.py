@@ -88,7 +88,7 @@ def test_postgres_with_s3_gives_the_same_and_is_plain_zarr(
 
 def test_postgres_is_kept_up_like_sqlite(data: Path, new_database: Callable[[], str]) -> None:
     url = new_database()
-    with pytest.raises(InvalidInput, match="where its arrays go"):
+    with pytest.raises(InvalidInput, match="needs a location for its arrays"):
         create_store(url)
     with pytest.raises(NotFound, match="there is no store"):
         open_store(url)

@@ -88,7 +88,7 @@ def test_what_cannot_be_made_again_is_kept_on_request_and_otherwise_retired(stor
         store.arrays.delete(f"{path}/c/1/0")
     kept = repair(store, keep=True)
     assert [row["part"] for row in kept.left] == ["block 1", "block 1"]
-    assert [row["why"] for row in kept.left if "other numbers" in row["why"]]
+    assert [row["why"] for row in kept.left if "has changed since" in row["why"]]
     assert [row["why"] for row in kept.left if "no such file" in row["why"]]
     assert len(store.sql("SELECT * FROM embeddings")) == 2
     report = repair(store)
