@@ -116,11 +116,11 @@ def boxes(folder: Path) -> None:
 
 
 def tools(folder: Path) -> None:
-    found = [
+    actual = [
         {"_cls": "Detection", "label": "cat", "confidence": 0.8},
         {"_cls": "Detection", "label": "dog", "confidence": 0.2},
     ]
-    samples = [{"filepath": "/home/ada/photos/a.jpg", "truth": {"_cls": "Detections", "detections": found}}]
+    samples = [{"filepath": "/home/ada/photos/a.jpg", "truth": {"_cls": "Detections", "detections": actual}}]
     document(folder / "fiftyone" / "samples.json", {"name": "my", "media_type": "image", "samples": samples})
     document(folder / "export" / "labels.json", {"classes": ["cat", "dog"], "labels": {"a": 0, "b": 1}})
 

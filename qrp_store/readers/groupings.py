@@ -116,14 +116,8 @@ def _table(path: Path, column: str) -> tuple[list[str], list[str]]:
 def _array(path: Path) -> np.ndarray:
     try:
         values = np.load(path, allow_pickle=False)
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        TypeError,
-        SyntaxError,
-        TokenError,
-    ) as error:  # numpy parses the header as Python
+    except (ValueError, OSError, EOFError, TypeError, SyntaxError, TokenError) as error:
+        # numpy parses the header as Python
         raise InvalidInput(f"{path}: not an array that can be read ({error})") from error
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf" or not values.size:
         raise InvalidInput(f"{path}: expected one integer a sample, a one-dimensional .npy")

@@ -62,14 +62,14 @@ def test_the_numbers_are_those_of_scikit_learn_on_what_both_know(qrp: Any, sets:
         guess = scores[known, i] > 0.3
         row = rows[concept]
         assert (row["n"], row["n_a"], row["n_b"]) == (known.sum(), y.sum(), guess.sum())
-        wanted = {
+        expected = {
             "precision": precision_score(y, guess),
             "recall": recall_score(y, guess),
             "f1": f1_score(y, guess),
             "kappa": cohen_kappa_score(y, guess),
             "ap": average_precision_score(y, s),
         }
-        assert {name: row[name] for name in wanted} == pytest.approx(wanted)
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
     assert report["kappa_mean"] == pytest.approx(np.mean([row["kappa"] for row in rows.values()]))
     back = qrp.ok("compare-concepts", report["b"]["id"], report["a"]["id"], store=store)
     assert back["scored"] == "a"
@@ -82,9 +82,9 @@ def test_the_numbers_are_those_of_scikit_learn_on_what_both_know(qrp: Any, sets:
 def test_a_person_reads_a_table_and_a_program_rows(qrp: Any, sets: Any) -> None:
     line = ("compare-concepts", "people", "plain", "--dataset", "photos")
     store = sets[0]
-    told = qrp.run("compare-concepts", "people", "model", "--dataset", "photos", store=store).out
-    assert "3 concepts in common" in told
-    assert "red ball" in told
+    printed = qrp.run("compare-concepts", "people", "model", "--dataset", "photos", store=store).out
+    assert "3 concepts in common" in printed
+    assert "red ball" in printed
     table = qrp.run("compare-concepts", "people", "model", "--dataset", "photos", "--format", "csv", store=store).out
     assert [row["concept"] for row in csv.DictReader(table.splitlines())] == ["cat", "dog", "red ball"]
     assert "no concept in common" in qrp.fails(4, *line, store=store)

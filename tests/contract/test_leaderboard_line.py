@@ -126,7 +126,7 @@ def test_a_series_is_listed_in_its_order(qrp: Any, own: Path) -> None:
 def test_the_smallest_possible_p_value_is_printed(qrp: Any, own: Path) -> None:
     line = ("evaluate", "--dataset", "photos", "--backbone", "sharp", "--concepts", "objects", "--epochs", 2)
     qrp.ok(*line, "-k", 5, "--permutations", 9, "--bootstrap", 0, store=own)
-    said = "9 controls give no p-value below 0.1."
+    printed = "9 controls give no p-value below 0.1."
     for form in ("md", "latex"):
-        assert qrp.run("leaderboard", "-k", 5, "--format", form, store=own).out.count(said) == 1
-    assert qrp.run("leaderboard", store=own).err.count(said) == 1
+        assert qrp.run("leaderboard", "-k", 5, "--format", form, store=own).out.count(printed) == 1
+    assert qrp.run("leaderboard", store=own).err.count(printed) == 1

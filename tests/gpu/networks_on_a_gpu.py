@@ -58,8 +58,8 @@ def test_other_precisions_run_there_too(precision: str) -> None:
     model = load_backbone(BackboneOptions("torchvision/resnet18", device="cuda", precision=precision, **options))
     plain = load_backbone(BackboneOptions("torchvision/resnet18", device="cpu", **options))
     pixels = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    rows, wanted = model.forward(pixels).numpy(), plain.forward(pixels).numpy()
-    assert np.abs(rows - wanted).max() <= 0.05 * np.abs(wanted).max()
+    rows, expected = model.forward(pixels).numpy(), plain.forward(pixels).numpy()
+    assert np.abs(rows - expected).max() <= 0.05 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

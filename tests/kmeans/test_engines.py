@@ -95,12 +95,12 @@ class TestNearest:
             copy = room[offset : offset + rows.size].reshape(rows.shape)
             copy[:] = rows
             shifted.append(copy.copy() if offset == 0 else copy)
-            for found, wanted in zip(search(shifted[-1]), expected, strict=True):
-                np.testing.assert_array_equal(found, wanted)
+            for actual, wanted in zip(search(shifted[-1]), expected, strict=True):
+                np.testing.assert_array_equal(actual, wanted)
         with ThreadPoolExecutor(4) as pool:
             for result in pool.map(search, [rows] * 12):
-                for found, wanted in zip(result, expected, strict=True):
-                    np.testing.assert_array_equal(found, wanted)
+                for actual, wanted in zip(result, expected, strict=True):
+                    np.testing.assert_array_equal(actual, wanted)
 
     def test_k_means_agrees_with_plain_lloyd(self, engine: Nearest) -> None:
         array, centroids = data(3000), data(3000)[:20].astype(np.float64)
@@ -213,9 +213,9 @@ class TestTorchPoints:
             assert (means.counts.tolist(), means.inertia) == (wanted.counts.tolist(), wanted.inertia)
             again = points.step(centroids)
             assert again.sums.tobytes() == ours.sums.tobytes()
-            for found, wanted in zip(points.assign(centroids), reference.assign(centroids), strict=True):
-                assert found.dtype == wanted.dtype
-                np.testing.assert_allclose(found, wanted, rtol=1e-5)
+            for actual, wanted in zip(points.assign(centroids), reference.assign(centroids), strict=True):
+                assert actual.dtype == wanted.dtype
+                np.testing.assert_allclose(actual, wanted, rtol=1e-5)
         assert source.reads == (2 if budget else 16)
 
     def test_k_means_of_a_sample_agrees(self, device: str) -> None:
@@ -242,11 +242,11 @@ class TestTorchPoints:
         whole, labels = points.step(centroids), points.assign(centroids)
         monkeypatch.setattr("qrp_store.kmeans.torch_points._SCRATCH", 1 << 18)  # 32 columns, some rows
         monkeypatch.setattr("qrp_store.kmeans.torch_points._LATE", 2)
-        parts, found = points.step(centroids), points.assign(centroids)
+        parts, actual = points.step(centroids), points.assign(centroids)
         np.testing.assert_array_equal(parts.counts, whole.counts)
         np.testing.assert_array_equal(parts.sums, whole.sums)
         assert parts.inertia == pytest.approx(whole.inertia, rel=1e-6)
-        for ours, wanted in zip(found, labels, strict=True):
+        for ours, wanted in zip(actual, labels, strict=True):
             np.testing.assert_array_equal(ours, wanted)
 
     def test_parts_on_workers_add_up_to_the_same_bits(self, device: str) -> None:
@@ -274,17 +274,17 @@ class TestTorchPoints:
 
 
 def test_torch_keeps_the_threads_that_the_program_has_set() -> None:
-    array, found, before = data(4096, 300), [], torch.get_num_threads()
+    array, actual, before = data(4096, 300), [], torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(MemoryPoints(array, nearest=TorchNearest(), workers=2).step(array[:77]).sums.tobytes())
+            actual.append(MemoryPoints(array, nearest=TorchNearest(), workers=2).step(array[:77]).sums.tobytes())
             assert torch.get_num_threads() == threads
             with ThreadPoolExecutor(1) as pool:  # new threads begin with what was set last
                 assert pool.submit(torch.get_num_threads).result() == threads
     finally:
         torch.set_num_threads(before)
-    assert found[0] == found[1] == found[2]
+    assert actual[0] == actual[1] == actual[2]
 
 
 def here(monkeypatch: pytest.MonkeyPatch, modules: str, cuda: str) -> None:

@@ -17,9 +17,9 @@ from qrp_store.models.together import load_together
 def private_bytes() -> int:
     """Memory that the system cannot drop."""
     gc.collect()
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return 1024 * int(found[1])
+    actual = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert actual is not None
+    return 1024 * int(actual[1])
 
 
 def test_the_weights_of_a_series_are_mapped_and_give_the_same_bits(

@@ -34,32 +34,32 @@ def exclusive_or():
 
 def test_exclusive_or_shows_in_it_and_not_in_the_linear_probe(exclusive_or):
     train, val, test = exclusive_or
-    found = upper(train, val, test, 4, linear(train, val, 4), seed=0)
-    nmi = {candidate.model: candidate.nmi for candidate in found.candidates}
+    actual = upper(train, val, test, 4, linear(train, val, 4), seed=0)
+    nmi = {candidate.model: candidate.nmi for candidate in actual.candidates}
     assert nmi["linear"] < 0.01
     assert nmi["products"] > 0.95
     assert nmi["network"] > 0.8
-    assert found.nmi > 0.95
+    assert actual.nmi > 0.95
 
 
 def test_parity_of_three_shows_in_the_network_alone():
     rng = np.random.default_rng(1)
     y = rng.random((2500, 5)) < 0.5
     train, val, test = parts(y, (y[:, 0] ^ y[:, 1] ^ y[:, 2]).astype(np.int64))
-    found = upper(train, val, test, 2, linear(train, val, 2), seed=0)
-    nmi = {candidate.model: candidate.nmi for candidate in found.candidates}
-    assert found.model == "network"
+    actual = upper(train, val, test, 2, linear(train, val, 2), seed=0)
+    nmi = {candidate.model: candidate.nmi for candidate in actual.candidates}
+    assert actual.model == "network"
     assert nmi["products"] < 0.05
-    assert found.nmi > 0.9
+    assert actual.nmi > 0.9
 
 
 def test_where_concepts_add_up_it_is_the_bound(make_world):
     world = make_world(2000, 20, 8)
     train, val, test = (world.part(number) for number in range(3))
     weights = linear(train, val, world.n_clusters)
-    found = upper(train, val, test, world.n_clusters, weights, seed=0)
-    nmi = {candidate.model: candidate.nmi for candidate in found.candidates}
-    assert found.nmi == pytest.approx(nmi["linear"], abs=0.05)
+    actual = upper(train, val, test, world.n_clusters, weights, seed=0)
+    nmi = {candidate.model: candidate.nmi for candidate in actual.candidates}
+    assert actual.nmi == pytest.approx(nmi["linear"], abs=0.05)
 
 
 def test_products_are_those_of_a_dense_table():

@@ -35,17 +35,17 @@ def voc(folder: Path, objects: dict[str, list[str]]) -> Path:
 def test_voc_annotations(tmp_path: Path, labels_of: Any) -> None:
     folder = voc(tmp_path / "VOC2007", {KEYS[0]: ["cat", "cat", "person"], KEYS[1]: [], KEYS[2]: ["dog"]})
     assert detect(folder) == detect(folder / "Annotations") == "voc"
-    wanted = set()
+    expected = set()
     for path in (folder / "Annotations").iterdir():
         root = ET.parse(path).getroot()
-        wanted |= {(root.findtext("filename"), thing.findtext("name")) for thing in root.findall("object")}
+        expected |= {(root.findtext("filename"), thing.findtext("name")) for thing in root.findall("object")}
     labels = labels_of(folder)
-    assert labels.pairs == wanted
+    assert labels.pairs == expected
     assert labels.seen == KEYS[:3]
     moved = labels_of(folder, keys=[f"JPEGImages/{key}" for key in KEYS])
-    assert moved.pairs == {(f"JPEGImages/{key}", concept) for key, concept in wanted}
+    assert moved.pairs == {(f"JPEGImages/{key}", concept) for key, concept in expected}
     converted = labels_of(folder, keys=[f"{key[:-4]}.png" for key in KEYS])
-    assert converted.pairs == {(f"{str(key)[:-4]}.png", concept) for key, concept in wanted}
+    assert converted.pairs == {(f"{str(key)[:-4]}.png", concept) for key, concept in expected}
 
 
 def test_voc_image_sets_tell_difficult_from_absent(tmp_path: Path, labels_of: Any) -> None:
@@ -99,12 +99,12 @@ def test_yolo(tmp_path: Path, labels_of: Any, form: str, layout: str) -> None:
     assert detect(folder) == "yolo"
     names = yaml.safe_load(configuration.read_text())["names"]
     names = dict(enumerate(names)) if isinstance(names, list) else {int(k): v for k, v in names.items()}
-    wanted = {(f"{stem}.jpg", names[int(line.split()[0])]) for stem, lines in boxes.items() for line in lines}
+    expected = {(f"{stem}.jpg", names[int(line.split()[0])]) for stem, lines in boxes.items() for line in lines}
     images = layout.replace("labels", "images").replace("{}.txt", "")
     for prefix in ("", images, images.removeprefix("images/")):
         keys = [f"{prefix}{key}" for key in KEYS]
         labels = labels_of(folder, keys=keys)
-        assert labels.pairs == {(f"{prefix}{key}", concept) for key, concept in wanted}
+        assert labels.pairs == {(f"{prefix}{key}", concept) for key, concept in expected}
         assert sorted(labels.seen) == [f"{prefix}{key}" for key in KEYS[:3]]
     assert list(labels.vocabulary) == ["cat", "red car", "dog"]
 
@@ -138,10 +138,10 @@ def test_cvat_lists_what_was_looked_at(tmp_path: Path, labels_of: Any) -> None:
     )
     assert detect(path) == "cvat"
     labels = labels_of(path)
-    wanted = {
+    expected = {
         (image.get("name"), mark.get("label")) for image in ET.parse(path).getroot().iter("image") for mark in image
     }
-    assert labels.pairs == wanted
+    assert labels.pairs == expected
     assert labels.seen == KEYS[:2]
     assert {"car", "tree", "day"} == set(labels.vocabulary)
 
@@ -167,8 +167,8 @@ def test_fiftyone(tmp_path: Path, labels_of: Any) -> None:
     assert detect(folder) == detect(folder / "samples.json") == "fiftyone"
     for source in (folder, folder / "samples.json"):
         labels = labels_of(source, keys=KEYS)
-        wanted = {(KEYS[0], "cat"): 0.4, (KEYS[0], "dog"): 1.0, (KEYS[1], "cat"): 0.9, (KEYS[2], "dog"): 1.0}
-        assert labels.scores == wanted
+        expected = {(KEYS[0], "cat"): 0.4, (KEYS[0], "dog"): 1.0, (KEYS[1], "cat"): 0.9, (KEYS[2], "dog"): 1.0}
+        assert labels.scores == expected
         assert labels.seen == KEYS[:3]
     content["samples"][1]["guess"] = {"_cls": "Classification", "label": "bird"}
     document(folder / "samples.json", content)

@@ -121,8 +121,8 @@ def test_ade20k_has_its_classes_in_masks(tmp_path: Path, labels_of: Any) -> None
     of = pd.read_csv(table, sep="\t").set_index("Idx")["Name"].str.split(",").str[0]
     for form in ("images/training/{}.jpg", "training/{}.jpg", "{}.jpg"):
         labels = labels_of(folder, keys=[form.format(name) for name in masks])
-        wanted = {(form.format(name), of[i]) for name, rows in masks.items() for i in np.unique(rows) if i}
-        assert labels.pairs == wanted
+        expected = {(form.format(name), of[i]) for name, rows in masks.items() for i in np.unique(rows) if i}
+        assert labels.pairs == expected
         assert labels.seen == [form.format(name) for name in masks]
     assert list(labels.vocabulary) == ["wall", "door"]
     text(table, lines[1])
@@ -140,10 +140,10 @@ def test_dtd_joint_labels(tmp_path: Path, labels_of: Any) -> None:
         "dotted/dotted_0001.jpg dotted",
     )
     assert detect(path) == detect(tmp_path / "dtd") == "dtd"
-    wanted = {(w[0], c) for w in (line.split() for line in path.read_text().splitlines()) for c in w[1:]}
-    assert labels_of(tmp_path / "dtd").pairs == labels_of(path).pairs == wanted
+    expected = {(w[0], c) for w in (line.split() for line in path.read_text().splitlines()) for c in w[1:]}
+    assert labels_of(tmp_path / "dtd").pairs == labels_of(path).pairs == expected
     keys = ["images/banded/banded_0002.jpg", "images/dotted/dotted_0001.jpg"]
-    assert labels_of(path, keys=keys).pairs == {(f"images/{key}", concept) for key, concept in wanted}
+    assert labels_of(path, keys=keys).pairs == {(f"images/{key}", concept) for key, concept in expected}
 
 
 def test_awa2_gives_a_class_its_attributes(tmp_path: Path, labels_of: Any) -> None:

@@ -63,9 +63,11 @@ def test_clip_scores(tmp_path: Path, labels_of: Any, way: str) -> None:
         path = text(tmp_path / "scores.jsonl", *map(json.dumps, rows))
     assert detect(path) == ("wide" if way in ("parquet", "csv") else "clip-scores")
     labels = labels_of(path, form="clip-scores")
-    wanted = {(k, c): min(SCORES.loc[k, c], 1.0) for k in SCORES.index for c in SCORES.columns if SCORES.loc[k, c] < 1}
-    assert labels.scores == pytest.approx(wanted)
-    assert labels.pairs == {*wanted, (KEYS[1], "dog")}
+    expected = {
+        (k, c): min(SCORES.loc[k, c], 1.0) for k in SCORES.index for c in SCORES.columns if SCORES.loc[k, c] < 1
+    }
+    assert labels.scores == pytest.approx(expected)
+    assert labels.pairs == {*expected, (KEYS[1], "dog")}
     assert labels.seen == KEYS[:2]
 
 
@@ -79,8 +81,8 @@ def test_cosines_and_logits_become_probabilities_when_told(tmp_path: Path, label
         assert detect(path, activation="softmax") == "clip-scores"
         labels = labels_of(path, activation="softmax")
         shares = np.exp(100 * cosines) / np.exp(100 * cosines).sum(1, keepdims=True)
-        wanted = {(KEYS[i], "abc"[j]): shares[i, j] for i in range(2) for j in range(3)}
-        assert labels.scores == pytest.approx(wanted)
+        expected = {(KEYS[i], "abc"[j]): shares[i, j] for i in range(2) for j in range(3)}
+        assert labels.scores == pytest.approx(expected)
     labels = labels_of(path, activation="sigmoid")
     assert labels.scores[KEYS[1], "a"] == pytest.approx(1 / (1 + np.exp(20)))
     pd.DataFrame(cosines, columns=["a", "b", "c"]).assign(key=KEYS[:2]).to_csv(path, index=False)
@@ -126,8 +128,8 @@ def test_lists_of_class_labels_have_names(tmp_path: Path, labels_of: Any, form: 
     table = pa.table({"image": PICTURES[:3], "labels": [[0, 1], [], [2]]})
     path = hugging_face({"image": IMAGE, "labels": listed}, table, tmp_path / "t.parquet")
     frame = pd.read_parquet(path).explode("labels").dropna()
-    wanted = {(row["image"]["path"], CLASS["names"][int(row["labels"])]) for _, row in frame.iterrows()}
-    assert labels_of(path).pairs == wanted
+    expected = {(row["image"]["path"], CLASS["names"][int(row["labels"])]) for _, row in frame.iterrows()}
+    assert labels_of(path).pairs == expected
 
 
 @pytest.mark.parametrize("form", ["of lists", "in a list"])
@@ -177,15 +179,15 @@ def saved(folder: Path, table: pa.Table) -> Path:
 
 def test_folders_of_save_to_disk(tmp_path: Path, labels_of: Any) -> None:
     table = pa.table({"image": PICTURES, "label": [0, 1, 2, 0]})
-    wanted = {(key, CLASS["names"][label]) for key, label in zip(KEYS, [0, 1, 2, 0], strict=False)}
+    expected = {(key, CLASS["names"][label]) for key, label in zip(KEYS, [0, 1, 2, 0], strict=False)}
     folder = saved(tmp_path / "one", table)
     assert detect(folder) == "hf"
-    assert labels_of(folder).pairs == wanted
+    assert labels_of(folder).pairs == expected
     saved(tmp_path / "both" / "train", table.slice(0, 2))
     saved(tmp_path / "both" / "test", table.slice(2))
     document(tmp_path / "both" / "dataset_dict.json", {"splits": ["train", "test"]})
     assert detect(tmp_path / "both") == "hf"
-    assert labels_of(tmp_path / "both").pairs == wanted
+    assert labels_of(tmp_path / "both").pairs == expected
     document(folder / "state.json", {"_data_files": [{"filename": "../both/train/data-00000-of-00002.arrow"}]})
     with pytest.raises(InvalidInput, match="lies outside the folder"):
         labels_of(folder)

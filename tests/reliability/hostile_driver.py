@@ -323,13 +323,13 @@ def main(base: Path, rounds: int, seed: int) -> dict[str, Any]:
         ["ingest", str(base / "base.npy"), "--keys", str(base / "keys.txt"), "--dataset", "base", "--backbone", "b"],
         ["ingest", str(base / "images"), "--dataset", "i", "--backbone", "i", *MODEL, "--weights", str(base / "w.pth")],
     ):
-        code, said = run([*words, *at])
-        assert code == 0, said
+        code, printed = run([*words, *at])
+        assert code == 0, printed
     whole = [*(("array", *item) for item in ARRAYS.items()), *(("labels", *item) for item in LABELS.items())]
     for number, (kind, name, write) in enumerate(whole if rounds > 100 else []):  # undamaged, each is taken
         write(inputs / name)
-        code, said = run([*line(kind, inputs / name, base, -number - 1), *at])
-        assert code == 0, (name, said)
+        code, printed = run([*line(kind, inputs / name, base, -number - 1), *at])
+        assert code == 0, (name, printed)
     rng = random.Random(seed)
     made = hostile(inputs, secret / "s", base / "ran")
     os.environ["PATH"] = str(traps)
@@ -341,14 +341,14 @@ def main(base: Path, rounds: int, seed: int) -> dict[str, Any]:
         kind, name = made[number] if number < len(made) else damaged(inputs, number, rng)
         words = [*line(kind, inputs / name, base, number), *at]
         watch.on = True
-        code, said = run(words)
+        code, printed = run(words)
         watch.on = False
         codes[code] += 1
         wrong = watch.drain()
         if code not in (0, 3, 4):
-            wrong.append(f"exit code {code}: {said[:500]}")
-        if "Traceback" in said or (base / "ran").exists():
-            wrong.append(said[-500:])
+            wrong.append(f"exit code {code}: {printed[:500]}")
+        if "Traceback" in printed or (base / "ran").exists():
+            wrong.append(printed[-500:])
         violations += [f"{name}: {event}" for event in wrong]
         (base / "ran").unlink(missing_ok=True)
         if number >= len(made):

@@ -55,21 +55,21 @@ def numbers(store: Store) -> list[Any]:
 
 
 def test_two_workers_give_the_numbers_of_one_process_and_the_catalog_stays_here(store: Store, workers: Any) -> None:
-    asked: dict[str, Any] = {"dataset": "d", "k": 5, "seeds": (0, 1), "epochs": 3, "bootstrap": 20, "permutations": 2}
-    here = evaluate(store, **asked)
+    options: dict[str, Any] = {"dataset": "d", "k": 5, "seeds": (0, 1), "epochs": 3, "bootstrap": 20, "permutations": 2}
+    here = evaluate(store, **options)
     assert not here.errors
     before = numbers(store)
-    there = evaluate(store, **asked, scheduler=workers.scheduler_address, force=True)
-    assert not there.errors
+    remote = evaluate(store, **options, scheduler=workers.scheduler_address, force=True)
+    assert not remote.errors
     assert [row[:2] + row[3:] for row in numbers(store)] == [row[:2] + row[3:] for row in before]
     assert {row[2] for row in numbers(store)} == {2}
     assert all(
-        result.cached for result in evaluate(store, **asked, scheduler="tcp://127.0.0.1:9").results
+        result.cached for result in evaluate(store, **options, scheduler="tcp://127.0.0.1:9").results
     )  # nothing to do
 
 
 def test_a_worker_killed_in_the_middle_changes_no_number(store: Store, workers: Any) -> None:
-    asked: dict[str, Any] = {
+    options: dict[str, Any] = {
         "dataset": "d",
         "k": 5,
         "seeds": (0, 1, 2),
@@ -78,7 +78,7 @@ def test_a_worker_killed_in_the_middle_changes_no_number(store: Store, workers: 
         "permutations": 8,
     }
     victim = next(iter(workers.workers.values()))
-    evaluate(store, **{**asked, "permutations": 0, "epochs": 1})  # the clusterings
+    evaluate(store, **{**options, "permutations": 0, "epochs": 1})  # the clusterings
 
     def kill() -> None:
         time.sleep(0.7)
@@ -86,11 +86,11 @@ def test_a_worker_killed_in_the_middle_changes_no_number(store: Store, workers: 
 
     killer = threading.Thread(target=kill)
     killer.start()
-    killed = evaluate(store, **asked, scheduler=workers.scheduler_address)
+    killed = evaluate(store, **options, scheduler=workers.scheduler_address)
     assert not killer.is_alive()  # it was in the middle
     assert not killed.errors
     one = numbers(store)
-    again = evaluate(store, **asked, force=True)
+    again = evaluate(store, **options, force=True)
     assert not again.errors
     assert [row[:2] + row[3:] for row in numbers(store)] == [row[:2] + row[3:] for row in one]
 
@@ -98,7 +98,7 @@ def test_a_worker_killed_in_the_middle_changes_no_number(store: Store, workers: 
 def test_a_probe_that_fails_there_leaves_the_others(store: Store, workers: Any, tmp_path: Path) -> None:
     (tmp_path / "few.csv").write_text("key,concept\n0,x\n1,x\n")
     label(store, str(tmp_path / "few.csv"), dataset="d", concepts="few")
-    asked: dict[str, Any] = {"dataset": "d", "backbones": "sharp", "k": 5, "epochs": 2, "labelled_only": True}
-    report = evaluate(store, **asked, scheduler=workers.scheduler_address)
+    options: dict[str, Any] = {"dataset": "d", "backbones": "sharp", "k": 5, "epochs": 2, "labelled_only": True}
+    report = evaluate(store, **options, scheduler=workers.scheduler_address)
     assert [result.concepts for result in report.results] == ["c"]
     assert "has no sample left" in report.errors[0]["message"]

@@ -77,9 +77,9 @@ def test_a_cluster_that_demands_certificates(
     code, refused = run(scheduler, {})
     assert (code, refused["error"]["kind"]) == (4, "invalid_input")
     assert "DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in refused["error"]["hint"]
-    code, there = run(scheduler, certificates.environment)
-    assert code == 0, there
-    assert (code, there["objective"]) == (0, here.objective)
+    code, remote = run(scheduler, certificates.environment)
+    assert code == 0, remote
+    assert (code, remote["objective"]) == (0, here.objective)
 
     code, refused = run(scheduler, new_certificates().environment)  # of another authority
     assert (code, refused["error"]["kind"]) == (8, "unavailable")

@@ -108,9 +108,9 @@ def test_the_scores_are_those_of_the_librarys_own_logits(store: Store, lab: Path
     made = label(store, lab, f"{'open_clip' if is_open_clip else 'hf'}/{folder}", template="a {}.")
     logits = logits_of(folder, lab / "images", [f"a {word}." for word in [*WORDS, "thing"]]).astype(np.float64)
     softmax = family in ("clip", "open_clip_folder")
-    wanted = with_neutral(logits[:, :4], logits[:, 4]) if softmax else 1 / (1 + np.exp(-logits[:, :4]))
-    assert np.ptp(wanted) > 0.01
-    np.testing.assert_allclose(scores(store), wanted, atol=1e-5)
+    expected = with_neutral(logits[:, :4], logits[:, 4]) if softmax else 1 / (1 + np.exp(-logits[:, :4]))
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(scores(store), expected, atol=1e-5)
     assert (made.n_concepts, made.groups) == (4, {"colour": 2})
     expert = show(store, made.id)["options"]["expert"]
     assert (expert["activation"], expert["templates"]) == ("softmax" if softmax else "sigmoid", ["a {}."])
@@ -163,11 +163,11 @@ def test_planted_vectors_give_their_labels() -> None:
     images = planted.astype(np.float32) @ concepts + 0.3 * neutral
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     rule = ZeroShot(concepts, groups, neutral, "softmax", 100.0, 0.0)
-    found = np.zeros_like(planted)
+    actual = np.zeros_like(planted)
     for row, concept, score in rule.above(images, 0.5, None):
         assert (score > 0.5).all()
-        found[row, concept] = True
-    np.testing.assert_array_equal(found, planted)
+        actual[row, concept] = True
+    np.testing.assert_array_equal(actual, planted)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -181,18 +181,18 @@ def test_pieces_of_the_product_are_the_whole(activation: Any, monkeypatch: pytes
     rule = ZeroShot(texts, groups, texts[0], activation, 10.0, -1.0)
     logits = 10.0 * images.astype(np.float64) @ texts.T
     if activation == "sigmoid":
-        wanted = 1 / (1 + np.exp(1 - logits))
+        expected = 1 / (1 + np.exp(1 - logits))
     else:
         rivals = np.array(
             [[(a is not None and a == b) or i == j for j, b in enumerate(groups)] for i, a in enumerate(groups)]
         )
-        wanted = np.exp(logits) / (np.exp(logits) @ rivals + np.exp(logits[:, :1]))
+        expected = np.exp(logits) / (np.exp(logits) @ rivals + np.exp(logits[:, :1]))
     monkeypatch.setattr(zero_shot, "_PIECE", 33 * 4)
-    np.testing.assert_allclose(rule.scores(images), wanted, atol=1e-5)
+    np.testing.assert_allclose(rule.scores(images), expected, atol=1e-5)
     for threshold, top_k in ((0.2, None), (None, 5), (0.2, 5)):
-        counts = wanted > (threshold or 0)
+        counts = expected > (threshold or 0)
         if top_k is not None:
-            counts &= wanted >= np.sort(wanted, axis=1)[:, -top_k][:, None]
+            counts &= expected >= np.sort(expected, axis=1)[:, -top_k][:, None]
         pairs = {
             (int(r), int(c))
             for row, concept, _ in rule.above(images, threshold, top_k)

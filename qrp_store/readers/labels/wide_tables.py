@@ -214,14 +214,8 @@ def read_matrix(source: Source) -> Iterator[LabelRows]:
 def _open_matrix(source: Source) -> NDArray[Any]:
     try:
         matrix: NDArray[Any] = np.load(source.path, mmap_mode="r", allow_pickle=False)
-    except (
-        ValueError,
-        EOFError,
-        OSError,
-        TypeError,
-        SyntaxError,
-        TokenError,
-    ) as error:  # numpy parses the header as Python
+    except (ValueError, EOFError, OSError, TypeError, SyntaxError, TokenError) as error:
+        # numpy parses the header as Python
         raise InvalidInput(f"{source}: not a .npy file, or damaged ({str(error).splitlines()[0]})") from error
     if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "biuf":
         raise InvalidInput(f"{source}: {matrix.shape} of {matrix.dtype}, expected (samples, concepts) of numbers")
